@@ -1,0 +1,15 @@
+//! Custom resource definitions and access rules.
+//!
+//! Made from the shapes in `dask_wasm_operator_core::spec`, which are their one source. The program prints the definitions
+//! (`crds`) and asks the API server for its rights at start; the chart's files are generated from both. Nothing here talks to
+//! an API server.
+
+mod chart;
+mod definitions;
+mod embedded;
+mod rbac;
+mod structural;
+
+pub use chart::{chart_files, crds_yaml};
+pub use definitions::crds;
+pub use rbac::{Access, Rights, Scope, Served, TABLE, required_access, rules};

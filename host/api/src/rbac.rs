@@ -1,0 +1,289 @@
+//! The operator's rights, in one table.
+//!
+//! The chart's roles are rendered from it, and the program asks the API server at start for each right that it names. Rights
+//! that a plugin's grants need are not here: the chart adds them from the same values that make the DaskPlugin.
+
+use std::{collections::BTreeSet, fmt};
+
+use k8s_openapi::api::rbac::v1::PolicyRule;
+
+/// Where a right is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Wherever Dask objects are served: all namespaces, or the one that the operator is confined to.
+    Served,
+    /// In the operator's own namespace.
+    Operator,
+    /// On objects without a namespace. An operator that is confined to one namespace does without.
+    Cluster,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rights {
+    /// Where.
+    pub scope: Scope,
+    /// API group, `""` for the core group.
+    pub group: &'static str,
+    /// Plural names, with `/subresource` where it is one.
+    pub resources: &'static [&'static str],
+    /// Verbs.
+    pub verbs: &'static [&'static str],
+    /// What the operator does with them.
+    pub why: &'static str,
+}
+
+const WATCH: &[&str] = &["get", "list", "watch"];
+const MANAGE: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
+
+/// What the operator may do.
+pub const TABLE: [Rights; 17] = [
+    Rights {
+        scope: Scope::Served,
+        group: "kubernetes.dask.org",
+        resources: &["daskclusters", "daskworkergroups", "daskjobs", "daskautoscalers"],
+        verbs: MANAGE,
+        why: "serves them; makes the default group of a cluster and the cluster of a job, deletes idle and finished clusters",
+    },
+    Rights {
+        scope: Scope::Served,
+        group: "kubernetes.dask.org",
+        resources: &["daskclusters/status", "daskworkergroups/status", "daskjobs/status", "daskautoscalers/status"],
+        verbs: &["patch"],
+        why: "reports their state",
+    },
+    Rights {
+        scope: Scope::Served,
+        group: "kubernetes.dask.org",
+        resources: &["daskclusters/finalizers", "daskworkergroups/finalizers", "daskjobs/finalizers", "daskautoscalers/finalizers"],
+        verbs: &["update"],
+        why: "owner references that block deletion need it where OwnerReferencesPermissionEnforcement is on, as on OpenShift",
+    },
+    Rights {
+        scope: Scope::Served,
+        group: "apps",
+        resources: &["deployments"],
+        verbs: MANAGE,
+        why: "schedulers and workers",
+    },
+    Rights {
+        scope: Scope::Served,
+        group: "",
+        resources: &["services", "configmaps"],
+        verbs: MANAGE,
+        why: "services of schedulers; children that every plugin may have",
+    },
+    Rights {
+        scope: Scope::Served,
+        group: "networking.k8s.io",
+        resources: &["ingresses", "networkpolicies"],
+        verbs: MANAGE,
+        why: "children that every plugin may have",
+    },
+    Rights {
+        scope: Scope::Served,
+        group: "policy",
+        resources: &["poddisruptionbudgets"],
+        verbs: MANAGE,
+        why: "children that every plugin may have",
+    },
+    Rights {
+        scope: Scope::Served,
+        group: "",
+        resources: &["services/finalizers"],
+        verbs: &["update"],
+        why: "as for Dask's kinds: a scheduler's Service owns what plugins make for it",
+    },
+    Rights {
+        scope: Scope::Served,
+        group: "apps",
+        resources: &["deployments/finalizers"],
+        verbs: &["update"],
+        why: "as for Dask's kinds: a scheduler's or worker's Deployment owns what plugins make for it",
+    },
+    Rights {
+        scope: Scope::Served,
+        group: "plugins.dask.org",
+        resources: &["daskpluginrecords"],
+        verbs: MANAGE,
+        why: "keeps what plugins have handled",
+    },
+    Rights {
+        scope: Scope::Served,
+        group: "events.k8s.io",
+        resources: &["events"],
+        verbs: &["create", "patch"],
+        why: "tells users what happened to their objects",
+    },
+    Rights {
+        scope: Scope::Operator,
+        group: "plugins.dask.org",
+        resources: &["daskplugins"],
+        verbs: WATCH,
+        why: "mounts plugins",
+    },
+    Rights {
+        scope: Scope::Operator,
+        group: "plugins.dask.org",
+        resources: &["daskplugins/status"],
+        verbs: &["patch"],
+        why: "reports their state",
+    },
+    Rights { scope: Scope::Operator, group: "", resources: &["configmaps"], verbs: WATCH, why: "reads the code of plugins" },
+    Rights {
+        scope: Scope::Operator,
+        group: "events.k8s.io",
+        resources: &["events"],
+        verbs: &["create", "patch"],
+        why: "tells administrators what happened to a plugin",
+    },
+    Rights {
+        scope: Scope::Operator,
+        group: "coordination.k8s.io",
+        resources: &["leases"],
+        verbs: &["get", "create", "update", "patch"],
+        why: "only the replica that holds the Lease writes",
+    },
+    Rights {
+        scope: Scope::Cluster,
+        group: "apiextensions.k8s.io",
+        resources: &["customresourcedefinitions"],
+        verbs: WATCH,
+        why: "notices kinds that are installed after a plugin that needs them",
+    },
+];
+
+impl Rights {
+    /// As a rule of a Role or ClusterRole.
+    pub fn to_rule(&self) -> PolicyRule {
+        let owned = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+        PolicyRule {
+            api_groups: Some(owned(&[self.group])),
+            resources: Some(owned(self.resources)),
+            verbs: owned(self.verbs),
+            ..PolicyRule::default()
+        }
+    }
+}
+
+/// The rules for one scope, as a Role or ClusterRole has them.
+pub fn rules(scope: Scope) -> Vec<PolicyRule> {
+    TABLE.iter().filter(|rights| rights.scope == scope).map(Rights::to_rule).collect()
+}
+
+/// Which Dask objects the operator serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served<'a> {
+    /// Those of all namespaces.
+    AllNamespaces,
+    /// Those of one namespace.
+    Namespace(&'a str),
+}
+
+/// One right, as a SelfSubjectAccessReview asks for it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Access {
+    /// API group, `""` for the core group.
+    pub group: &'static str,
+    /// Plural name.
+    pub resource: &'static str,
+    /// The subresource, if it is one.
+    pub subresource: Option<&'static str>,
+    /// The verb.
+    pub verb: &'static str,
+    /// The namespace; none: all of them, or objects without a namespace.
+    pub namespace: Option<String>,
+}
+
+impl fmt::Display for Access {
+    /// As an administrator would say it: `patch daskclusters/status.kubernetes.dask.org in all namespaces`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.verb, self.resource)?;
+        if let Some(subresource) = self.subresource {
+            write!(f, "/{subresource}")?;
+        }
+        if !self.group.is_empty() {
+            write!(f, ".{}", self.group)?;
+        }
+        match &self.namespace {
+            Some(namespace) => write!(f, " in namespace {namespace}"),
+            None => f.write_str(" in all namespaces"),
+        }
+    }
+}
+
+/// Every right that the operator needs, each once and in a stable order.
+pub fn required_access(served: Served<'_>, operator_namespace: &str) -> BTreeSet<Access> {
+    let mut access = BTreeSet::new();
+    for rights in &TABLE {
+        let namespace = match (rights.scope, served) {
+            (Scope::Served, Served::Namespace(namespace)) => Some(namespace),
+            (Scope::Operator, _) => Some(operator_namespace),
+            (Scope::Served | Scope::Cluster, Served::AllNamespaces) => None,
+            (Scope::Cluster, Served::Namespace(_)) => continue,
+        };
+        for &name in rights.resources {
+            let (resource, subresource) = match name.split_once('/') {
+                Some((resource, subresource)) => (resource, Some(subresource)),
+                None => (name, None),
+            };
+            access.extend(rights.verbs.iter().map(|&verb| Access {
+                group: rights.group,
+                resource,
+                subresource,
+                verb,
+                namespace: namespace.map(str::to_owned),
+            }));
+        }
+    }
+    access
+}
+
+#[cfg(test)]
+mod tests {
+    use dask_wasm_operator_core::spec::{
+        DASK_AUTOSCALER, DASK_CLUSTER, DASK_JOB, DASK_PLUGIN, DASK_PLUGIN_RECORD, DASK_WORKER_GROUP,
+    };
+
+    use super::*;
+
+    #[test]
+    fn every_kind_of_ours_is_watched() {
+        for kind in [DASK_CLUSTER, DASK_WORKER_GROUP, DASK_JOB, DASK_AUTOSCALER, DASK_PLUGIN, DASK_PLUGIN_RECORD] {
+            for verb in WATCH {
+                let granted = TABLE.iter().any(|rights| {
+                    rights.group == kind.group && rights.resources.contains(&kind.plural) && rights.verbs.contains(verb)
+                });
+                assert!(granted, "{verb} {}", kind.plural);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_granted_wholesale_and_no_secret_is() {
+        for rights in &TABLE {
+            let words = [rights.resources, rights.verbs, &[rights.group]].concat();
+            assert!(!words.contains(&"*") && !rights.resources.contains(&"secrets"), "{rights:?}");
+        }
+    }
+
+    #[test]
+    fn confined_to_a_namespace_it_needs_nothing_outside_of_it() {
+        let access = required_access(Served::Namespace("team-a"), "dask-operator");
+        let namespaces: BTreeSet<_> = access.iter().map(|access| access.namespace.as_deref()).collect();
+        assert_eq!(namespaces, BTreeSet::from([Some("dask-operator"), Some("team-a")]));
+    }
+
+    #[test]
+    fn access_is_named_as_administrators_say_it() {
+        let texts: Vec<_> =
+            required_access(Served::AllNamespaces, "dask-operator").iter().map(ToString::to_string).collect();
+        for text in [
+            "patch daskclusters/status.kubernetes.dask.org in all namespaces",
+            "watch services in all namespaces",
+            "create leases.coordination.k8s.io in namespace dask-operator",
+        ] {
+            assert!(texts.iter().any(|candidate| candidate == text), "{text}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Performs writes: the only place from which objects are changed.
+//!
+//! Called by the pipeline through [`Writes`]. It decides nothing: an action is performed as it stands, or the reason why not
+//! comes back. What the server answers is in the index before the caller hears of it. It must never take over an object
+//! that somebody else made (decisions in docs/adr), and never writes while the Lease may be somebody else's.
+
+mod verdict;
+
+use std::{sync::Arc, time::Duration};
+
+use dask_wasm_operator_core::{
+    action::{Action, Apply, ApplyTarget, WriteError, Written},
+    object::{Object, ObjectKey, Resource, WireObject},
+    ports::{Pending, Writes},
+};
+use http::{Method, StatusCode};
+use kube::Client;
+use serde_json::json;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    backoff::Backoff,
+    gate::Gate,
+    index::{Index, keep_own_managed_fields},
+    path::{self, PathError, with_parameter},
+    request::{Call, RequestError, TOTAL_DEADLINE},
+};
+use verdict::{Verdict, conflicts, is_ours, judge, names_uid, owner_of, stranger};
+
+/// How long one attempt at a write may take: it must end while the Lease is surely held (duration 10 s, renewed every 3 s).
+pub const WRITE_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Writes on their way at once: as many connections as saturate an API server with two cores.
+pub const CONCURRENCY: usize = 16;
+
+/// Waits between attempts when the server names none.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+
+/// Media type of a server-side apply. JSON is YAML.
+const APPLY: &str = "application/apply-patch+yaml";
+
+/// Performs writes.
+pub struct Applier {
+    client: Client,
+    index: Arc<Index>,
+    gate: Gate,
+    /// Hands out permits in the order in which they were asked for.
+    permits: Semaphore,
+}
+
+impl Applier {
+    /// Writes through `client`, while `gate` is open, with at most `concurrency` writes on their way at once
+    /// ([`CONCURRENCY`]).
+    pub fn new(client: Client, index: Arc<Index>, gate: Gate, concurrency: usize) -> Self {
+        Self { client, index, gate, permits: Semaphore::new(concurrency) }
+    }
+
+    async fn perform(&self, action: Action) -> Result<Written, WriteError> {
+        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+        let deadline = Instant::now() + TOTAL_DEADLINE;
+        match action {
+            Action::Apply(apply) => self.apply(&apply, deadline).await,
+            Action::Delete { resource, object, uid } => self.delete(&resource, object, &uid, deadline).await,
+        }
+    }
+
+    async fn apply(&self, apply: &Apply, deadline: Instant) -> Result<Written, WriteError> {
+        let path = apply_path(apply)?;
+        let call = Call { content_type: APPLY, ..Call::json(Method::PATCH, &path, &apply.body) };
+        let error = match self.send(&call, deadline).await {
+            Ok((status, wire)) => {
+                if apply.creates
+                    && status == StatusCode::OK
+                    && let Some(owner) = stranger(&wire, apply)
+                {
+                    self.withdraw(apply, &wire.metadata.uid, deadline).await?;
+                    return Err(WriteError::Foreign { object: apply.object.clone(), owner });
+                }
+                return Ok(Written::Applied(self.learn(&apply.resource, wire)));
+            }
+            Err(Failure::Closed) => return Err(WriteError::NotLeader),
+            Err(Failure::Request(error)) => error,
+        };
+        let object = apply.object.clone();
+        let RequestError::Status(status) = &error else { return Err(unavailable(object, "apply", &error)) };
+        Err(match judge(status, apply) {
+            Verdict::Taken => self.who_has(apply, deadline, &error).await,
+            Verdict::Conflict => WriteError::Conflict { object, message: conflicts(status) },
+            Verdict::Refused => refused(object, status.code, &status.reason, &error),
+            Verdict::Stale => {
+                if names_uid(status) {
+                    self.index.forget_departed(&object);
+                }
+                WriteError::Stale { object, message: error.to_string() }
+            }
+        })
+    }
+
+    /// Lets the index know what the server answered.
+    fn learn(&self, resource: &Resource, mut wire: WireObject) -> Arc<Object> {
+        keep_own_managed_fields(&mut wire.managed_fields);
+        let object = Arc::new(Object::new(Arc::new(resource.kind.clone()), wire));
+        self.index.wrote(&object);
+        object
+    }
+
+    /// Takes our fields, owner reference included, out of an object that turned out to be somebody else's.
+    async fn withdraw(&self, apply: &Apply, uid: &str, deadline: Instant) -> Result<(), WriteError> {
+        let path = apply_path(apply)?;
+        let nothing = json!({
+            "apiVersion": apply.resource.kind.api_version(),
+            "kind": apply.resource.kind.kind,
+            "metadata": {"name": apply.object.at.name, "namespace": apply.object.at.namespace, "uid": uid},
+        });
+        let call = Call { content_type: APPLY, ..Call::json(Method::PATCH, &path, &nothing) };
+        match self.send(&call, deadline).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Closed) => Err(WriteError::NotLeader),
+            // It is gone, or another object: nothing of ours is in it.
+            Err(Failure::Request(RequestError::Status(status))) if names_uid(&status) => Ok(()),
+            Err(Failure::Request(error)) => Err(unavailable(apply.object.clone(), "withdraw from", &error)),
+        }
+    }
+
+    /// Who has an object, or fields of it, that was to be created.
+    async fn who_has(&self, apply: &Apply, deadline: Instant, refusal: &RequestError) -> WriteError {
+        let object = apply.object.clone();
+        let path = match path::object(&apply.resource, &object.at) {
+            Ok(path) => path,
+            Err(error) => return bad_name(object, &error),
+        };
+        let answer = Call::get(&path).send(&self.client, left(deadline)).await;
+        match answer.and_then(|answer| answer.decode::<WireObject>()) {
+            Ok(wire) if is_ours(&wire, apply) => WriteError::Conflict { object, message: refusal.to_string() },
+            Ok(wire) => WriteError::Foreign { object, owner: owner_of(&wire, &apply.manager) },
+            Err(error) if error.code() == 404 => WriteError::Stale { object, message: error.to_string() },
+            Err(error) => unavailable(object, "read", &error),
+        }
+    }
+
+    async fn delete(
+        &self,
+        resource: &Resource,
+        object: ObjectKey,
+        uid: &str,
+        deadline: Instant,
+    ) -> Result<Written, WriteError> {
+        let path = path::object(resource, &object.at).map_err(|error| bad_name(object.clone(), &error))?;
+        let options = json!({
+            "apiVersion": "v1", "kind": "DeleteOptions",
+            "propagationPolicy": "Background", "preconditions": {"uid": uid},
+        });
+        match self.send(&Call::json(Method::DELETE, &path, &options), deadline).await {
+            // Finalizers or a grace period keep it for a while.
+            Ok((_, wire)) if wire.metadata.deletion_timestamp.is_some() => {
+                self.learn(resource, wire);
+                Ok(Written::Deleted)
+            }
+            Ok(_) => {
+                self.index.deleted(&object, uid);
+                Ok(Written::Deleted)
+            }
+            Err(Failure::Closed) => Err(WriteError::NotLeader),
+            Err(Failure::Request(error)) => match &error {
+                // Gone, or another object of the same name by now.
+                RequestError::Status(status) if status.code == 404 || names_uid(status) => {
+                    self.index.deleted(&object, uid);
+                    Ok(Written::Deleted)
+                }
+                RequestError::Status(status) => Err(refused(object, status.code, &status.reason, &error)),
+                _ => Err(unavailable(object, "delete", &error)),
+            },
+        }
+    }
+
+    /// Sends a request that can be sent twice, until it is answered or the deadline has passed.
+    async fn send(&self, call: &Call<'_>, deadline: Instant) -> Result<(StatusCode, WireObject), Failure> {
+        let mut backoff = BACKOFF;
+        loop {
+            if !self.gate.allows(WRITE_DEADLINE) {
+                return Err(Failure::Closed);
+            }
+            let error = match call.send(&self.client, WRITE_DEADLINE.min(left(deadline))).await {
+                Ok(answer) => match answer.decode() {
+                    Ok(object) => return Ok((answer.status, object)),
+                    Err(error) => error,
+                },
+                Err(error @ RequestError::Status(_)) => return Err(Failure::Request(error)),
+                Err(error) => error,
+            };
+            let wait = match &error {
+                RequestError::TryAgain(_, Some(retry_after)) => *retry_after,
+                _ => backoff.after_failure(),
+            };
+            if Instant::now() + wait >= deadline {
+                return Err(Failure::Request(error));
+            }
+            sleep(wait).await;
+        }
+    }
+}
+
+impl Writes for Applier {
+    fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>> {
+        Box::pin(self.perform(action))
+    }
+}
+
+/// Why there is no answer to go on with.
+enum Failure {
+    /// The gate is closed.
+    Closed,
+    /// The request failed.
+    Request(RequestError),
+}
+
+fn apply_path(apply: &Apply) -> Result<String, WriteError> {
+    let mut path =
+        path::object(&apply.resource, &apply.object.at).map_err(|error| bad_name(apply.object.clone(), &error))?;
+    if apply.target == ApplyTarget::Status {
+        path.push_str("/status");
+    }
+    path = with_parameter(path, "fieldManager", &apply.manager);
+    Ok(with_parameter(path, "force", if apply.force { "true" } else { "false" }))
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+/// The server would refuse it as well, if it could be asked without risk.
+fn bad_name(object: ObjectKey, error: &PathError) -> WriteError {
+    WriteError::Refused { object, code: 422, reason: "Invalid".to_owned(), message: error.to_string() }
+}
+
+fn refused(object: ObjectKey, code: u16, reason: &str, error: &RequestError) -> WriteError {
+    WriteError::Refused { object, code, reason: reason.to_owned(), message: error.to_string() }
+}
+
+fn unavailable(object: ObjectKey, verb: &'static str, error: &RequestError) -> WriteError {
+    WriteError::Unavailable { object, verb, message: error.to_string() }
+}

@@ -1,0 +1,52 @@
+//! Whether this process may write: asked right before each write.
+
+use std::time::Duration;
+
+use tokio::{sync::watch, time::Instant};
+
+/// Until when the process may write; none: it may not.
+pub type WriteUntil = Option<Instant>;
+
+/// The writer's side of the Lease: a copy of until when it is held.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    until: Option<watch::Receiver<WriteUntil>>,
+}
+
+impl Gate {
+    /// Always open: for a process that was told that it is the only one.
+    pub const fn open() -> Self {
+        Self { until: None }
+    }
+
+    /// Open as long as a Lease is held.
+    pub const fn held_until(until: watch::Receiver<WriteUntil>) -> Self {
+        Self { until: Some(until) }
+    }
+
+    /// Whether a write that takes at most this long would end while the Lease is surely still ours.
+    pub fn allows(&self, duration: Duration) -> bool {
+        match &self.until {
+            None => true,
+            Some(until) => until.borrow().is_some_and(|until| Instant::now() + duration < until),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn closes_before_the_lease_ends() {
+        assert!(Gate::open().allows(Duration::MAX / 2));
+        let (sender, receiver) = watch::channel(None);
+        let gate = Gate::held_until(receiver);
+        assert!(!gate.allows(Duration::ZERO));
+        sender.send_replace(Some(Instant::now() + Duration::from_secs(10)));
+        assert!(gate.allows(Duration::from_secs(3)));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert!(!gate.allows(Duration::from_secs(3)));
+        assert!(gate.allows(Duration::from_secs(2)));
+    }
+}

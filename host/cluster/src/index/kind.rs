@@ -1,0 +1,276 @@
+//! The objects of one kind, merged from its watches and our own writes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use dask_wasm_operator_core::object::{GroupVersionKind, NamespacedName, Object};
+
+use super::{News, Scope, WatchId, version_of};
+
+/// Departed objects that are remembered for one owner: as many as it may have children.
+const DEPARTED_PER_OWNER: usize = 1_000;
+
+/// Objects that are remembered as gone for a watch that lags behind. One that never gets anywhere must not fill the memory.
+const GONE_REMEMBERED: usize = 4_096;
+
+/// The objects of one kind.
+pub(super) struct KindIndex {
+    kind: Arc<GroupVersionKind>,
+    objects: BTreeMap<Arc<NamespacedName>, Entry>,
+    by_controller: HashMap<Box<str>, BTreeSet<Arc<NamespacedName>>>,
+    departed: HashMap<Box<str>, BTreeMap<NamespacedName, Arc<Object>>>,
+    /// Objects that are gone since a resource version that some watch has not reached yet.
+    gone: HashMap<NamespacedName, u64>,
+    watches: BTreeMap<WatchId, Watch>,
+}
+
+struct Entry {
+    object: Arc<Object>,
+    version: u64,
+    /// The watches that told of it. An own write is told by none at first.
+    told_by: Vec<WatchId>,
+}
+
+struct Watch {
+    scope: Scope,
+    /// The resource version up to which it told everything.
+    seen: u64,
+}
+
+impl Watch {
+    /// Whether it has yet to tell of this state of an object.
+    fn owes(&self, object: &Object, version: u64) -> bool {
+        self.seen < version && self.scope.covers(object)
+    }
+}
+
+impl KindIndex {
+    pub(super) fn new(kind: Arc<GroupVersionKind>) -> Self {
+        Self {
+            kind,
+            objects: BTreeMap::new(),
+            by_controller: HashMap::new(),
+            departed: HashMap::new(),
+            gone: HashMap::new(),
+            watches: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn get(&self, at: &NamespacedName) -> Option<Arc<Object>> {
+        self.objects.get(at).map(|entry| Arc::clone(&entry.object))
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.objects.values().map(|entry| &entry.object)
+    }
+
+    pub(super) fn controlled_by(&self, uid: &str) -> Vec<Arc<Object>> {
+        self.by_controller.get(uid).into_iter().flatten().filter_map(|at| self.get(at)).collect()
+    }
+
+    pub(super) fn departed(&self, uid: &str) -> Vec<Arc<Object>> {
+        self.departed.get(uid).map(|objects| objects.values().cloned().collect()).unwrap_or_default()
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        !self.watches.is_empty()
+    }
+
+    pub(super) fn add_watch(&mut self, watch: WatchId, scope: Scope) {
+        self.watches.insert(watch, Watch { scope, seen: 0 });
+    }
+
+    pub(super) fn remove_watch(&mut self, watch: WatchId) {
+        self.watches.remove(&watch);
+        for at in self.names_where(|entry| entry.told_by.contains(&watch)) {
+            self.untell(&at, watch);
+        }
+        for at in self.names_where(|entry| !is_held(&self.watches, entry)) {
+            self.take(&*at);
+        }
+    }
+
+    pub(super) fn relisted(&mut self, watch: WatchId, version: u64, objects: Vec<Object>, news: &mut News<'_>) {
+        let Some(seen) = self.watches.get(&watch).map(|watch| watch.seen) else { return };
+        if version < seen {
+            // The server's history went back (etcd was restored from a backup): what we know proves nothing.
+            self.gone.clear();
+            for at in self.names_where(|_| true) {
+                self.remove(&at, news);
+            }
+        }
+        let listed: HashSet<NamespacedName> = objects.iter().map(Object::at).collect();
+        for object in objects {
+            self.merge(watch, object, news);
+        }
+        self.set_seen(watch, version);
+        let missing = self.names_where(|entry| {
+            !listed.contains(&entry.object.at())
+                && (entry.told_by.contains(&watch) || !is_held(&self.watches, entry))
+        });
+        for at in missing {
+            self.leave(watch, &at, version, news);
+        }
+        self.advanced(watch, version);
+    }
+
+    pub(super) fn observed(&mut self, watch: WatchId, object: Object, news: &mut News<'_>) {
+        let version = version_of(&object);
+        self.merge(watch, object, news);
+        self.set_seen(watch, version);
+    }
+
+    pub(super) fn vanished(&mut self, watch: WatchId, object: &Object, news: &mut News<'_>) {
+        let version = version_of(object);
+        self.set_seen(watch, version);
+        self.leave(watch, &object.at(), version, news);
+    }
+
+    pub(super) fn advanced(&mut self, watch: WatchId, version: u64) {
+        self.set_seen(watch, version);
+        let slowest = self.watches.values().map(|watch| watch.seen).min().unwrap_or(u64::MAX);
+        self.gone.retain(|_, since| slowest < *since);
+    }
+
+    pub(super) fn wrote(&mut self, object: &Arc<Object>, news: &mut News<'_>) {
+        let version = version_of(object);
+        let at = object.at();
+        if news.deleted.contains(&object.metadata.uid) || self.is_gone_since(&at, version) {
+            return;
+        }
+        let mut covering = self.watches.values().filter(|watch| watch.scope.covers(object)).peekable();
+        let is_covered = covering.peek().is_some();
+        // A watch that is further has told what became of it since.
+        if covering.any(|watch| watch.seen >= version) {
+            return;
+        }
+        match self.objects.get(&at) {
+            Some(entry) if version <= entry.version => {}
+            Some(_) => self.put(Arc::clone(object), version, news),
+            None if is_covered => self.put(Arc::clone(object), version, news),
+            None => {}
+        }
+    }
+
+    pub(super) fn deleted(&mut self, at: &NamespacedName, uid: &str, news: &mut News<'_>) {
+        self.forget_departed(at);
+        if self.objects.get(at).is_some_and(|entry| entry.object.metadata.uid == uid) {
+            self.remove(at, news);
+        }
+    }
+
+    pub(super) fn depart(&mut self, object: &Arc<Object>) {
+        let Some(owner) = object.metadata.controller() else { return };
+        let departed = self.departed.entry(owner.uid.as_str().into()).or_default();
+        if departed.len() < DEPARTED_PER_OWNER {
+            departed.insert(object.at(), Arc::clone(object));
+        }
+    }
+
+    pub(super) fn forget_departed(&mut self, at: &NamespacedName) {
+        self.departed.retain(|_, objects| {
+            objects.remove(at);
+            !objects.is_empty()
+        });
+    }
+
+    pub(super) fn owner_went(&mut self, uid: &str) {
+        self.departed.remove(uid);
+    }
+
+    /// A watch told of a state of an object.
+    fn merge(&mut self, watch: WatchId, object: Object, news: &mut News<'_>) {
+        let (version, at) = (version_of(&object), object.at());
+        if news.deleted.contains(&object.metadata.uid) || self.is_gone_since(&at, version) {
+            return;
+        }
+        let known = self.objects.get(&at).map(|entry| entry.version);
+        if known.is_none_or(|known| known < version || version == 0) {
+            self.put(Arc::new(object), version, news);
+        }
+        if let Some(entry) = self.objects.get_mut(&at)
+            && !entry.told_by.contains(&watch)
+        {
+            entry.told_by.push(watch);
+        }
+    }
+
+    /// A watch told that an object was not among those that it covers at a version.
+    fn leave(&mut self, watch: WatchId, at: &NamespacedName, version: u64, news: &mut News<'_>) {
+        self.untell(at, watch);
+        if self.objects.get(at).is_some_and(|entry| is_held(&self.watches, entry)) {
+            return;
+        }
+        self.remove(at, news);
+        let is_behind = |other: &Watch| other.seen < version && other.scope.covers_namespace(at.namespace.as_deref());
+        if self.watches.values().any(is_behind) {
+            self.gone.insert(at.clone(), version);
+        }
+        if self.gone.len() > GONE_REMEMBERED
+            && let Some(oldest) = self.gone.iter().min_by_key(|(_, since)| **since).map(|(at, _)| at.clone())
+        {
+            self.gone.remove(&oldest);
+        }
+    }
+
+    fn is_gone_since(&self, at: &NamespacedName, version: u64) -> bool {
+        self.gone.get(at).is_some_and(|since| version < *since)
+    }
+
+    fn set_seen(&mut self, watch: WatchId, version: u64) {
+        if let Some(watch) = self.watches.get_mut(&watch) {
+            watch.seen = version.max(watch.seen);
+        }
+    }
+
+    fn untell(&mut self, at: &NamespacedName, watch: WatchId) {
+        if let Some(entry) = self.objects.get_mut(at) {
+            entry.told_by.retain(|other| *other != watch);
+        }
+    }
+
+    fn put(&mut self, object: Arc<Object>, version: u64, news: &mut News<'_>) {
+        let at = Arc::new(object.at());
+        if !self.departed.is_empty() {
+            self.forget_departed(&at);
+        }
+        let old = self.take(&*at);
+        let told_by = old.as_ref().map(|entry| entry.told_by.clone()).unwrap_or_default();
+        if let Some(owner) = object.metadata.controller() {
+            self.by_controller.entry(owner.uid.as_str().into()).or_default().insert(Arc::clone(&at));
+        }
+        self.objects.insert(at, Entry { object: Arc::clone(&object), version, told_by });
+        news.tell(&self.kind, old.map(|entry| entry.object), Some(object));
+    }
+
+    fn remove(&mut self, at: &NamespacedName, news: &mut News<'_>) {
+        if let Some(entry) = self.take(at) {
+            news.tell(&self.kind, Some(entry.object), None);
+        }
+    }
+
+    fn take(&mut self, at: &NamespacedName) -> Option<Entry> {
+        let entry = self.objects.remove(at)?;
+        if let Some(owner) = entry.object.metadata.controller()
+            && let Some(children) = self.by_controller.get_mut(owner.uid.as_str())
+        {
+            children.remove(at);
+            if children.is_empty() {
+                self.by_controller.remove(owner.uid.as_str());
+            }
+        }
+        Some(entry)
+    }
+
+    fn names_where(&self, condition: impl Fn(&Entry) -> bool) -> Vec<Arc<NamespacedName>> {
+        let chosen = self.objects.iter().filter(|(_, entry)| condition(entry));
+        chosen.map(|(at, _)| Arc::clone(at)).collect()
+    }
+}
+
+/// Whether a watch has the object, or has yet to tell of it.
+fn is_held(watches: &BTreeMap<WatchId, Watch>, entry: &Entry) -> bool {
+    !entry.told_by.is_empty() || watches.values().any(|watch| watch.owes(&entry.object, entry.version))
+}

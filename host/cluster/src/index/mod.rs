@@ -1,0 +1,300 @@
+//! What is known of the cluster, in memory: the store behind [`Observed`](dask_wasm_operator_core::ports::Observed).
+//!
+//! Two kinds of news come in. Watches tell what happened in the order in which it happened, late; answers to our own writes
+//! tell at once, in any order. The index merges them by resource version (integers that grow, KEP-5504), such that an
+//! object never goes back in time: what was written can be read as soon as the write returns, and a watch that lags behind
+//! brings nothing back.
+//!
+//! It is synchronous and does no I/O. It must never refuse an object: what is odd in one is for its reader to say.
+
+mod kind;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+};
+
+use dask_wasm_operator_core::{
+    object::{GroupVersionKind, ManagedFields, NamespacedName, Object, ObjectKey},
+    selector::Selector,
+};
+
+use kind::KindIndex;
+
+/// Deleted objects that are remembered lest a late watch brings them back. A uid is never used again, so remembering one for
+/// too long does no harm; this many deletions are never on their way at once.
+const DELETED_REMEMBERED: usize = 4_096;
+
+/// One watch of the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WatchId(u64);
+
+/// Which objects of a kind a watch covers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// One namespace; none: all.
+    pub namespace: Option<String>,
+    /// By labels.
+    pub labels: Selector,
+}
+
+impl Scope {
+    fn covers(&self, object: &Object) -> bool {
+        self.covers_namespace(object.metadata.namespace.as_deref()) && self.labels.matches(&object.metadata.labels)
+    }
+
+    fn covers_namespace(&self, namespace: Option<&str>) -> bool {
+        self.namespace.is_none() || self.namespace.as_deref() == namespace
+    }
+}
+
+/// Something became known.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The object's kind.
+    pub kind: Arc<GroupVersionKind>,
+    /// As it was known before; none: it was not.
+    pub old: Option<Arc<Object>>,
+    /// As it is known now; none: it is gone from all watches.
+    pub new: Option<Arc<Object>>,
+    /// Whether it is known from the answer to a write of ours.
+    pub own_write: bool,
+}
+
+/// Receives changes in the order in which they were made. Must not wait, and must not write to the index.
+type Sink = Box<dyn Fn(Change) + Send + Sync>;
+
+/// The store.
+pub struct Index {
+    state: RwLock<State>,
+    /// Held from a change until the sink has it: keeps changes in order while readers go on.
+    writer: Mutex<()>,
+    sink: Sink,
+}
+
+#[derive(Default)]
+struct State {
+    kinds: HashMap<Arc<GroupVersionKind>, KindIndex>,
+    watches: HashMap<WatchId, Arc<GroupVersionKind>>,
+    next_watch: u64,
+    deleted: Deleted,
+}
+
+/// Uids of objects that we deleted, the oldest first.
+#[derive(Default)]
+struct Deleted {
+    uids: HashSet<Arc<str>>,
+    order: VecDeque<Arc<str>>,
+}
+
+impl Deleted {
+    fn insert(&mut self, uid: &str) {
+        let uid: Arc<str> = uid.into();
+        if self.uids.insert(Arc::clone(&uid)) {
+            self.order.push_back(uid);
+        }
+        if self.order.len() > DELETED_REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.uids.remove(&oldest);
+        }
+    }
+
+    fn contains(&self, uid: &str) -> bool {
+        self.uids.contains(uid)
+    }
+}
+
+impl Index {
+    /// An empty store.
+    pub fn new(sink: impl Fn(Change) + Send + Sync + 'static) -> Self {
+        Self { state: RwLock::default(), writer: Mutex::default(), sink: Box::new(sink) }
+    }
+
+    /// One object.
+    pub fn get(&self, kind: &GroupVersionKind, at: &NamespacedName) -> Option<Arc<Object>> {
+        self.read().kinds.get(kind)?.get(at)
+    }
+
+    /// The objects of a kind that the subject of this uid controls, ordered by name.
+    pub fn controlled_by(&self, kind: &GroupVersionKind, uid: &str) -> Vec<Arc<Object>> {
+        self.read().kinds.get(kind).map(|kind| kind.controlled_by(uid)).unwrap_or_default()
+    }
+
+    /// See [`Observed::departed`](dask_wasm_operator_core::ports::Observed::departed).
+    pub fn departed(&self, kind: &GroupVersionKind, uid: &str) -> Vec<Arc<Object>> {
+        self.read().kinds.get(kind).map(|kind| kind.departed(uid)).unwrap_or_default()
+    }
+
+    /// All objects of a kind, ordered by namespace and name.
+    pub fn list(&self, kind: &GroupVersionKind) -> Vec<Arc<Object>> {
+        self.read().kinds.get(kind).map(|kind| kind.all().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Number of objects of each kind that is watched.
+    pub fn counts(&self) -> Vec<(GroupVersionKind, usize)> {
+        self.read().kinds.iter().map(|(kind, index)| ((**kind).clone(), index.all().count())).collect()
+    }
+
+    /// Registers a watch. Nothing that it covers counts as known before its first [`Self::relisted`].
+    pub fn add_watch(&self, kind: &GroupVersionKind, scope: Scope) -> WatchId {
+        let mut state = self.write();
+        state.next_watch += 1;
+        let watch = WatchId(state.next_watch);
+        let kind = match state.kinds.get_key_value(kind) {
+            Some((kind, _)) => Arc::clone(kind),
+            None => Arc::new(kind.clone()),
+        };
+        let index = state.kinds.entry(Arc::clone(&kind)).or_insert_with(|| KindIndex::new(Arc::clone(&kind)));
+        index.add_watch(watch, scope);
+        state.watches.insert(watch, kind);
+        watch
+    }
+
+    /// Forgets a watch, and without a change what only it knew: nobody is interested any more.
+    pub fn remove_watch(&self, watch: WatchId) {
+        let mut state = self.write();
+        let Some(kind) = state.watches.remove(&watch) else { return };
+        let Some(index) = state.kinds.get_mut(&kind) else { return };
+        index.remove_watch(watch);
+        if !index.is_watched() {
+            state.kinds.remove(&kind);
+        }
+    }
+
+    /// A watch listed everything that it covers, as of a resource version.
+    pub fn relisted(&self, watch: WatchId, version: u64, objects: Vec<Object>) {
+        self.update(watch, |index, news| index.relisted(watch, version, objects, news));
+    }
+
+    /// A watch told of an object that was added or changed.
+    pub fn observed(&self, watch: WatchId, object: Object) {
+        self.update(watch, |index, news| index.observed(watch, object, news));
+    }
+
+    /// A watch told of an object that was deleted, or is not selected by its labels any more.
+    pub fn vanished(&self, watch: WatchId, object: &Object) {
+        self.update(watch, |index, news| index.vanished(watch, object, news));
+    }
+
+    /// A watch told that it has told everything up to a resource version.
+    pub fn advanced(&self, watch: WatchId, version: u64) {
+        self.update(watch, |index, _| index.advanced(watch, version));
+    }
+
+    /// The server answered a write of ours with this object.
+    pub fn wrote(&self, object: &Arc<Object>) {
+        self.change(|state, changes| {
+            if let Some(index) = state.kinds.get_mut(&*object.kind) {
+                let mut news = News { deleted: &state.deleted, changes, own_write: true };
+                index.wrote(object, &mut news);
+            }
+        });
+    }
+
+    /// The server answered that an object is gone by a deletion of ours.
+    pub fn deleted(&self, object: &ObjectKey, uid: &str) {
+        self.change(|state, changes| {
+            state.deleted.insert(uid);
+            if let Some(index) = state.kinds.get_mut(&object.kind) {
+                let mut news = News { deleted: &state.deleted, changes, own_write: true };
+                index.deleted(&object.at, uid, &mut news);
+            }
+        });
+    }
+
+    /// The server answered that a departed object does not exist any more.
+    pub fn forget_departed(&self, object: &ObjectKey) {
+        if let Some(index) = self.write().kinds.get_mut(&object.kind) {
+            index.forget_departed(&object.at);
+        }
+    }
+
+    fn update(&self, watch: WatchId, update: impl FnOnce(&mut KindIndex, &mut News<'_>)) {
+        self.change(|state, changes| {
+            if let Some(index) = state.watches.get(&watch).and_then(|kind| state.kinds.get_mut(kind)) {
+                update(index, &mut News { deleted: &state.deleted, changes, own_write: false });
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State, &mut Vec<Change>)) {
+        let _in_order = lock(&self.writer);
+        let mut changes = Vec::new();
+        {
+            let mut state = self.write();
+            change(&mut state, &mut changes);
+            state.settle_departed(&changes);
+        }
+        changes.into_iter().for_each(&self.sink);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Remembers what a watch lost as long as the owner is known; an owner that goes takes its departed with it.
+    fn settle_departed(&mut self, changes: &[Change]) {
+        for change in changes {
+            let Change { kind, old: Some(old), new: None, own_write } = change else { continue };
+            for index in self.kinds.values_mut() {
+                index.owner_went(&old.metadata.uid);
+            }
+            // What is being deleted is no loss, and of our own deletions we know.
+            if *own_write || old.is_being_deleted() || !self.knows_controller_of(old) {
+                continue;
+            }
+            if let Some(index) = self.kinds.get_mut(kind) {
+                index.depart(old);
+            }
+        }
+    }
+
+    fn knows_controller_of(&self, object: &Object) -> bool {
+        let Some(owner) = object.metadata.controller() else { return false };
+        let kind = GroupVersionKind::from_api_version(&owner.api_version, &owner.kind);
+        self.kinds.iter().filter(|(watched, _)| watched.same_kind(&kind)).any(|(_, index)| {
+            [object.metadata.namespace.clone(), None].into_iter().any(|namespace| {
+                let at = NamespacedName { namespace, name: owner.name.clone() };
+                index.get(&at).is_some_and(|known| known.metadata.uid == owner.uid)
+            })
+        })
+    }
+}
+
+/// What an update may look at and what it made known.
+struct News<'a> {
+    deleted: &'a Deleted,
+    changes: &'a mut Vec<Change>,
+    own_write: bool,
+}
+
+impl News<'_> {
+    fn tell(&mut self, kind: &Arc<GroupVersionKind>, old: Option<Arc<Object>>, new: Option<Arc<Object>>) {
+        self.changes.push(Change { kind: Arc::clone(kind), old, new, own_write: self.own_write });
+    }
+}
+
+/// The resource version as a number. Kubernetes' own are; 0 stands for what an odd API server may send, and is always news.
+pub(crate) fn version_of(object: &Object) -> u64 {
+    object.metadata.resource_version.parse().unwrap_or(0)
+}
+
+/// Drops what is never asked for: of the managed fields only those of our own managers are.
+pub(crate) fn keep_own_managed_fields(managed_fields: &mut Vec<ManagedFields>) {
+    managed_fields.retain(|entry| entry.manager.starts_with("dask-operator/") || entry.manager.starts_with("dask-plugin/"));
+    managed_fields.shrink_to_fit();
+}
+
+/// A lock whose holder panicked is as good as any: every update leaves the maps whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,20 @@
+//! The Kubernetes side of the operator: what is observed comes in through watches into the index, what is wanted goes out
+//! through the applier while the Lease is held.
+//!
+//! The runtime wires these together; the pipeline knows them only through the ports of `core`. Nothing here decides what is
+//! wanted, and nothing here knows plugins or Dask.
+
+pub mod access;
+pub mod applier;
+pub mod backoff;
+pub mod client;
+pub mod crds;
+pub mod discovery;
+pub mod events;
+pub mod gate;
+pub mod index;
+pub mod lease;
+pub mod observed;
+mod path;
+mod request;
+pub mod watch;

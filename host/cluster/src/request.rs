@@ -1,0 +1,176 @@
+//! One request and its answer, with a deadline. Retrying is the caller's business: only it knows what may be sent twice.
+
+use std::{error::Error as _, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use kube::{Client, client::Body, core::Status};
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+/// How long any request may take, its retries included.
+pub(crate) const TOTAL_DEADLINE: Duration = Duration::from_secs(15);
+
+/// The longest wait that a server can ask of us.
+const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(30);
+
+/// Why a request has no good answer.
+#[derive(Clone, Debug, Error)]
+pub enum RequestError {
+    /// The server answered with a refusal.
+    #[error("{}", describe(.0))]
+    Status(Box<Status>),
+    /// The server asks to try again, after some time if it said so.
+    #[error("{}", describe(.0))]
+    TryAgain(Box<Status>, Option<Duration>),
+    /// No connection, or it broke.
+    #[error("{0}")]
+    Transport(String),
+    /// No answer in time.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// The answer is not what was asked for.
+    #[error("the answer can't be decoded: {0}")]
+    Decode(String),
+}
+
+impl RequestError {
+    /// The server's code; 0 without an answer.
+    pub fn code(&self) -> u16 {
+        match self {
+            Self::Status(status) | Self::TryAgain(status, _) => status.code,
+            Self::Transport(_) | Self::Timeout(_) | Self::Decode(_) => 0,
+        }
+    }
+
+    /// From an error of kube's client.
+    pub(crate) fn from_kube(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::from_status(*status, None),
+            kube::Error::SerdeError(error) => Self::Decode(error.to_string()),
+            other => Self::Transport(chain(&other)),
+        }
+    }
+
+    fn from_status(status: Status, retry_after: Option<Duration>) -> Self {
+        let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if code == StatusCode::TOO_MANY_REQUESTS || code.is_server_error() {
+            Self::TryAgain(Box::new(status), retry_after)
+        } else {
+            Self::Status(Box::new(status))
+        }
+    }
+}
+
+/// The server's words, or at least its reason or code: some answers have no message.
+fn describe(status: &Status) -> String {
+    match (status.message.as_str(), status.reason.as_str()) {
+        ("", "") => format!("HTTP status {}", status.code),
+        ("", reason) => reason.to_owned(),
+        (message, _) => message.to_owned(),
+    }
+}
+
+/// An error with its causes: kube's client wraps what happened several times.
+fn chain(error: &kube::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// A good answer.
+pub(crate) struct Answer {
+    /// 200, 201 or 202.
+    pub(crate) status: StatusCode,
+    body: Bytes,
+}
+
+impl Answer {
+    /// Decodes the answer.
+    pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, RequestError> {
+        serde_json::from_slice(&self.body).map_err(|error| RequestError::Decode(error.to_string()))
+    }
+}
+
+/// A request with a JSON body, or none.
+pub(crate) struct Call<'a> {
+    pub(crate) method: Method,
+    pub(crate) path: &'a str,
+    pub(crate) content_type: &'static str,
+    pub(crate) accept: &'static str,
+    pub(crate) body: Bytes,
+}
+
+/// The usual encoding of requests and answers.
+pub(crate) const JSON: &str = "application/json";
+
+impl<'a> Call<'a> {
+    /// A read.
+    pub(crate) fn get(path: &'a str) -> Self {
+        Self { method: Method::GET, path, content_type: JSON, accept: JSON, body: Bytes::new() }
+    }
+
+    /// A request with a JSON body.
+    pub(crate) fn json(method: Method, path: &'a str, body: &impl serde::Serialize) -> Self {
+        let body = serde_json::to_vec(body).expect("requests are made of maps with text keys, which can be encoded");
+        Self { method, path, content_type: JSON, accept: JSON, body: body.into() }
+    }
+
+    /// Sends the request once.
+    pub(crate) async fn send(&self, client: &Client, deadline: Duration) -> Result<Answer, RequestError> {
+        let request = Request::builder()
+            .method(self.method.clone())
+            .uri(self.path)
+            .header(header::CONTENT_TYPE, self.content_type)
+            .header(header::ACCEPT, self.accept)
+            .body(Body::from(self.body.clone()))
+            .map_err(|error| RequestError::Transport(error.to_string()))?;
+        let exchange = async {
+            let response = client.send(request).await.map_err(RequestError::from_kube)?;
+            let (head, body) = response.into_parts();
+            let body = body.collect_bytes().await.map_err(RequestError::from_kube)?;
+            if head.status.is_success() {
+                return Ok(Answer { status: head.status, body });
+            }
+            let retry_after = head
+                .headers
+                .get(header::RETRY_AFTER)
+                .and_then(|value| value.to_str().ok()?.parse().ok())
+                .map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_LIMIT));
+            // Proxies between us and the server answer with text or HTML.
+            let mut status = serde_json::from_slice::<Status>(&body)
+                .unwrap_or_else(|_| Status::failure(String::from_utf8_lossy(&body).trim(), ""));
+            status.code = head.status.as_u16();
+            Err(RequestError::from_status(status, retry_after))
+        };
+        tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(RequestError::Timeout(deadline)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_that_ask_to_try_again_are_told_apart() {
+        for (code, again) in [(400, false), (404, false), (409, false), (422, false), (429, true), (500, true), (504, true)] {
+            let error = RequestError::from_status(Status::default().with_code(code), None);
+            assert_eq!(matches!(error, RequestError::TryAgain(..)), again, "{code}");
+            assert_eq!(error.code(), code);
+        }
+    }
+
+    #[test]
+    fn an_answer_without_words_is_described_by_its_code() {
+        let error = RequestError::from_status(Status::default().with_code(418), None);
+        assert_eq!(error.to_string(), "HTTP status 418");
+    }
+}

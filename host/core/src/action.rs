@@ -1,0 +1,148 @@
+//! What is to be written, as values, and what came of it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::object::{Object, ObjectKey, Resource};
+
+/// One write. The applier has no choice left to make: it performs the action as it stands, or reports why it could not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Action {
+    /// Server-side apply of the whole set of fields of one manager.
+    Apply(Apply),
+    /// Deletion of one object, by uid. Children follow in the background.
+    Delete {
+        /// The object's kind.
+        resource: Resource,
+        /// The object.
+        object: ObjectKey,
+        /// Precondition.
+        uid: String,
+    },
+}
+
+/// Server-side apply of the whole set of fields of one manager.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Apply {
+    /// The object's kind.
+    pub resource: Resource,
+    /// The object.
+    pub object: ObjectKey,
+    /// The object itself, or its status.
+    pub target: ApplyTarget,
+    /// Field manager.
+    pub manager: String,
+    /// The fields, with `apiVersion`, `kind` and name. A `metadata.uid` or `metadata.resourceVersion` in it is a precondition.
+    pub body: Value,
+    /// Whether to take fields that other managers hold.
+    pub force: bool,
+    /// Whether the object was believed absent. If it turns out to be somebody else's, the apply is withdrawn.
+    pub creates: bool,
+}
+
+/// What an apply is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ApplyTarget {
+    /// Metadata and specification.
+    Object,
+    /// The status subresource.
+    Status,
+}
+
+impl Action {
+    /// The object that is written.
+    pub fn object(&self) -> &ObjectKey {
+        match self {
+            Self::Apply(apply) => &apply.object,
+            Self::Delete { object, .. } => object,
+        }
+    }
+
+    /// A constant word for labels and log fields.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Apply(Apply { target: ApplyTarget::Status, .. }) => "apply-status",
+            Self::Apply(Apply { creates: true, .. }) => "create",
+            Self::Apply(_) => "apply",
+            Self::Delete { .. } => "delete",
+        }
+    }
+}
+
+/// What became of an action that was performed.
+#[derive(Clone, Debug)]
+pub enum Written {
+    /// The object as the server answered it.
+    Applied(std::sync::Arc<Object>),
+    /// The object is gone, or on its way out.
+    Deleted,
+}
+
+/// Why an action was not performed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// The object exists and is not ours; nothing of it was changed.
+    #[error("{object} exists already and belongs to {owner}; rename or delete it, or choose another name")]
+    Foreign {
+        /// The object.
+        object: ObjectKey,
+        /// Its controller or the field managers that made it.
+        owner: String,
+    },
+    /// Other managers hold fields that we want.
+    #[error("other field managers hold fields of {object}: {message}")]
+    Conflict {
+        /// The object.
+        object: ObjectKey,
+        /// The server's words, which name each manager and path.
+        message: String,
+    },
+    /// A precondition did not hold: the object changed or was made anew. Looking again is all that is needed.
+    #[error("{object} changed in between: {message}")]
+    Stale {
+        /// The object.
+        object: ObjectKey,
+        /// The server's words.
+        message: String,
+    },
+    /// The server refuses the object as it is: invalid, or forbidden by admission or quota.
+    #[error("the API server refuses {object}: {message}")]
+    Refused {
+        /// The object.
+        object: ObjectKey,
+        /// HTTP status code.
+        code: u16,
+        /// The server's reason word, `Invalid`.
+        reason: String,
+        /// The server's words, which name the field.
+        message: String,
+    },
+    /// No answer, or one that says to try again.
+    #[error("the API server could not be asked to {verb} {object}: {message}")]
+    Unavailable {
+        /// The object.
+        object: ObjectKey,
+        /// What was tried.
+        verb: &'static str,
+        /// The transport's or server's words.
+        message: String,
+    },
+    /// This process may not write (any more): the Lease is somebody else's.
+    #[error("not written: this process does not hold the Lease")]
+    NotLeader,
+}
+
+impl WriteError {
+    /// A constant word for condition reasons, labels and log fields.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Foreign { .. } => "ForeignObject",
+            Self::Conflict { .. } => "FieldConflict",
+            Self::Stale { .. } => "Stale",
+            Self::Refused { code: 403, .. } => "Forbidden",
+            Self::Refused { .. } => "Refused",
+            Self::Unavailable { .. } => "ApiUnavailable",
+            Self::NotLeader => "NotLeader",
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! DaskCluster → scheduler Deployment, scheduler Service, default worker group.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{
+    Lookup, Reconciler, decode_spec, deployment_kind, field_manager,
+    metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata, inherited_annotations, inherited_labels},
+    worker_group_kind,
+};
+use crate::{
+    fields,
+    names::{DNS_LABEL_MAX, check_dns_label},
+    object::Object,
+    spec::DaskClusterSpec,
+    wanted::{Problem, Snapshot, Wanted, WantedChild},
+};
+
+/// Longest name of a cluster: its Service `<name>-scheduler` must be a DNS label.
+pub(super) const NAME_MAX: usize = DNS_LABEL_MAX - "-scheduler".len();
+const _: () = assert!(NAME_MAX == 53, "the length that clients of the Python operator know");
+
+/// The value of `spec.worker.replicas` that was last copied to the default group. The group's own value counts until the
+/// cluster's changes: scaling writes only the group.
+const COPIED_REPLICAS: &str = "operator.dask.org/copied-replicas";
+
+/// The default group's workers, for the status.
+pub(super) const WORKERS: &str = "workers";
+
+pub(super) fn scheduler_name(cluster: &str) -> String {
+    format!("{cluster}-scheduler")
+}
+
+pub(super) fn default_group_name(cluster: &str) -> String {
+    format!("{cluster}-default")
+}
+
+pub(super) fn lookups(subject: &Object, children: &[Arc<Object>]) -> Vec<(&'static str, Lookup)> {
+    let group = default_group_name(&subject.metadata.name);
+    children
+        .iter()
+        .filter(|child| child.kind.same_kind(&worker_group_kind()) && child.metadata.name == group)
+        .map(|child| (WORKERS, Lookup::ControlledBy(deployment_kind(), child.metadata.uid.clone())))
+        .collect()
+}
+
+pub(super) fn check_name(name: &str) -> Result<(), Problem> {
+    let why = match check_dns_label(name) {
+        Err(error) => error.to_string(),
+        Ok(()) if name.len() > NAME_MAX => format!("has {} characters", name.len()),
+        Ok(()) => return Ok(()),
+    };
+    Err(Problem::permanent(
+        "InvalidName",
+        format!(
+            "DaskCluster {name}: metadata.name {why}; a cluster's name is a DNS label of at most {NAME_MAX} characters, because \
+             its Service is named <name>-scheduler: make it anew under another name"
+        ),
+    ))
+}
+
+pub(super) fn reconcile(seen: &Snapshot) -> Wanted {
+    match children(seen) {
+        Ok(children) => Wanted { children: Some(children), ..Wanted::default() },
+        Err(problem) => Wanted { problems: vec![problem], ..Wanted::default() },
+    }
+}
+
+fn children(seen: &Snapshot) -> Result<Vec<WantedChild>, Problem> {
+    let name = seen.subject.metadata.name.as_str();
+    check_name(name)?;
+    let spec: DaskClusterSpec = decode_spec(&seen.subject)?;
+    Ok(vec![scheduler(seen, &spec), service(seen, &spec), default_group(seen, &spec)])
+}
+
+fn metadata(seen: &Snapshot, section: Option<&crate::spec::Metadata>, component: &str) -> ChildMetadata {
+    let subject = &seen.subject.metadata;
+    ChildMetadata::new(inherited_labels(&subject.labels), inherited_annotations(&subject.annotations), section)
+        .reserve([(CLUSTER_NAME_LABEL, &subject.name), (COMPONENT_LABEL, component)])
+}
+
+fn scheduler(seen: &Snapshot, spec: &DaskClusterSpec) -> WantedChild {
+    let metadata = metadata(seen, spec.scheduler.metadata.as_ref(), "scheduler").without_istio();
+    WantedChild {
+        key: "scheduler".to_owned(),
+        object: json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": metadata.named(&scheduler_name(&seen.subject.metadata.name)),
+            "spec": {
+                "replicas": 1,
+                "selector": {"matchLabels": metadata.labels()},
+                "template": {"metadata": metadata.of_template(), "spec": spec.scheduler.spec},
+            },
+        }),
+        guarded: false,
+    }
+}
+
+fn service(seen: &Snapshot, spec: &DaskClusterSpec) -> WantedChild {
+    let metadata = metadata(seen, spec.scheduler.metadata.as_ref(), "scheduler");
+    WantedChild {
+        key: "service".to_owned(),
+        object: json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": metadata.named(&scheduler_name(&seen.subject.metadata.name)),
+            "spec": spec.scheduler.service,
+        }),
+        guarded: false,
+    }
+}
+
+fn default_group(seen: &Snapshot, spec: &DaskClusterSpec) -> WantedChild {
+    let cluster = seen.subject.metadata.name.as_str();
+    let name = default_group_name(cluster);
+    let live = seen.child(&worker_group_kind(), &name);
+    let metadata = metadata(seen, spec.worker.metadata.as_ref(), "workergroup");
+
+    // As it stands in the cluster, so that nothing newer than us is lost on the way.
+    let mut worker: Value = seen
+        .subject
+        .field::<Value>("spec")
+        .and_then(Result::ok)
+        .and_then(|mut spec| spec.get_mut("worker").map(Value::take))
+        .unwrap_or_default();
+    let replicas = replicas(live.map(Arc::as_ref), spec.worker.replicas);
+    if let Some(fields) = worker.as_object_mut() {
+        match replicas {
+            Some(replicas) => fields.insert("replicas".to_owned(), json!(replicas)),
+            None => fields.remove("replicas"),
+        };
+    }
+
+    let mut object = json!({
+        "apiVersion": worker_group_kind().api_version(),
+        "kind": worker_group_kind().kind,
+        "metadata": metadata.named(&name),
+        "spec": {"cluster": cluster, "worker": worker},
+    });
+    object["metadata"]["annotations"][COPIED_REPLICAS] = json!(spec.worker.replicas.to_string());
+    WantedChild { key: "workergroup".to_owned(), object, guarded: live.is_some() && replicas.is_some() }
+}
+
+/// The value of `replicas` to apply to the default group; none: it is in other hands, say nothing of it.
+///
+/// Server-side apply removes a field that its manager stops to send. So while the field is ours, the live value is sent
+/// back, guarded against a change in between; once somebody else scales the group, the field is theirs.
+fn replicas(live: Option<&Object>, asked: u32) -> Option<u32> {
+    let Some(live) = live else { return Some(asked) };
+    let copied = live.metadata.annotations.get(COPIED_REPLICAS);
+    if copied.is_some_and(|copied| *copied != asked.to_string()) {
+        return Some(asked);
+    }
+    let held = live
+        .applied_by(&field_manager(Reconciler::Cluster))
+        .and_then(|entry| serde_json::from_str::<Value>(entry.fields.as_ref()?.get()).ok())?;
+    if !fields::holds(&held, &["spec", "worker", "replicas"]) {
+        return None;
+    }
+    let spec: Value = live.field("spec")?.ok()?;
+    spec.pointer("/worker/replicas").and_then(Value::as_u64).and_then(|replicas| u32::try_from(replicas).ok())
+}

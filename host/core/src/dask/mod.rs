@@ -1,0 +1,160 @@
+//! The Dask reconcilers: what objects a DaskCluster and a DaskWorkerGroup ask for, and what their status says.
+//!
+//! Pure functions from a snapshot; the pipeline does the rest, exactly as for a plugin. Names, labels, selectors, environment
+//! and ports are those that clients of the Python operator rely on.
+
+mod cluster;
+mod metadata;
+mod ordinals;
+mod status;
+mod template;
+mod workergroup;
+
+pub use metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, WORKER_GROUP_NAME_LABEL};
+pub(crate) use status::OUTDATED;
+pub use template::{Settled, TEMPLATE_HASH, settle};
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{
+    object::{GroupVersionKind, NamespacedName, Object},
+    spec::{DASK_CLUSTER, DASK_GROUP, DASK_VERSION, DASK_WORKER_GROUP},
+    wanted::{Problem, Snapshot, Wanted},
+};
+
+/// `operator.dask.org/paused: "true"` stops all writes for an object but that of its status.
+pub const PAUSED: &str = "operator.dask.org/paused";
+
+/// The native reconcilers. Each is a pure description and two pure functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reconciler {
+    /// DaskCluster → scheduler Deployment and Service, default worker group.
+    Cluster,
+    /// DaskWorkerGroup → one Deployment per worker.
+    WorkerGroup,
+}
+
+/// A lookup beyond the children of a subject; a change of what it finds wakes the subject again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// One object.
+    Named(GroupVersionKind, NamespacedName),
+    /// What the object of this uid controls.
+    ControlledBy(GroupVersionKind, String),
+}
+
+/// What holds for every subject of a process.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// The cluster's DNS domain, `cluster.local`.
+    pub cluster_domain: String,
+}
+
+impl Default for Environment {
+    fn default() -> Self {
+        Self { cluster_domain: "cluster.local".to_owned() }
+    }
+}
+
+/// Kind of a Deployment.
+pub fn deployment_kind() -> GroupVersionKind {
+    GroupVersionKind::new("apps", "v1", "Deployment")
+}
+
+/// Kind of a Service.
+pub fn service_kind() -> GroupVersionKind {
+    GroupVersionKind::new("", "v1", "Service")
+}
+
+/// Kind of a DaskCluster.
+pub fn cluster_kind() -> GroupVersionKind {
+    GroupVersionKind::new(DASK_GROUP, DASK_VERSION, DASK_CLUSTER.kind)
+}
+
+/// Kind of a DaskWorkerGroup.
+pub fn worker_group_kind() -> GroupVersionKind {
+    GroupVersionKind::new(DASK_GROUP, DASK_VERSION, DASK_WORKER_GROUP.kind)
+}
+
+impl Reconciler {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Cluster, Self::WorkerGroup];
+
+    /// Short name, part of the field manager `dask-operator/<name>`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::WorkerGroup => "workergroup",
+        }
+    }
+
+    /// Kind of the subjects.
+    pub fn subject(self) -> GroupVersionKind {
+        match self {
+            Self::Cluster => cluster_kind(),
+            Self::WorkerGroup => worker_group_kind(),
+        }
+    }
+
+    /// Kinds of the children.
+    pub fn children(self) -> Vec<GroupVersionKind> {
+        match self {
+            Self::Cluster => vec![deployment_kind(), service_kind(), worker_group_kind()],
+            Self::WorkerGroup => vec![deployment_kind()],
+        }
+    }
+
+    /// The part of the subject's spec that a child of this kind is made from.
+    pub fn section(self, child: &GroupVersionKind) -> Option<&'static str> {
+        match (self, child.kind.as_str()) {
+            (Self::Cluster, "Deployment") => Some("spec.scheduler.spec"),
+            (Self::Cluster, "Service") => Some("spec.scheduler.service"),
+            (Self::Cluster, "DaskWorkerGroup") => Some("spec.worker"),
+            (Self::WorkerGroup, "Deployment") => Some("spec.worker.spec"),
+            _ => None,
+        }
+    }
+
+    /// What else it wants to see of a subject, by name.
+    pub fn lookups(self, subject: &Object, children: &[std::sync::Arc<Object>]) -> Vec<(&'static str, Lookup)> {
+        match self {
+            Self::Cluster => cluster::lookups(subject, children),
+            Self::WorkerGroup => workergroup::lookups(subject),
+        }
+    }
+
+    /// What is wanted.
+    pub fn reconcile(self, seen: &Snapshot, environment: &Environment) -> Wanted {
+        match self {
+            Self::Cluster => cluster::reconcile(seen),
+            Self::WorkerGroup => workergroup::reconcile(seen, environment),
+        }
+    }
+
+    /// The subject's status, given what was observed and what the last pass met.
+    pub fn status(self, seen: &Snapshot, problems: &[Problem]) -> Value {
+        match self {
+            Self::Cluster => status::cluster(seen, problems),
+            Self::WorkerGroup => status::worker_group(seen, problems),
+        }
+    }
+}
+
+/// The field manager of a native reconciler.
+pub fn field_manager(reconciler: Reconciler) -> String {
+    format!("dask-operator/{}", reconciler.name())
+}
+
+/// Decodes a subject's `spec`, naming the field that is wrong.
+fn decode_spec<T: DeserializeOwned>(subject: &Object) -> Result<T, Problem> {
+    let invalid = |path: &str, why: String| {
+        let at = if path == "." { "spec".to_owned() } else { format!("spec.{path}") };
+        let message = format!("{} {}: {at}: {why}; correct this field", subject.kind.kind, subject.metadata.name);
+        Problem::permanent("InvalidSpec", message)
+    };
+    let Some(raw) = subject.fields.get("spec") else { return Err(invalid(".", "is missing".to_owned())) };
+    let mut decoder = serde_json::Deserializer::from_str(raw.get());
+    serde_path_to_error::deserialize(&mut decoder)
+        .map_err(|error| invalid(&error.path().to_string(), error.inner().to_string()))
+}

@@ -1,0 +1,244 @@
+//! What the status of a DaskCluster and a DaskWorkerGroup says: computed from what was observed, never carried along.
+
+use serde_json::{Value, json};
+
+use super::{
+    COMPONENT_LABEL, PAUSED,
+    cluster::{WORKERS, default_group_name, scheduler_name},
+    deployment_kind, service_kind, worker_group_kind,
+    workergroup::{DeploymentStatus, worker_selector},
+};
+use crate::{
+    object::Object,
+    spec::{
+        ClusterPhase, Condition, ConditionStatus, DaskClusterSpec, DaskClusterStatus, DaskWorkerGroupSpec,
+        DaskWorkerGroupStatus,
+    },
+    time::rfc3339,
+    wanted::{Problem, Snapshot},
+};
+
+/// Problems that make a subject what clients call an error: only a change of the subject can help.
+const ERRORS: [&str; 2] = ["InvalidName", "InvalidSpec"];
+
+/// An outdated child, see [`super::template`].
+pub(crate) const OUTDATED: &str = "TemplateOutdated";
+
+pub(super) fn cluster(seen: &Snapshot, problems: &[Problem]) -> Value {
+    let name = seen.subject.metadata.name.as_str();
+    let previous: DaskClusterStatus = previous(seen);
+    let scheduler = seen.child(&deployment_kind(), &scheduler_name(name)).map(AsRef::as_ref);
+    let service = seen.child(&service_kind(), &scheduler_name(name)).map(AsRef::as_ref);
+    let group = seen.child(&worker_group_kind(), &default_group_name(name)).map(AsRef::as_ref);
+    let workers = Workers::count(seen.related.get(WORKERS).map(Vec::as_slice).unwrap_or_default());
+    let wanted = group.and_then(wanted_replicas).or_else(|| wanted_of_cluster(seen)).unwrap_or(0);
+
+    let phase = if problems.iter().any(|problem| ERRORS.contains(&problem.reason.as_str())) {
+        ClusterPhase::Error
+    } else if scheduler.is_none() || group.is_none() || service.is_none() {
+        ClusterPhase::Created
+    } else if service.is_some_and(waits_for_load_balancer) {
+        ClusterPhase::Pending
+    } else {
+        ClusterPhase::Running
+    };
+    let outdated = outdated(problems);
+    let status = DaskClusterStatus {
+        phase: Some(phase),
+        conditions: conditions(
+            seen,
+            &previous.conditions,
+            problems,
+            scheduler_available(scheduler),
+            progress(phase == ClusterPhase::Running, &workers, wanted),
+        ),
+        observed_generation: seen.subject.metadata.generation,
+        replicas: Some(workers.exist),
+        ready_replicas: Some(workers.ready),
+        outdated_replicas: Some(outdated),
+        label_selector: Some(worker_selector(name, &default_group_name(name))),
+    };
+    json!(status)
+}
+
+pub(super) fn worker_group(seen: &Snapshot, problems: &[Problem]) -> Value {
+    let previous: DaskWorkerGroupStatus = previous(seen);
+    let workers = Workers::count(&seen.children);
+    let spec = seen.subject.field::<DaskWorkerGroupSpec>("spec").and_then(Result::ok);
+    let wanted = wanted_replicas(&seen.subject).unwrap_or(0);
+    let cluster = spec.map(|spec| spec.cluster).unwrap_or_default();
+    let status = DaskWorkerGroupStatus {
+        conditions: conditions(
+            seen,
+            &previous.conditions,
+            problems,
+            workers_available(&workers, wanted),
+            progress(problems.iter().all(|problem| problem.reason == OUTDATED), &workers, wanted),
+        ),
+        observed_generation: seen.subject.metadata.generation,
+        replicas: Some(workers.exist),
+        ready_replicas: Some(workers.ready),
+        outdated_replicas: Some(outdated(problems)),
+        label_selector: Some(worker_selector(&cluster, &seen.subject.metadata.name)),
+    };
+    json!(status)
+}
+
+fn previous<T: serde::de::DeserializeOwned + Default>(seen: &Snapshot) -> T {
+    seen.subject.field("status").and_then(Result::ok).unwrap_or_default()
+}
+
+fn wanted_replicas(group: &Object) -> Option<u32> {
+    let spec: DaskWorkerGroupSpec = group.field("spec")?.ok()?;
+    Some(spec.worker.replicas)
+}
+
+fn wanted_of_cluster(seen: &Snapshot) -> Option<u32> {
+    let spec: DaskClusterSpec = seen.subject.field("spec")?.ok()?;
+    Some(spec.worker.replicas)
+}
+
+fn outdated(problems: &[Problem]) -> u32 {
+    let count = problems.iter().filter(|problem| problem.reason == OUTDATED).count();
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn waits_for_load_balancer(service: &Object) -> bool {
+    let field = |name: &str| service.field::<Value>(name).and_then(Result::ok).unwrap_or_default();
+    let is_load_balancer = field("spec").get("type").and_then(Value::as_str) == Some("LoadBalancer");
+    let ingress = field("status").pointer("/loadBalancer/ingress").and_then(Value::as_array).map_or(0, Vec::len);
+    is_load_balancer && ingress == 0
+}
+
+/// Counts over worker Deployments.
+struct Workers {
+    exist: u32,
+    ready: u32,
+    failure: Option<String>,
+}
+
+impl Workers {
+    fn count(deployments: &[std::sync::Arc<Object>]) -> Self {
+        let mut workers = Self { exist: 0, ready: 0, failure: None };
+        for deployment in deployments.iter().filter(|object| is_worker(object) && !object.is_being_deleted()) {
+            let status = DeploymentStatus::of(deployment);
+            workers.exist += 1;
+            workers.ready += u32::from(status.ready_replicas > 0);
+            workers.failure = workers.failure.or_else(|| status.failure().map(str::to_owned));
+        }
+        workers
+    }
+}
+
+fn is_worker(object: &Object) -> bool {
+    let component = object.metadata.labels.get(COMPONENT_LABEL);
+    object.kind.same_kind(&deployment_kind()) && component.is_some_and(|component| component == "worker")
+}
+
+/// Status, reason and message of one condition.
+type Finding = (ConditionStatus, String, String);
+
+fn scheduler_available(scheduler: Option<&Object>) -> Finding {
+    let Some(scheduler) = scheduler else {
+        return (
+            ConditionStatus::False,
+            "SchedulerMissing".to_owned(),
+            "the scheduler's Deployment does not exist yet".to_owned(),
+        );
+    };
+    let status = DeploymentStatus::of(scheduler);
+    let name = &scheduler.metadata.name;
+    if status.available_replicas > 0 {
+        (
+            ConditionStatus::True,
+            "SchedulerAvailable".to_owned(),
+            format!("the scheduler (Deployment {name}) is available"),
+        )
+    } else if let Some(failure) = status.failure() {
+        (
+            ConditionStatus::False,
+            "SchedulerFailed".to_owned(),
+            format!("no pod can be made for Deployment {name}: {failure}"),
+        )
+    } else {
+        (
+            ConditionStatus::False,
+            "SchedulerNotReady".to_owned(),
+            format!("the scheduler's pod (Deployment {name}) is not ready"),
+        )
+    }
+}
+
+fn workers_available(workers: &Workers, wanted: u32) -> Finding {
+    if workers.ready >= wanted {
+        (ConditionStatus::True, "WorkersReady".to_owned(), format!("all {wanted} workers are ready"))
+    } else if let Some(failure) = &workers.failure {
+        (ConditionStatus::False, "WorkersFailed".to_owned(), format!("pods of workers can't be made: {failure}"))
+    } else {
+        (
+            ConditionStatus::False,
+            "WorkersNotReady".to_owned(),
+            format!("{} of {wanted} workers are ready", workers.ready),
+        )
+    }
+}
+
+fn progress(components_exist: bool, workers: &Workers, wanted: u32) -> Finding {
+    if !components_exist {
+        (ConditionStatus::True, "Creating".to_owned(), "parts are still to be made".to_owned())
+    } else if workers.exist != wanted {
+        (ConditionStatus::True, "Scaling".to_owned(), format!("{} workers exist, {wanted} are wanted", workers.exist))
+    } else if workers.ready < wanted {
+        (
+            ConditionStatus::True,
+            "WorkersStarting".to_owned(),
+            format!("{} of {wanted} workers are ready", workers.ready),
+        )
+    } else {
+        (ConditionStatus::False, "Settled".to_owned(), "everything is as wanted".to_owned())
+    }
+}
+
+fn degradation(problems: &[Problem]) -> Finding {
+    match problems {
+        [] => (ConditionStatus::False, "AsWanted".to_owned(), "nothing is wrong".to_owned()),
+        [first, rest @ ..] => {
+            let more = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
+            (ConditionStatus::True, first.reason.clone(), format!("{}{more}", first.message))
+        }
+    }
+}
+
+fn conditions(
+    seen: &Snapshot,
+    previous: &[Condition],
+    problems: &[Problem],
+    available: Finding,
+    progressing: Finding,
+) -> Vec<Condition> {
+    let paused = seen.subject.metadata.annotations.get(PAUSED).is_some_and(|value| value == "true");
+    let progressing = if paused {
+        (
+            ConditionStatus::False,
+            "Paused".to_owned(),
+            format!("the annotation {PAUSED} stops all changes; remove it to go on"),
+        )
+    } else {
+        progressing
+    };
+    [("Available", available), ("Progressing", progressing), ("Degraded", degradation(problems))]
+        .into_iter()
+        .map(|(type_, (status, reason, message))| {
+            let before = previous.iter().find(|condition| condition.type_ == type_ && condition.status == status);
+            Condition {
+                type_: type_.to_owned(),
+                status,
+                observed_generation: seen.subject.metadata.generation,
+                last_transition_time: before
+                    .map_or_else(|| rfc3339(seen.now), |before| before.last_transition_time.clone()),
+                reason,
+                message,
+            }
+        })
+        .collect()
+}

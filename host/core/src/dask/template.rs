@@ -1,0 +1,69 @@
+//! Pod templates are changed on purpose only: a Deployment remembers the template that it was made from.
+//!
+//! While the custom resource still gives that template, manual edits are reverted. When it gives another, the Deployment is
+//! left alone, because a change would restart its pod and lose what a worker holds; deleting the Deployment gives the new
+//! one. Labels and annotations are propagated to object metadata only, never to pod templates or selectors.
+
+use serde_json::{Value, json};
+
+use super::deployment_kind;
+use crate::{
+    fields::{contains, held_entries, stable_digest},
+    object::Object,
+    wanted::{WantedChild, target},
+};
+
+/// Annotation on Deployments: `v1:` and the digest of the pod spec that the Deployment was made from, after `build` mutators.
+pub const TEMPLATE_HASH: &str = "operator.dask.org/template-hash";
+
+/// Hexadecimal digits of the digest that are kept: 80 bits.
+const DIGITS: usize = 20;
+
+/// A child of a native reconciler after its template was compared with the live one.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Settled {
+    /// To be applied.
+    Apply(WantedChild),
+    /// To be left as it is: it was made from another template.
+    Outdated(WantedChild),
+}
+
+/// Stamps a Deployment with its template's hash and decides whether it may be applied. Other kinds pass.
+pub fn settle(mut child: WantedChild, live: Option<&Object>, manager: &str) -> Settled {
+    if !target(&child.object).0.same_kind(&deployment_kind()) {
+        return Settled::Apply(child);
+    }
+    let pod = child.object.pointer("/spec/template/spec").cloned().unwrap_or_default();
+    let hash = format!("v1:{}", &stable_digest(&pod)[..DIGITS]);
+    child.object["metadata"]["annotations"][TEMPLATE_HASH] = json!(hash);
+
+    let Some(live) = live else { return Settled::Apply(child) };
+    let live_value = live.to_value();
+    let same = match live.metadata.annotations.get(TEMPLATE_HASH) {
+        Some(stamped) => *stamped == hash,
+        // Somebody removed the stamp: it can be put back if nothing would change by it.
+        None => contains(live_value.pointer("/spec/template/spec").unwrap_or(&Value::Null), &pod),
+    };
+    if !same {
+        return Settled::Outdated(child);
+    }
+    keep_template_metadata(&mut child.object, live, &live_value, manager);
+    Settled::Apply(child)
+}
+
+/// The selector can't change, and new metadata of the template would restart the pod.
+fn keep_template_metadata(wanted: &mut Value, live: &Object, live_value: &Value, manager: &str) {
+    if let Some(selector) = live_value.pointer("/spec/selector") {
+        wanted["spec"]["selector"] = selector.clone();
+    }
+    let held =
+        live.applied_by(manager).and_then(|entry| serde_json::from_str::<Value>(entry.fields.as_ref()?.get()).ok());
+    for map in ["labels", "annotations"] {
+        let path = ["spec", "template", "metadata", map];
+        let entries = match &held {
+            Some(held) => Value::Object(held_entries(held, live_value, &path)),
+            None => live_value.pointer(&format!("/{}", path.join("/"))).cloned().unwrap_or_else(|| json!({})),
+        };
+        wanted["spec"]["template"]["metadata"][map] = entries;
+    }
+}

@@ -1,0 +1,234 @@
+//! DaskWorkerGroup → one Deployment per worker.
+
+use std::{cmp::Reverse, collections::BTreeMap};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Environment, Lookup, Reconciler, cluster, cluster_kind, decode_spec, deployment_kind, field_manager,
+    metadata::{
+        CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata, WORKER_GROUP_NAME_LABEL, inherited_annotations,
+        inherited_labels,
+    },
+    ordinals::{Ordinals, WORKER_ORDINALS, worker_name},
+};
+use crate::{
+    names::check_dns_label,
+    object::{NamespacedName, Object},
+    spec::DaskWorkerGroupSpec,
+    wanted::{Problem, Snapshot, SubjectPatch, Wanted, WantedChild},
+};
+
+/// The cluster that the group belongs to.
+pub(super) const CLUSTER: &str = "cluster";
+
+/// Dask's default port for workers and clients.
+const SCHEDULER_PORT: u16 = 8786;
+
+pub(super) fn lookups(subject: &Object) -> Vec<(&'static str, Lookup)> {
+    let spec: Option<Value> = subject.field("spec").and_then(Result::ok);
+    let name = spec.as_ref().and_then(|spec| spec.get("cluster")).and_then(Value::as_str);
+    name.map(|name| {
+        let at = NamespacedName { namespace: subject.metadata.namespace.clone(), name: name.to_owned() };
+        (CLUSTER, Lookup::Named(cluster_kind(), at))
+    })
+    .into_iter()
+    .collect()
+}
+
+pub(super) fn reconcile(seen: &Snapshot, environment: &Environment) -> Wanted {
+    match wanted(seen, environment) {
+        Ok(wanted) => wanted,
+        Err(problem) => Wanted { problems: vec![problem], ..Wanted::default() },
+    }
+}
+
+fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem> {
+    let group = seen.subject.metadata.name.as_str();
+    check_dns_label(group).map_err(|error| {
+        let remedy = "make it anew under a name that is a DNS label of at most 63 characters, because workers carry it as a label";
+        Problem::permanent("InvalidName", format!("DaskWorkerGroup {group}: metadata.name {error}; {remedy}"))
+    })?;
+    let spec: DaskWorkerGroupSpec = decode_spec(&seen.subject)?;
+    let cluster = owning_cluster(seen, &spec)?;
+
+    let ordinals = ordinals(seen, spec.worker.replicas);
+    let uid = seen.subject.metadata.uid.as_str();
+    let children = ordinals
+        .iter()
+        .map(|ordinal| worker(seen, &spec, cluster, environment, &worker_name(group, uid, ordinal)))
+        .collect();
+    let mut patch = json!({"metadata": {"annotations": {WORKER_ORDINALS: ordinals.to_text()}}});
+    if needs_owner(seen, cluster) {
+        patch["metadata"]["ownerReferences"] = json!([cluster.as_owner()]);
+    }
+    Ok(Wanted {
+        subject: Some(SubjectPatch { body: patch, guarded: true }),
+        children: Some(children),
+        ..Wanted::default()
+    })
+}
+
+fn owning_cluster<'a>(seen: &'a Snapshot, spec: &DaskWorkerGroupSpec) -> Result<&'a Object, Problem> {
+    let group = &seen.subject.metadata.name;
+    let name = &spec.cluster;
+    let Some(cluster) = seen.related_one(CLUSTER) else {
+        let message = format!(
+            "DaskWorkerGroup {group}: spec.cluster names {name}, which is no DaskCluster of this namespace; create it, or correct the name"
+        );
+        return Err(Problem::passing("ClusterNotFound", message));
+    };
+    if cluster.is_being_deleted() {
+        let message = format!(
+            "DaskWorkerGroup {group}: the DaskCluster {name} (spec.cluster) is being deleted, the group goes with it"
+        );
+        return Err(Problem::passing("ClusterDeleting", message));
+    }
+    cluster::check_name(name).map(|()| cluster.as_ref())
+}
+
+/// A group that was made by hand is owned by its cluster too, so that it goes with it. The default group's reference is
+/// the cluster reconciler's; a controller that is somebody else's stays.
+fn needs_owner(seen: &Snapshot, cluster: &Object) -> bool {
+    let made_by_cluster = seen.subject.applied_by(&field_manager(Reconciler::Cluster)).is_some();
+    let controller = seen.subject.metadata.controller();
+    !made_by_cluster && controller.is_none_or(|owner| owner.uid == cluster.metadata.uid)
+}
+
+/// The workers there are to be: the recorded ones, more or fewer of them.
+fn ordinals(seen: &Snapshot, wanted: u32) -> Ordinals {
+    let subject = &seen.subject.metadata;
+    let recorded = subject.annotations.get(WORKER_ORDINALS).and_then(|text| Ordinals::parse(text));
+    let mut ordinals = recorded.unwrap_or_else(|| {
+        let names = seen.children.iter().map(|child| child.metadata.name.as_str());
+        Ordinals::recover(&subject.uid, names)
+    });
+    if ordinals.len() > wanted {
+        let order = removal_order(seen, &ordinals);
+        ordinals.shrink(wanted, order);
+    }
+    ordinals.grow(wanted);
+    ordinals
+}
+
+/// Who goes first: those that were never made, then those that never started, then the newest.
+fn removal_order(seen: &Snapshot, ordinals: &Ordinals) -> Vec<u32> {
+    let subject = &seen.subject.metadata;
+    let mut order: Vec<_> = ordinals
+        .iter()
+        .map(|ordinal| {
+            let live = seen.child(&deployment_kind(), &worker_name(&subject.name, &subject.uid, ordinal));
+            let started = live.map(|live| DeploymentStatus::of(live).has_started());
+            let age = live.and_then(|live| live.metadata.creation_timestamp.clone());
+            (started, Reverse(age), Reverse(ordinal))
+        })
+        .collect();
+    order.sort();
+    order.into_iter().map(|(_, _, Reverse(ordinal))| ordinal).collect()
+}
+
+fn worker(
+    seen: &Snapshot,
+    spec: &DaskWorkerGroupSpec,
+    cluster: &Object,
+    environment: &Environment,
+    name: &str,
+) -> WantedChild {
+    let group = &seen.subject.metadata;
+    let metadata = ChildMetadata::new(
+        inherited_labels(&group.labels),
+        inherited_annotations(&group.annotations),
+        spec.worker.metadata.as_ref(),
+    )
+    .reserve([(CLUSTER_NAME_LABEL, &spec.cluster), (WORKER_GROUP_NAME_LABEL, &group.name), (COMPONENT_LABEL, "worker")])
+    .complete(&inherited_labels(&cluster.metadata.labels))
+    .without_istio();
+
+    let address = format!(
+        "tcp://{}.{}.svc.{}:{SCHEDULER_PORT}",
+        cluster::scheduler_name(&spec.cluster),
+        group.namespace.as_deref().unwrap_or_default(),
+        environment.cluster_domain,
+    );
+    let mut pod = spec.worker.spec.clone();
+    for container in pod.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten() {
+        add_environment(container, &[("DASK_WORKER_NAME", name), ("DASK_SCHEDULER_ADDRESS", &address)]);
+    }
+    WantedChild {
+        key: name.to_owned(),
+        object: json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": metadata.named(name),
+            "spec": {
+                "replicas": 1,
+                "selector": {"matchLabels": metadata.labels()},
+                "template": {"metadata": metadata.of_template(), "spec": pod},
+            },
+        }),
+        guarded: false,
+    }
+}
+
+/// Appends variables that the user has not set.
+fn add_environment(container: &mut Value, variables: &[(&str, &str)]) {
+    let Some(container) = container.as_object_mut() else { return };
+    let entry = container.entry("env").or_insert_with(|| json!([]));
+    if entry.is_null() {
+        *entry = json!([]);
+    }
+    let Some(env) = entry.as_array_mut() else { return };
+    for (name, value) in variables {
+        if !env.iter().any(|variable| variable.get("name").and_then(Value::as_str) == Some(name)) {
+            env.push(json!({"name": name, "value": value}));
+        }
+    }
+}
+
+/// What is read of a Deployment's status.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct DeploymentStatus {
+    pub(super) ready_replicas: u32,
+    pub(super) available_replicas: u32,
+    pub(super) conditions: Vec<DeploymentCondition>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct DeploymentCondition {
+    #[serde(rename = "type")]
+    pub(super) type_: String,
+    pub(super) status: String,
+    pub(super) reason: String,
+    pub(super) message: String,
+}
+
+impl DeploymentStatus {
+    pub(super) fn of(deployment: &Object) -> Self {
+        deployment.field("status").and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// Whether its pod was ready at any time: the rollout was complete once.
+    fn has_started(&self) -> bool {
+        let complete = |condition: &DeploymentCondition| {
+            condition.type_ == "Progressing" && condition.reason == "NewReplicaSetAvailable"
+        };
+        self.ready_replicas > 0 || self.conditions.iter().any(complete)
+    }
+
+    /// Why pods can't be made (quota, admission), in the server's words.
+    pub(super) fn failure(&self) -> Option<&str> {
+        let failing =
+            |condition: &&DeploymentCondition| condition.type_ == "ReplicaFailure" && condition.status == "True";
+        self.conditions.iter().find(failing).map(|condition| condition.message.as_str())
+    }
+}
+
+/// Labels by which the pods of a group's workers are found.
+pub(super) fn worker_selector(cluster: &str, group: &str) -> String {
+    let labels =
+        BTreeMap::from([(CLUSTER_NAME_LABEL, cluster), (COMPONENT_LABEL, "worker"), (WORKER_GROUP_NAME_LABEL, group)]);
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,303 @@
+//! Field ownership: whether an object still is what its manager applied.
+//!
+//! The API server records for each manager which fields it holds (`FieldsV1`). Another writer that changes the *value* of a
+//! field takes it from everybody else, so drift shows as a field that we want and don't hold any more; no value has to be
+//! compared, and what the server normalises (quantities, defaults, webhooks) is no drift.
+//! <https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management>
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+/// Whether the set of fields that a manager holds is exactly that of `wanted`: nothing lost, nothing left over.
+pub fn holds_exactly(held: &Value, wanted: &Value) -> bool {
+    let Some(held) = held.as_object() else { return false };
+    nothing_left_over(held, wanted) && nothing_lost(held, wanted, true)
+}
+
+/// Every held field stands in `wanted`.
+fn nothing_left_over(held: &Map<String, Value>, wanted: &Value) -> bool {
+    held.iter().all(|(path, below)| {
+        let child = match path.split_once(':') {
+            Some(("f", name)) => wanted.get(name),
+            Some(("k", keys)) => serde_json::from_str(keys).ok().and_then(|keys| item_with_keys(wanted, &keys)),
+            Some(("v", value)) => serde_json::from_str::<Value>(value)
+                .ok()
+                .and_then(|value| wanted.as_array()?.iter().find(|item| **item == value)),
+            _ => return true,
+        };
+        match (child, below.as_object()) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(child), Some(below)) => nothing_left_over(below, child),
+        }
+    })
+}
+
+fn item_with_keys<'a>(list: &'a Value, keys: &Map<String, Value>) -> Option<&'a Value> {
+    let matches = |item: &Value| keys.iter().all(|(name, key)| item.get(name).is_none_or(|value| value == key));
+    list.as_array()?.iter().find(|item| matches(item))
+}
+
+/// Every wanted field is held. Identity (`apiVersion`, `metadata.name`, …) is nobody's field.
+fn nothing_lost(held: &Map<String, Value>, wanted: &Value, root: bool) -> bool {
+    let Some(wanted) = wanted.as_object() else { return true };
+    wanted.iter().all(|(name, value)| {
+        if is_empty(value) || (root && matches!(name.as_str(), "apiVersion" | "kind")) {
+            return true;
+        }
+        let below = held.get(&format!("f:{name}")).and_then(Value::as_object);
+        if root && name == "metadata" {
+            let fields: Map<String, Value> = value
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter(|(name, _)| !matches!(name.as_str(), "name" | "namespace" | "uid" | "resourceVersion"))
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect();
+            return fields.is_empty() || below.is_some_and(|below| nothing_lost(below, &Value::Object(fields), false));
+        }
+        below.is_some_and(|below| below.is_empty() || value_is_held(below, value))
+    })
+}
+
+fn value_is_held(held: &Map<String, Value>, wanted: &Value) -> bool {
+    let Some(items) = wanted.as_array() else { return nothing_lost(held, wanted, false) };
+    items.iter().all(|item| {
+        held.iter().any(|(path, below)| match path.split_once(':') {
+            Some(("v", value)) => serde_json::from_str::<Value>(value).is_ok_and(|value| value == *item),
+            Some(("k", keys)) => {
+                let keys: Map<String, Value> = serde_json::from_str(keys).unwrap_or_default();
+                let matches = keys.iter().all(|(name, key)| item.get(name).is_none_or(|value| value == key));
+                matches && below.as_object().is_none_or(|below| below.is_empty() || nothing_lost(below, item, false))
+            }
+            _ => false,
+        })
+    })
+}
+
+/// Empty maps and lists and nulls are dropped by the API server or mean nothing to it.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+/// Whether `live` says all that `wanted` says. Lists of objects may hold more items (a sidecar), lists of plain values may not.
+pub fn contains(live: &Value, wanted: &Value) -> bool {
+    match (live, wanted) {
+        (live, wanted) if is_empty(wanted) => is_empty(live) || live.is_object(),
+        (Value::Object(live), Value::Object(wanted)) => wanted
+            .iter()
+            .all(|(name, value)| is_empty(value) || live.get(name).is_some_and(|live| contains(live, value))),
+        (Value::Array(live), Value::Array(wanted)) if wanted.iter().all(Value::is_object) => {
+            let mut rest = live.iter();
+            wanted.iter().all(|item| rest.any(|live| contains(live, item)))
+        }
+        (live, wanted) => live == wanted,
+    }
+}
+
+/// Whether a manager holds a field, `path` from the root.
+pub fn holds(held: &Value, path: &[&str]) -> bool {
+    path.iter().try_fold(held, |held, name| held.get(format!("f:{name}"))).is_some()
+}
+
+/// The entries of a map of strings in `live` that a manager holds: the labels it set, say.
+pub fn held_entries(held: &Value, live: &Value, path: &[&str]) -> Map<String, Value> {
+    let fields = path.iter().try_fold(held, |held, name| held.get(format!("f:{name}")));
+    let entries = path.iter().try_fold(live, |live, name| live.get(name)).and_then(Value::as_object);
+    let (Some(fields), Some(entries)) = (fields, entries) else { return Map::new() };
+    entries
+        .iter()
+        .filter(|(name, _)| fields.get(format!("f:{name}")).is_some())
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// The set of fields that an apply of `wanted` gives its manager, lists taken as a whole: what the in-memory cluster records.
+pub fn fields_of(wanted: &Value) -> Value {
+    fn below(value: &Value) -> Value {
+        match value {
+            Value::Object(fields) => {
+                fields.iter().map(|(name, value)| (format!("f:{name}"), below(value))).collect::<Map<_, _>>().into()
+            }
+            _ => Value::Object(Map::new()),
+        }
+    }
+    let mut fields = below(wanted);
+    if let Some(fields) = fields.as_object_mut() {
+        fields.remove("f:apiVersion");
+        fields.remove("f:kind");
+        if let Some(metadata) = fields.get_mut("f:metadata").and_then(Value::as_object_mut) {
+            for identity in ["f:name", "f:namespace", "f:uid", "f:resourceVersion"] {
+                metadata.remove(identity);
+            }
+        }
+    }
+    fields
+}
+
+/// A digest of a value for comparison within this process only.
+pub fn fingerprint(value: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    fingerprint_into(value, &mut hasher);
+    hasher.finish()
+}
+
+fn fingerprint_into(value: &Value, hasher: &mut DefaultHasher) {
+    match value {
+        Value::Object(fields) => {
+            '{'.hash(hasher);
+            for (name, value) in sorted(fields) {
+                name.hash(hasher);
+                fingerprint_into(value, hasher);
+            }
+            '}'.hash(hasher);
+        }
+        Value::Array(items) => {
+            '['.hash(hasher);
+            items.iter().for_each(|item| fingerprint_into(item, hasher));
+            ']'.hash(hasher);
+        }
+        other => other.to_string().hash(hasher),
+    }
+}
+
+/// A digest that may be stored: sha256 of the value as JSON with sorted keys and no white space, as hexadecimal digits.
+pub fn stable_digest(value: &Value) -> String {
+    fn write(value: &Value, digest: &mut Sha256) {
+        match value {
+            Value::Object(fields) => {
+                digest.update(b"{");
+                for (index, (name, value)) in sorted(fields).into_iter().enumerate() {
+                    if index > 0 {
+                        digest.update(b",");
+                    }
+                    digest.update(Value::from(name.as_str()).to_string());
+                    digest.update(b":");
+                    write(value, digest);
+                }
+                digest.update(b"}");
+            }
+            Value::Array(items) => {
+                digest.update(b"[");
+                for (index, item) in items.iter().enumerate() {
+                    if index > 0 {
+                        digest.update(b",");
+                    }
+                    write(item, digest);
+                }
+                digest.update(b"]");
+            }
+            other => digest.update(other.to_string()),
+        }
+    }
+    let mut digest = Sha256::new();
+    write(value, &mut digest);
+    hex(&digest.finalize())
+}
+
+/// Lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `serde_json`'s maps are sorted or not by a feature that any dependency may switch on: here it must not matter.
+fn sorted(fields: &Map<String, Value>) -> Vec<(&String, &Value)> {
+    let mut entries: Vec<_> = fields.iter().collect();
+    entries.sort_unstable_by_key(|(name, _)| *name);
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// As Kubernetes 1.36 answers for a small Deployment.
+    fn held() -> Value {
+        json!({
+            "f:metadata": {"f:labels": {"f:a": {}}, "f:ownerReferences": {"k:{\"uid\":\"u\"}": {}}},
+            "f:spec": {"f:replicas": {}, "f:template": {"f:spec": {"f:containers": {
+                "k:{\"name\":\"c\"}": {".": {}, "f:name": {}, "f:image": {}, "f:args": {},
+                    "f:ports": {"k:{\"containerPort\":8786,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}}}}}}}},
+        })
+    }
+
+    fn wanted() -> Value {
+        json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "x", "namespace": "n", "labels": {"a": "1"}, "annotations": {},
+                "ownerReferences": [{"uid": "u", "controller": true}]},
+            "spec": {"replicas": 1, "template": {"spec": {"containers": [
+                {"name": "c", "image": "i", "args": ["a"], "ports": [{"containerPort": 8786}]}]}}},
+        })
+    }
+
+    #[test]
+    fn an_object_as_it_was_applied_is_held_exactly() {
+        assert!(holds_exactly(&held(), &wanted()));
+    }
+
+    #[test]
+    fn a_field_that_was_taken_by_another_writer_is_lost() {
+        let container = "/f:spec/f:template/f:spec/f:containers/k:{\"name\":\"c\"}";
+        for (parent, field) in
+            [("/f:metadata", "f:labels"), ("/f:spec", "f:replicas"), (container, "f:image"), (container, "f:ports")]
+        {
+            let mut held = held();
+            held.pointer_mut(parent).and_then(Value::as_object_mut).unwrap().remove(field).unwrap();
+            assert!(!holds_exactly(&held, &wanted()), "{parent} without {field}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_no_longer_wanted_is_left_over() {
+        let mut wanted = wanted();
+        wanted["metadata"]["labels"] = json!({});
+        assert!(!holds_exactly(&held(), &wanted));
+    }
+
+    #[test]
+    fn a_field_that_is_wanted_anew_is_not_held() {
+        let mut wanted = wanted();
+        wanted["spec"]["paused"] = json!(true);
+        assert!(!holds_exactly(&held(), &wanted));
+    }
+
+    #[test]
+    fn live_contains_what_is_wanted_and_more() {
+        let live =
+            json!({"a": [{"name": "c", "image": "i"}, {"name": "sidecar"}], "b": {"c": 1}, "d": 2, "args": ["x"]});
+        assert!(contains(&live, &json!({"a": [{"name": "c"}], "b": {"c": 1}, "empty": {}})));
+        assert!(!contains(&live, &json!({"a": [{"name": "other"}]})));
+        assert!(!contains(&live, &json!({"args": ["x", "y"]})));
+        assert!(!contains(&live, &json!({"e": 1})));
+    }
+
+    #[test]
+    fn what_the_in_memory_cluster_records_is_held_exactly() {
+        assert!(holds_exactly(&fields_of(&wanted()), &wanted()));
+    }
+
+    #[test]
+    fn digests_do_not_depend_on_the_order_of_keys() {
+        let one: Value = serde_json::from_str(r#"{"a": 1, "b": [1, {"x": 1, "y": 2}]}"#).unwrap();
+        let two: Value = serde_json::from_str(r#"{"b": [1, {"y": 2, "x": 1}], "a": 1}"#).unwrap();
+        assert_eq!(fingerprint(&one), fingerprint(&two));
+        assert_eq!(stable_digest(&one), stable_digest(&two));
+        assert_ne!(stable_digest(&one), stable_digest(&json!({"a": 1, "b": [{"x": 1, "y": 2}, 1]})));
+    }
+
+    #[test]
+    fn held_entries_are_those_of_the_manager() {
+        let live = json!({"metadata": {"labels": {"a": "1", "foreign": "2"}}});
+        assert_eq!(Value::Object(held_entries(&held(), &live, &["metadata", "labels"])), json!({"a": "1"}));
+    }
+}

@@ -1,0 +1,21 @@
+//! Values and pure decisions of the operator.
+//!
+//! Nothing here can do I/O: no client, no runtime, no clock. Time, randomness and limits arrive as arguments.
+
+pub mod action;
+pub mod contract;
+pub mod dask;
+pub mod fields;
+pub mod memory;
+pub mod names;
+pub mod object;
+pub mod pipeline;
+pub mod plan;
+pub mod plugin;
+pub mod ports;
+pub mod queue;
+pub mod retry;
+pub mod selector;
+pub mod spec;
+pub mod time;
+pub mod wanted;

@@ -1,0 +1,391 @@
+//! A cluster in memory: what `render` and fast tests run the pipeline over.
+//!
+//! It does what the pipeline relies on, checked against a real API server by the integration tests: server-side apply with a
+//! set of fields per manager, uids, resource versions, preconditions, removal of children. It simplifies: nothing is
+//! defaulted, lists of custom kinds are replaced as a whole, Deployments are available at once, fields have no conflicts.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    action::{Action, Apply, ApplyTarget, WriteError, Written},
+    fields::{fields_of, hex},
+    object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
+    ports::{Observed, Pending, Writes},
+};
+
+/// Keys by which Kubernetes merges the lists of built-in kinds, the first that all items have.
+const LIST_KEYS: [&str; 6] = ["name", "containerPort", "port", "mountPath", "uid", "type"];
+
+/// A cluster in memory.
+pub struct MemoryCluster {
+    resources: Vec<Resource>,
+    created_at: String,
+    objects: Mutex<Objects>,
+}
+
+#[derive(Default)]
+struct Objects {
+    stored: BTreeMap<ObjectKey, Stored>,
+    version: u64,
+    /// What was written since the last look, in order.
+    written: Vec<(ObjectKey, String)>,
+}
+
+struct Stored {
+    /// As a person gave it, before anything was applied; empty for what handlers made.
+    given: Value,
+    /// The last apply of each manager, by manager and target, in the order of their first apply.
+    applied: Vec<(String, ApplyTarget, Value)>,
+    seen: Arc<Object>,
+    generation: i64,
+}
+
+impl MemoryCluster {
+    /// An empty cluster that serves these kinds. `created_at` is the time of all objects, RFC 3339.
+    pub fn new(resources: Vec<Resource>, created_at: &str) -> Self {
+        Self { resources, created_at: created_at.to_owned(), objects: Mutex::default() }
+    }
+
+    /// Puts an object in as a person would create it.
+    ///
+    /// # Errors
+    /// When it is no object of a kind that is served.
+    pub fn create(&self, mut object: Value) -> Result<ObjectKey, String> {
+        let kind = object_kind(&object);
+        let resource = self.served(&kind).ok_or_else(|| {
+            format!("the kind {kind} in version {} is not known; give its CustomResourceDefinition too", kind.version)
+        })?;
+        let name =
+            object.pointer("/metadata/name").and_then(Value::as_str).ok_or("metadata.name is missing")?.to_owned();
+        let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("default").to_owned();
+        let namespace = resource.namespaced.then_some(namespace);
+        if let Some(namespace) = &namespace {
+            object["metadata"]["namespace"] = json!(namespace);
+        }
+        let key = ObjectKey { kind, at: NamespacedName { namespace, name } };
+        let mut objects = self.lock();
+        let stored = Stored { given: object, applied: Vec::new(), seen: Arc::new(placeholder(&key)?), generation: 0 };
+        objects.stored.insert(key.clone(), stored);
+        self.refresh(&mut objects, &key)?;
+        Ok(key)
+    }
+
+    /// All objects, ordered by kind and name.
+    pub fn objects(&self) -> Vec<Arc<Object>> {
+        self.lock().stored.values().map(|stored| Arc::clone(&stored.seen)).collect()
+    }
+
+    /// Managers that applied to an object, in order.
+    pub fn authors(&self, key: &ObjectKey) -> Vec<String> {
+        let objects = self.lock();
+        let stored = objects.stored.get(key);
+        stored.into_iter().flat_map(|stored| &stored.applied).map(|(manager, _, _)| manager.clone()).collect()
+    }
+
+    /// What was written since this was last asked: object and manager.
+    pub fn take_written(&self) -> Vec<(ObjectKey, String)> {
+        std::mem::take(&mut self.lock().written)
+    }
+
+    /// Deletes an object and what it controls, without a trace.
+    pub fn delete(&self, key: &ObjectKey) {
+        remove(&mut self.lock(), key);
+    }
+
+    /// Changes an object as a person would: what they change is theirs from then on, as with an update.
+    pub fn edit(&self, key: &ObjectKey, change: impl FnOnce(&mut Value)) {
+        let mut objects = self.lock();
+        let Some(stored) = objects.stored.get_mut(key) else { return };
+        let before = stored.seen.to_value();
+        let mut after = before.clone();
+        change(&mut after);
+        for (_, _, body) in &mut stored.applied {
+            take_changed(body, &before, &after);
+        }
+        stored.given = after;
+        // The edited object can only be one that was decoded before.
+        let _ = self.refresh(&mut objects, key);
+    }
+
+    /// Removes what a manager applied to an object.
+    pub fn forget_apply(&self, key: &ObjectKey, manager: &str) {
+        let mut objects = self.lock();
+        let Some(stored) = objects.stored.get_mut(key) else { return };
+        stored.applied.retain(|(name, _, _)| name != manager);
+        let _ = self.refresh(&mut objects, key);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Objects> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn served(&self, kind: &GroupVersionKind) -> Option<Resource> {
+        self.resources.iter().find(|resource| resource.kind.same_kind(kind)).cloned()
+    }
+
+    fn apply(&self, apply: &Apply) -> Result<Written, WriteError> {
+        let mut objects = self.lock();
+        let key = &apply.object;
+        let stale = |message: &str| WriteError::Stale { object: key.clone(), message: message.to_owned() };
+        let precondition = |field: &str| apply.body["metadata"].get(field).and_then(Value::as_str);
+        match objects.stored.get(key) {
+            Some(stored) => {
+                let seen = &stored.seen.metadata;
+                if precondition("uid").is_some_and(|uid| uid != seen.uid) {
+                    return Err(stale("uid mismatch"));
+                }
+                if precondition("resourceVersion").is_some_and(|version| version != seen.resource_version) {
+                    return Err(stale("the object has been modified"));
+                }
+                if apply.creates && stored.applied.iter().all(|(manager, _, _)| *manager != apply.manager) {
+                    return Err(WriteError::Foreign { object: key.clone(), owner: "somebody else".to_owned() });
+                }
+            }
+            None if precondition("uid").is_some() => return Err(stale("no existing object")),
+            None => {
+                let seen = placeholder(key).map_err(|message| refused(key, message))?;
+                let stored = Stored { given: Value::Null, applied: Vec::new(), seen: Arc::new(seen), generation: 0 };
+                objects.stored.insert(key.clone(), stored);
+            }
+        }
+        let mut body = apply.body.clone();
+        if let Some(metadata) = body["metadata"].as_object_mut() {
+            metadata.remove("uid");
+            metadata.remove("resourceVersion");
+        }
+        let Some(stored) = objects.stored.get_mut(key) else { return Err(stale("no existing object")) };
+        match stored
+            .applied
+            .iter_mut()
+            .find(|(manager, target, _)| *manager == apply.manager && *target == apply.target)
+        {
+            Some((_, _, before)) if *before == body => return Ok(Written::Applied(Arc::clone(&stored.seen))),
+            Some((_, _, before)) => *before = body,
+            None => stored.applied.push((apply.manager.clone(), apply.target, body)),
+        }
+        self.refresh(&mut objects, key).map_err(|message| refused(key, message))?;
+        objects.written.push((key.clone(), apply.manager.clone()));
+        let seen = objects.stored.get(key).map(|stored| Arc::clone(&stored.seen));
+        seen.map(Written::Applied).ok_or_else(|| stale("no existing object"))
+    }
+
+    /// Computes an object anew from what was given and applied.
+    fn refresh(&self, objects: &mut Objects, key: &ObjectKey) -> Result<(), String> {
+        objects.version += 1;
+        let version = objects.version;
+        let by_keys = self.served(&key.kind).is_some_and(|resource| is_built_in(&resource.kind));
+        let Some(stored) = objects.stored.get_mut(key) else { return Ok(()) };
+        let mut object = if stored.given.is_null() { json!({}) } else { stored.given.clone() };
+        for (_, _, body) in &stored.applied {
+            merge(&mut object, body, by_keys);
+        }
+        let spec = stored.seen.field::<Value>("spec").and_then(Result::ok);
+        if stored.generation == 0 || spec.as_ref() != object.get("spec") {
+            stored.generation += 1;
+        }
+        object["apiVersion"] = json!(key.kind.api_version());
+        object["kind"] = json!(key.kind.kind);
+        object["metadata"]["name"] = json!(key.at.name);
+        if let Some(namespace) = &key.at.namespace {
+            object["metadata"]["namespace"] = json!(namespace);
+        }
+        object["metadata"]["uid"] = json!(uid(key));
+        object["metadata"]["resourceVersion"] = json!(version.to_string());
+        object["metadata"]["generation"] = json!(stored.generation);
+        object["metadata"]["creationTimestamp"] = json!(self.created_at);
+        object["metadata"]["managedFields"] = stored
+            .applied
+            .iter()
+            .map(|(manager, target, body)| {
+                let subresource = if *target == ApplyTarget::Status { "status" } else { "" };
+                json!({"manager": manager, "operation": "Apply", "subresource": subresource, "fieldsV1": fields_of(body)})
+            })
+            .collect();
+        simulate_controllers(&key.kind, &mut object);
+        stored.seen = Arc::new(Object::from_value(&object).map_err(|error| error.to_string())?);
+        Ok(())
+    }
+}
+
+/// Takes from an applied set what differs between two states of the object.
+fn take_changed(body: &mut Value, before: &Value, after: &Value) {
+    let Some(fields) = body.as_object_mut() else { return };
+    fields.retain(|name, value| {
+        let (before, after) = (before.get(name), after.get(name));
+        if before == after {
+            return true;
+        }
+        match (before, after) {
+            (Some(before), Some(after)) if value.is_object() => {
+                take_changed(value, before, after);
+                true
+            }
+            _ => false,
+        }
+    });
+}
+
+fn refused(key: &ObjectKey, message: String) -> WriteError {
+    WriteError::Refused { object: key.clone(), code: 422, reason: "Invalid".to_owned(), message }
+}
+
+fn placeholder(key: &ObjectKey) -> Result<Object, String> {
+    let object =
+        json!({"apiVersion": key.kind.api_version(), "kind": key.kind.kind, "metadata": {"name": key.at.name}});
+    Object::from_value(&object).map_err(|error| error.to_string())
+}
+
+fn object_kind(object: &Value) -> GroupVersionKind {
+    let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
+    GroupVersionKind::from_api_version(text("apiVersion"), text("kind"))
+}
+
+/// Kinds that Kubernetes itself serves have merge keys for their lists; groups of custom kinds are domains of others.
+fn is_built_in(kind: &GroupVersionKind) -> bool {
+    !kind.group.contains('.') || kind.group.ends_with(".k8s.io")
+}
+
+/// The same object has the same uid in each run.
+fn uid(key: &ObjectKey) -> String {
+    let digest = hex(&Sha256::digest(key.to_string())[..16]);
+    format!("{}-{}-{}-{}-{}", &digest[..8], &digest[8..12], &digest[12..16], &digest[16..20], &digest[20..])
+}
+
+/// What Kubernetes' own controllers would say of an object after a while.
+fn simulate_controllers(kind: &GroupVersionKind, object: &mut Value) {
+    if kind.group == "apps" && kind.kind == "Deployment" {
+        let replicas = object.pointer("/spec/replicas").cloned().unwrap_or_else(|| json!(1));
+        object["status"] = json!({
+            "observedGeneration": object["metadata"]["generation"],
+            "replicas": replicas, "updatedReplicas": replicas, "readyReplicas": replicas, "availableReplicas": replicas,
+        });
+    }
+}
+
+/// Lays `from` over `into`.
+fn merge(into: &mut Value, from: &Value, by_keys: bool) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (name, value) in from {
+                merge(into.entry(name).or_insert(Value::Null), value, by_keys);
+            }
+        }
+        (Value::Array(into), Value::Array(from)) if by_keys => {
+            if !merge_lists(into, from) {
+                into.clone_from(from);
+            }
+        }
+        (into, from) => *into = from.clone(),
+    }
+}
+
+/// Merges lists whose items all have the same key; false if they have none.
+fn merge_lists(into: &mut Vec<Value>, from: &[Value]) -> bool {
+    let key = LIST_KEYS.into_iter().find(|key| into.iter().chain(from).all(|item| item.get(key).is_some()));
+    let Some(key) = key else { return false };
+    for item in from {
+        match into.iter_mut().find(|other| other.get(key) == item.get(key)) {
+            Some(other) => merge(other, item, true),
+            None => into.push(item.clone()),
+        }
+    }
+    true
+}
+
+fn remove(objects: &mut Objects, key: &ObjectKey) {
+    let Some(removed) = objects.stored.remove(key) else { return };
+    let uid = removed.seen.metadata.uid.clone();
+    let owned: Vec<_> = objects
+        .stored
+        .iter()
+        .filter(|(_, stored)| stored.seen.metadata.owner_references.iter().any(|owner| owner.uid == uid))
+        .map(|(key, _)| key.clone())
+        .collect();
+    owned.iter().for_each(|key| remove(objects, key));
+}
+
+impl Observed for MemoryCluster {
+    fn get(&self, kind: &GroupVersionKind, at: &NamespacedName) -> Option<Arc<Object>> {
+        let key = ObjectKey { kind: self.served(kind)?.kind, at: at.clone() };
+        self.lock().stored.get(&key).map(|stored| Arc::clone(&stored.seen))
+    }
+
+    fn controlled_by(&self, kind: &GroupVersionKind, uid: &str) -> Vec<Arc<Object>> {
+        let objects = self.lock();
+        let controlled = objects
+            .stored
+            .values()
+            .filter(|stored| stored.seen.kind.same_kind(kind) && stored.seen.is_controlled_by(uid));
+        controlled.map(|stored| Arc::clone(&stored.seen)).collect()
+    }
+
+    fn departed(&self, _kind: &GroupVersionKind, _uid: &str) -> Vec<Arc<Object>> {
+        Vec::new()
+    }
+
+    fn resource(&self, kind: &GroupVersionKind) -> Option<Resource> {
+        self.served(kind)
+    }
+}
+
+impl Writes for MemoryCluster {
+    fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>> {
+        let result = match &action {
+            Action::Apply(apply) => self.apply(apply),
+            Action::Delete { object, uid, .. } => {
+                let mut objects = self.lock();
+                if objects.stored.get(object).is_some_and(|stored| stored.seen.metadata.uid == *uid) {
+                    remove(&mut objects, object);
+                    objects.written.push((object.clone(), "delete".to_owned()));
+                }
+                Ok(Written::Deleted)
+            }
+        };
+        Box::pin(std::future::ready(result))
+    }
+}
+
+/// The kinds that every cluster serves and that handlers commonly make.
+pub fn built_in_resources() -> Vec<Resource> {
+    let table: [(&str, &str, &str, &str); 22] = [
+        ("", "v1", "ConfigMap", "configmaps"),
+        ("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
+        ("", "v1", "Pod", "pods"),
+        ("", "v1", "ResourceQuota", "resourcequotas"),
+        ("", "v1", "Secret", "secrets"),
+        ("", "v1", "Service", "services"),
+        ("", "v1", "ServiceAccount", "serviceaccounts"),
+        ("apps", "v1", "DaemonSet", "daemonsets"),
+        ("apps", "v1", "Deployment", "deployments"),
+        ("apps", "v1", "ReplicaSet", "replicasets"),
+        ("apps", "v1", "StatefulSet", "statefulsets"),
+        ("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"),
+        ("batch", "v1", "CronJob", "cronjobs"),
+        ("batch", "v1", "Job", "jobs"),
+        ("networking.k8s.io", "v1", "Ingress", "ingresses"),
+        ("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies"),
+        ("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets"),
+        ("kubernetes.dask.org", "v1", "DaskCluster", "daskclusters"),
+        ("kubernetes.dask.org", "v1", "DaskWorkerGroup", "daskworkergroups"),
+        ("kubernetes.dask.org", "v1", "DaskJob", "daskjobs"),
+        ("kubernetes.dask.org", "v1", "DaskAutoscaler", "daskautoscalers"),
+        ("plugins.dask.org", "v1alpha1", "DaskPluginRecord", "daskpluginrecords"),
+    ];
+    let namespaced = table.map(|(group, version, kind, plural)| Resource {
+        kind: GroupVersionKind::new(group, version, kind),
+        plural: plural.to_owned(),
+        namespaced: true,
+    });
+    let namespace = Resource {
+        kind: GroupVersionKind::new("", "v1", "Namespace"),
+        plural: "namespaces".to_owned(),
+        namespaced: false,
+    };
+    namespaced.into_iter().chain([namespace]).collect()
+}

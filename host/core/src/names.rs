@@ -1,0 +1,94 @@
+//! Kubernetes' rules for names, checked before any of them is sent anywhere.
+
+use thiserror::Error;
+
+/// Longest DNS label, and longest label value (RFC 1123; Kubernetes' `validation` package).
+pub const DNS_LABEL_MAX: usize = 63;
+/// Longest DNS subdomain (RFC 1123), which most object names are.
+pub const DNS_SUBDOMAIN_MAX: usize = 253;
+
+/// What is wrong with a name.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NameError {
+    /// Nothing was given.
+    #[error("is empty")]
+    Empty,
+    /// More characters than the rule allows.
+    #[error("has {length} characters; at most {max} are allowed")]
+    TooLong {
+        /// Characters given.
+        length: usize,
+        /// Characters allowed.
+        max: usize,
+    },
+    /// A character that the rule does not allow, or at a place where it does not.
+    #[error(
+        "{value:?} must consist of lower case alphanumeric characters{also}, and start and end with an alphanumeric character"
+    )]
+    Characters {
+        /// The name.
+        value: String,
+        /// Which other characters are allowed.
+        also: &'static str,
+    },
+}
+
+/// A DNS label: what Services and namespaces are named by.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_dns_label(value: &str) -> Result<(), NameError> {
+    check_length(value, DNS_LABEL_MAX)?;
+    if is_label(value) { Ok(()) } else { Err(NameError::Characters { value: value.to_owned(), also: " or '-'" }) }
+}
+
+/// A DNS subdomain: what most other objects are named by.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_dns_subdomain(value: &str) -> Result<(), NameError> {
+    check_length(value, DNS_SUBDOMAIN_MAX)?;
+    if value.split('.').all(is_label) {
+        Ok(())
+    } else {
+        Err(NameError::Characters { value: value.to_owned(), also: ", '-' or '.'" })
+    }
+}
+
+fn check_length(value: &str, max: usize) -> Result<(), NameError> {
+    match value.len() {
+        0 => Err(NameError::Empty),
+        length if length > max => Err(NameError::TooLong { length, max }),
+        _ => Ok(()),
+    }
+}
+
+fn is_label(value: &str) -> bool {
+    let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = value.as_bytes();
+    match (bytes.first(), bytes.last()) {
+        (Some(&first), Some(&last)) => {
+            alphanumeric(first) && alphanumeric(last) && bytes.iter().all(|&byte| alphanumeric(byte) || byte == b'-')
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_and_subdomains() {
+        for good in ["a", "a-b", "0a", "a".repeat(63).as_str()] {
+            assert_eq!(check_dns_label(good), Ok(()), "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a.b", "a_b", "ä", "a/b", "a?x=1", "..", "a".repeat(64).as_str()] {
+            assert!(check_dns_label(bad).is_err(), "{bad}");
+        }
+        assert_eq!(check_dns_subdomain("a.b-c.d"), Ok(()));
+        for bad in ["a..b", ".a", "a.", "../x", "x?force=true", "x#y", "x/status"] {
+            assert!(check_dns_subdomain(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! Kubernetes objects as the operator observes them.
+//!
+//! An [`Object`] is decoded only as far as ownership, selection and drift need: everything else stays JSON text, so that
+//! fields that are newer than us pass through and a thousand objects take little memory.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{MapAccess, Visitor},
+    ser::SerializeMap,
+};
+use serde_json::{Value, value::RawValue};
+
+/// Group, version and kind.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct GroupVersionKind {
+    /// `""` for the core group.
+    pub group: String,
+    /// `v1`.
+    pub version: String,
+    /// `Deployment`.
+    pub kind: String,
+}
+
+impl GroupVersionKind {
+    /// From its three parts.
+    pub fn new(group: &str, version: &str, kind: &str) -> Self {
+        Self { group: group.to_owned(), version: version.to_owned(), kind: kind.to_owned() }
+    }
+
+    /// `apps/v1`, or `v1` for the core group.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// From an object's `apiVersion` and `kind`.
+    pub fn from_api_version(api_version: &str, kind: &str) -> Self {
+        match api_version.split_once('/') {
+            Some((group, version)) => Self::new(group, version, kind),
+            None => Self::new("", api_version, kind),
+        }
+    }
+
+    /// Whether both are the same kind of the same group, whatever the version.
+    pub fn same_kind(&self, other: &Self) -> bool {
+        self.group == other.group && self.kind == other.kind
+    }
+}
+
+impl fmt::Display for GroupVersionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.group.is_empty() { f.write_str(&self.kind) } else { write!(f, "{}.{}", self.kind, self.group) }
+    }
+}
+
+/// A kind that the API server serves: what is needed to build a URL for it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Resource {
+    /// The kind.
+    pub kind: GroupVersionKind,
+    /// Its plural name in URLs and access rules, `deployments`.
+    pub plural: String,
+    /// Whether its objects live in namespaces.
+    pub namespaced: bool,
+}
+
+/// Namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NamespacedName {
+    /// None for cluster-scoped objects.
+    pub namespace: Option<String>,
+    /// The name.
+    pub name: String,
+}
+
+impl NamespacedName {
+    /// An object in a namespace.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: Some(namespace.to_owned()), name: name.to_owned() }
+    }
+}
+
+impl fmt::Display for NamespacedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{namespace}/{}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+/// Which object: kind, namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ObjectKey {
+    /// The kind.
+    pub kind: GroupVersionKind,
+    /// Namespace and name.
+    pub at: NamespacedName,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.at)
+    }
+}
+
+/// An owner reference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnerReference {
+    /// `kubernetes.dask.org/v1`.
+    pub api_version: String,
+    /// Kind of the owner.
+    pub kind: String,
+    /// Name of the owner.
+    pub name: String,
+    /// Uid of the owner: what counts.
+    pub uid: String,
+    /// Whether it is the managing owner, of which there is one at most.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub controller: bool,
+    /// Whether foreground deletion of the owner waits for this object.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub block_owner_deletion: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// An object's metadata, without `managedFields`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Metadata {
+    /// Name.
+    pub name: String,
+    /// Namespace; none for cluster-scoped objects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Identity over time: an object made anew under the same name has another.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+    /// Version of the stored object.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub resource_version: String,
+    /// Counts changes of the specification.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub creation_timestamp: Option<String>,
+    /// RFC 3339; set when the object is being deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deletion_timestamp: Option<String>,
+    /// Labels.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Owners.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub owner_references: Vec<OwnerReference>,
+    /// Finalizers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub finalizers: Vec<String>,
+}
+
+impl Metadata {
+    /// The managing owner.
+    pub fn controller(&self) -> Option<&OwnerReference> {
+        self.owner_references.iter().find(|owner| owner.controller)
+    }
+}
+
+/// What one field manager holds of an object: an entry of `metadata.managedFields`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManagedFields {
+    /// The manager's name.
+    #[serde(default)]
+    pub manager: String,
+    /// `Apply` or `Update`.
+    #[serde(default)]
+    pub operation: String,
+    /// `status` for what was written through the status subresource.
+    #[serde(default)]
+    pub subresource: String,
+    /// The set of fields, in Kubernetes' `FieldsV1` form.
+    #[serde(default, rename = "fieldsV1")]
+    pub fields: Option<Box<RawValue>>,
+}
+
+/// An object as it was observed.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Its kind.
+    pub kind: Arc<GroupVersionKind>,
+    /// Its metadata.
+    pub metadata: Metadata,
+    /// The top-level fields besides `apiVersion`, `kind` and `metadata`, as JSON text: `spec`, `status`, `data`, …
+    pub fields: BTreeMap<String, Box<RawValue>>,
+    /// Entries of `metadata.managedFields`.
+    pub managed_fields: Vec<ManagedFields>,
+}
+
+impl Object {
+    /// Gives a decoded object its kind: items of a list don't carry one.
+    pub fn new(kind: Arc<GroupVersionKind>, wire: WireObject) -> Self {
+        Self { kind, metadata: wire.metadata, fields: wire.fields, managed_fields: wire.managed_fields }
+    }
+
+    /// From a whole object, `apiVersion` and `kind` included.
+    ///
+    /// # Errors
+    /// When it is not an object with `apiVersion`, `kind` and metadata of the right types.
+    pub fn from_value(value: &Value) -> Result<Self, serde_json::Error> {
+        let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
+        let kind = GroupVersionKind::from_api_version(text("apiVersion"), text("kind"));
+        Ok(Self::new(Arc::new(kind), serde_json::from_str(&value.to_string())?))
+    }
+
+    /// Kind, namespace and name.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey { kind: (*self.kind).clone(), at: self.at() }
+    }
+
+    /// Namespace and name.
+    pub fn at(&self) -> NamespacedName {
+        NamespacedName { namespace: self.metadata.namespace.clone(), name: self.metadata.name.clone() }
+    }
+
+    /// One top-level field, decoded.
+    pub fn field<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Option<Result<T, serde_json::Error>> {
+        self.fields.get(name).map(|raw| serde_json::from_str(raw.get()))
+    }
+
+    /// The whole object without `managedFields`, decoded.
+    pub fn to_value(&self) -> Value {
+        serde_json::to_value(self).expect("an object that was decoded from JSON can be encoded as JSON")
+    }
+
+    /// The whole object without `managedFields`, as JSON text.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("an object that was decoded from JSON can be encoded as JSON")
+    }
+
+    /// What a manager holds through `apply` on the object itself (not on a subresource).
+    pub fn applied_by(&self, manager: &str) -> Option<&ManagedFields> {
+        self.managed_fields
+            .iter()
+            .find(|entry| entry.manager == manager && entry.operation == "Apply" && entry.subresource.is_empty())
+    }
+
+    /// Whether the object is on its way out.
+    pub fn is_being_deleted(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
+    /// Whether the subject of this uid manages the object.
+    pub fn is_controlled_by(&self, uid: &str) -> bool {
+        self.metadata.controller().is_some_and(|owner| owner.uid == uid)
+    }
+
+    /// A controller reference to this object, for its children.
+    pub fn as_owner(&self) -> OwnerReference {
+        OwnerReference {
+            api_version: self.kind.api_version(),
+            kind: self.kind.kind.clone(),
+            name: self.metadata.name.clone(),
+            uid: self.metadata.uid.clone(),
+            controller: true,
+            block_owner_deletion: true,
+        }
+    }
+}
+
+impl Serialize for Object {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.fields.len() + 3))?;
+        map.serialize_entry("apiVersion", &self.kind.api_version())?;
+        map.serialize_entry("kind", &self.kind.kind)?;
+        map.serialize_entry("metadata", &self.metadata)?;
+        for (name, value) in &self.fields {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// An object as it comes over the wire, in a list (where items carry no kind) or alone.
+#[derive(Clone, Debug, Default)]
+pub struct WireObject {
+    /// `apiVersion`, if it is there.
+    pub api_version: Option<String>,
+    /// `kind`, if it is there.
+    pub kind: Option<String>,
+    /// Metadata without `managedFields`.
+    pub metadata: Metadata,
+    /// Entries of `metadata.managedFields`.
+    pub managed_fields: Vec<ManagedFields>,
+    /// All other top-level fields.
+    pub fields: BTreeMap<String, Box<RawValue>>,
+}
+
+/// [`Metadata`] together with the one field that is kept apart.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireMetadata {
+    #[serde(default)]
+    managed_fields: Vec<ManagedFields>,
+    #[serde(default)]
+    name: String,
+    namespace: Option<String>,
+    #[serde(default)]
+    uid: String,
+    #[serde(default)]
+    resource_version: String,
+    generation: Option<i64>,
+    creation_timestamp: Option<String>,
+    deletion_timestamp: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
+    owner_references: Option<Vec<OwnerReference>>,
+    finalizers: Option<Vec<String>>,
+}
+
+impl<'de> Deserialize<'de> for WireObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor;
+
+        impl<'de> Visitor<'de> for ObjectVisitor {
+            type Value = WireObject;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a Kubernetes object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<WireObject, A::Error> {
+                let mut object = WireObject::default();
+                while let Some(name) = map.next_key::<String>()? {
+                    match name.as_str() {
+                        "apiVersion" => object.api_version = map.next_value()?,
+                        "kind" => object.kind = map.next_value()?,
+                        "metadata" => {
+                            let metadata: WireMetadata = map.next_value()?;
+                            object.managed_fields = metadata.managed_fields;
+                            object.metadata = Metadata {
+                                name: metadata.name,
+                                namespace: metadata.namespace,
+                                uid: metadata.uid,
+                                resource_version: metadata.resource_version,
+                                generation: metadata.generation,
+                                creation_timestamp: metadata.creation_timestamp,
+                                deletion_timestamp: metadata.deletion_timestamp,
+                                labels: metadata.labels.unwrap_or_default(),
+                                annotations: metadata.annotations.unwrap_or_default(),
+                                owner_references: metadata.owner_references.unwrap_or_default(),
+                                finalizers: metadata.finalizers.unwrap_or_default(),
+                            };
+                        }
+                        _ => {
+                            object.fields.insert(name, map.next_value()?);
+                        }
+                    }
+                }
+                Ok(object)
+            }
+        }
+
+        deserializer.deserialize_map(ObjectVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn unknown_fields_pass_through_and_managed_fields_are_kept_apart() {
+        let whole = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "a", "namespace": "n", "uid": "u", "managedFields": [
+                {"manager": "m", "operation": "Apply", "fieldsV1": {"f:spec": {}}}]},
+            "spec": {"template": {"spec": {"newerThanUs": {"b": 1}}}},
+        });
+        let object = Object::from_value(&whole).unwrap();
+        assert!(object.applied_by("m").is_some());
+        let mut expected = whole;
+        expected["metadata"].as_object_mut().unwrap().remove("managedFields");
+        assert_eq!(object.to_value(), expected);
+    }
+
+    #[test]
+    fn null_maps_count_as_absent() {
+        let object: WireObject =
+            serde_json::from_str(r#"{"metadata": {"name": "a", "labels": null, "finalizers": null}, "spec": null}"#)
+                .unwrap();
+        assert_eq!(object.metadata.name, "a");
+        assert!(object.metadata.labels.is_empty());
+    }
+
+    #[test]
+    fn metadata_of_a_wrong_type_is_an_error() {
+        assert!(serde_json::from_str::<WireObject>(r#"{"metadata": {"name": 1}}"#).is_err());
+    }
+}

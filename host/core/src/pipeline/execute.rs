@@ -1,0 +1,79 @@
+//! Carries out a plan: one stage after the other, the actions of a stage at once.
+
+use futures_util::future::join_all;
+use serde_json::json;
+
+use super::{Pipeline, SubjectState};
+use crate::{
+    action::{Action, WriteError, Written},
+    dask::Settled,
+    object::Object,
+    plan::{Plan, Planner},
+    wanted::{Snapshot, SubjectPatch, WantedChild},
+};
+
+/// What came of a plan.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    pub(super) writes: usize,
+    pub(super) errors: Vec<WriteError>,
+}
+
+impl Pipeline<'_> {
+    pub(super) fn plan(
+        &self,
+        manager: &str,
+        force: bool,
+        state: &SubjectState,
+        seen: &Snapshot,
+        subject: Option<&SubjectPatch>,
+        children: Option<&[Settled]>,
+    ) -> Plan {
+        let planner = Planner {
+            manager,
+            force,
+            resource: &|kind| self.observed.resource(kind),
+            live: &|kind, at| self.observed.get(kind, at),
+            memory: &state.memory,
+        };
+        planner.plan(seen, subject, children)
+    }
+
+    pub(super) async fn execute(&self, plan: Plan, state: &mut SubjectState) -> Done {
+        let mut done = Done::default();
+        for stage in [plan.subject, plan.children, plan.prunes] {
+            let results = join_all(stage.into_iter().map(|action| self.perform(action))).await;
+            for (action, result) in results {
+                match result {
+                    Ok(Written::Applied(answer)) => {
+                        if let Action::Apply(apply) = &action {
+                            state.memory.note(&apply.manager, &apply.body, &answer);
+                        }
+                        done.writes += 1;
+                    }
+                    Ok(Written::Deleted) => done.writes += 1,
+                    Err(error) => done.errors.push(error),
+                }
+            }
+            if !done.errors.is_empty() {
+                break;
+            }
+        }
+        done
+    }
+
+    async fn perform(&self, action: Action) -> (Action, Result<Written, WriteError>) {
+        let result = self.writes.write(action.clone()).await;
+        (action, result)
+    }
+}
+
+/// Makes children the subject's: its namespace, and a controller reference to it.
+pub(super) fn adopt(children: &mut [WantedChild], subject: &Object) {
+    for child in children {
+        child.object["metadata"]["ownerReferences"] = json!([subject.as_owner()]);
+        if let Some(namespace) = &subject.metadata.namespace {
+            child.object["metadata"]["namespace"] = json!(namespace);
+        }
+    }
+}

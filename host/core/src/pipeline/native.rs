@@ -1,0 +1,88 @@
+//! A pass of a Dask reconciler.
+
+use std::sync::Arc;
+
+use super::{Pass, Pipeline, SubjectState, execute::adopt};
+use crate::{
+    action::WriteError,
+    dask::{Lookup, PAUSED, Reconciler, field_manager, settle},
+    object::Object,
+    wanted::{Problem, Snapshot, target},
+};
+
+impl Pipeline<'_> {
+    pub(super) async fn reconcile_native(
+        &self,
+        reconciler: Reconciler,
+        subject: &Arc<Object>,
+        state: &mut SubjectState,
+        now: u64,
+    ) -> Pass {
+        if subject.metadata.annotations.get(PAUSED).is_some_and(|value| value == "true") {
+            return Pass::default();
+        }
+        let manager = field_manager(reconciler);
+        let seen = self.observe_native(reconciler, subject, now);
+        let mut wanted = reconciler.reconcile(&seen, self.environment);
+        let settled = wanted.children.take().map(|mut children| {
+            adopt(&mut children, subject);
+            children
+                .into_iter()
+                .map(|child| {
+                    let (kind, name) = target(&child.object);
+                    let live = seen.child(&kind, name).cloned();
+                    settle(child, live.as_deref(), &manager)
+                })
+                .collect::<Vec<_>>()
+        });
+        let mut plan = self.plan(&manager, true, state, &seen, wanted.subject.as_ref(), settled.as_deref());
+        let mut problems = wanted.problems;
+        problems.append(&mut plan.problems);
+        let done = self.execute(plan, state).await;
+        problems.extend(done.errors.iter().filter_map(|error| problem(reconciler, subject, error)));
+
+        let retry = if done.errors.is_empty() {
+            state.backoff.succeed();
+            None
+        } else {
+            Some(state.backoff.fail(&subject.metadata.uid, None, None))
+        };
+        state.problems.clone_from(&problems);
+        Pass {
+            writes: done.writes,
+            retry,
+            requeue_after: wanted.requeue_after,
+            events: wanted.events,
+            problems,
+            ..Pass::default()
+        }
+    }
+
+    pub(super) fn observe_native(&self, reconciler: Reconciler, subject: &Arc<Object>, now: u64) -> Snapshot {
+        let mut seen = self.snapshot(subject, &reconciler.children(), now);
+        for (name, lookup) in reconciler.lookups(subject, &seen.children) {
+            let found = match lookup {
+                Lookup::Named(kind, at) => self.observed.get(&kind, &at).into_iter().collect(),
+                Lookup::ControlledBy(kind, uid) => self.observed.controlled_by(&kind, &uid),
+            };
+            seen.related.insert(name, found);
+        }
+        seen
+    }
+}
+
+/// What a person should know of a failed write. That our view was old is none of their business.
+fn problem(reconciler: Reconciler, subject: &Object, error: &WriteError) -> Option<Problem> {
+    if matches!(error, WriteError::Stale { .. } | WriteError::NotLeader) {
+        return None;
+    }
+    let (kind, name) = (&subject.kind.kind, &subject.metadata.name);
+    let remedy = match error {
+        WriteError::Refused { object, .. } => match reconciler.section(&object.kind) {
+            Some(section) => format!("; correct {section} of {kind} {name}"),
+            None => String::new(),
+        },
+        _ => String::new(),
+    };
+    Some(Problem::passing(error.kind(), format!("{kind} {name}: {error}{remedy}")))
+}

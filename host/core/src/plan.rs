@@ -1,0 +1,245 @@
+//! From what is wanted and what was observed to the writes that are left to do.
+//!
+//! All choices are made here; planning again after the plan was carried out gives an empty plan.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde_json::{Value, json};
+
+use crate::{
+    action::{Action, Apply, ApplyTarget},
+    dask::Settled,
+    fields::{contains, fingerprint, holds_exactly},
+    object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
+    wanted::{Problem, Snapshot, SubjectPatch, WantedChild, target},
+};
+
+/// What was applied to each object, and how it looked right after: lets a later pass see that nothing is left to do even
+/// where the server stores something else than what was sent (quantities, say). Lost at a restart, which costs one apply that changes nothing.
+#[derive(Debug, Default)]
+pub struct Memory(HashMap<(String, String), Applied>);
+
+#[derive(Debug, PartialEq)]
+struct Applied {
+    wanted: u64,
+    held: u64,
+}
+
+impl Memory {
+    /// Notes that `wanted` was applied and that the server answered with `answer`.
+    pub fn note(&mut self, manager: &str, wanted: &Value, answer: &Object) {
+        let applied =
+            Applied { wanted: fingerprint(&without_preconditions(wanted)), held: held_fingerprint(answer, manager) };
+        self.0.insert((answer.metadata.uid.clone(), manager.to_owned()), applied);
+    }
+
+    /// Forgets everything about objects that are no longer there.
+    pub fn retain(&mut self, alive: impl Fn(&str) -> bool) {
+        self.0.retain(|(uid, _), _| alive(uid));
+    }
+
+    fn says_applied(&self, manager: &str, wanted: &Value, live: &Object) -> bool {
+        let applied = Applied { wanted: fingerprint(wanted), held: held_fingerprint(live, manager) };
+        self.0.get(&(live.metadata.uid.clone(), manager.to_owned())) == Some(&applied)
+    }
+}
+
+fn held_fingerprint(object: &Object, manager: &str) -> u64 {
+    held(object, manager).map_or(0, |held| fingerprint(&held))
+}
+
+fn held(object: &Object, manager: &str) -> Option<Value> {
+    serde_json::from_str(object.applied_by(manager)?.fields.as_ref()?.get()).ok()
+}
+
+fn without_preconditions(body: &Value) -> Value {
+    let mut body = body.clone();
+    if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("uid");
+        metadata.remove("resourceVersion");
+    }
+    body
+}
+
+/// Whether nothing is left to apply: the manager holds exactly these fields, with these values.
+pub fn is_applied(memory: &Memory, manager: &str, wanted: &Value, live: &Object) -> bool {
+    memory.says_applied(manager, wanted, live)
+        || held(live, manager).is_some_and(|held| holds_exactly(&held, wanted)) && contains(&live.to_value(), wanted)
+}
+
+/// The writes that are left, in the order of their dependence: a stage is begun when the one before succeeded.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[must_use]
+pub struct Plan {
+    /// Write-ahead records on the subject.
+    pub subject: Vec<Action>,
+    /// Applies of children, independent of each other.
+    pub children: Vec<Action>,
+    /// Children that are no longer wanted.
+    pub prunes: Vec<Action>,
+    /// What can't be done.
+    pub problems: Vec<Problem>,
+}
+
+impl Plan {
+    /// Whether nothing is to be written.
+    pub fn is_empty(&self) -> bool {
+        self.subject.is_empty() && self.children.is_empty() && self.prunes.is_empty()
+    }
+}
+
+/// Who plans, and what it may use.
+pub struct Planner<'a> {
+    /// Field manager of the handler.
+    pub manager: &'a str,
+    /// Whether fields that others hold are taken: native reconcilers do, on their own objects.
+    pub force: bool,
+    /// How kinds are served.
+    pub resource: &'a dyn Fn(&GroupVersionKind) -> Option<Resource>,
+    /// The live object at a place, whoever it belongs to, if we watch it.
+    pub live: &'a dyn Fn(&GroupVersionKind, &NamespacedName) -> Option<Arc<Object>>,
+    /// What was applied before.
+    pub memory: &'a Memory,
+}
+
+impl Planner<'_> {
+    /// Plans the writes for one subject. `children` none: no opinion, what is there stays.
+    pub fn plan(&self, seen: &Snapshot, subject: Option<&SubjectPatch>, children: Option<&[Settled]>) -> Plan {
+        let mut plan = Plan::default();
+        if let Some(patch) = subject {
+            self.plan_subject(seen, patch, &mut plan);
+        }
+        if let Some(children) = children {
+            for child in children {
+                match child {
+                    Settled::Apply(child) => self.plan_child(seen, child, &mut plan),
+                    Settled::Outdated(child) => plan.problems.push(outdated(child)),
+                }
+            }
+            self.plan_prunes(seen, children, &mut plan);
+        }
+        plan
+    }
+
+    fn plan_subject(&self, seen: &Snapshot, patch: &SubjectPatch, plan: &mut Plan) {
+        let subject = &seen.subject;
+        let Some(resource) = (self.resource)(&subject.kind) else {
+            return plan.problems.push(not_served(&subject.kind));
+        };
+        let mut body = patch.body.clone();
+        body["apiVersion"] = json!(subject.kind.api_version());
+        body["kind"] = json!(subject.kind.kind);
+        body["metadata"]["name"] = json!(subject.metadata.name);
+        if is_applied(self.memory, self.manager, &body, subject) {
+            return;
+        }
+        add_preconditions(&mut body, subject, patch.guarded);
+        plan.subject.push(self.apply(resource, subject.key(), body, self.force, false));
+    }
+
+    fn plan_child(&self, seen: &Snapshot, child: &WantedChild, plan: &mut Plan) {
+        let (kind, name) = target(&child.object);
+        let Some(resource) = (self.resource)(&kind) else { return plan.problems.push(not_served(&kind)) };
+        let at = NamespacedName { namespace: seen.subject.metadata.namespace.clone(), name: name.to_owned() };
+        let object = ObjectKey { kind: kind.clone(), at };
+        let known = seen.child(&kind, name).cloned().or_else(|| (self.live)(&kind, &object.at));
+        let Some(live) = known else {
+            return plan.children.push(self.create(seen, resource, object, child));
+        };
+        if live.is_being_deleted() {
+            return; // Its end is an event, and then it is made anew.
+        }
+        if !self.is_ours(seen, &live) {
+            return plan.problems.push(foreign(&object, &live));
+        }
+        if is_applied(self.memory, self.manager, &child.object, &live) {
+            return;
+        }
+        let mut body = child.object.clone();
+        add_preconditions(&mut body, &live, child.guarded);
+        plan.children.push(self.apply(resource, object, body, self.force, false));
+    }
+
+    /// An object that is believed absent. If it only left our watches, it still has its uid.
+    fn create(&self, seen: &Snapshot, resource: Resource, object: ObjectKey, child: &WantedChild) -> Action {
+        let departed =
+            seen.departed.iter().find(|former| former.kind.same_kind(&object.kind) && former.at() == object.at);
+        let mut body = child.object.clone();
+        if let Some(former) = departed {
+            body["metadata"]["uid"] = json!(former.metadata.uid);
+            return self.apply(resource, object, body, self.force, false);
+        }
+        self.apply(resource, object, body, false, true)
+    }
+
+    /// Ours is what the subject controls, and what lost that reference but still has our fields.
+    fn is_ours(&self, seen: &Snapshot, live: &Object) -> bool {
+        match live.metadata.controller() {
+            Some(owner) => owner.uid == seen.subject.metadata.uid,
+            None => live.applied_by(self.manager).is_some(),
+        }
+    }
+
+    /// What the subject controls, what this handler has applied, and what is no longer wanted.
+    fn plan_prunes(&self, seen: &Snapshot, children: &[Settled], plan: &mut Plan) {
+        let wanted = |live: &Object| {
+            children.iter().any(|child| {
+                let (Settled::Apply(child) | Settled::Outdated(child)) = child;
+                let (kind, name) = target(&child.object);
+                live.kind.same_kind(&kind) && live.metadata.name == name
+            })
+        };
+        for live in &seen.children {
+            let ours = live.is_controlled_by(&seen.subject.metadata.uid) && live.applied_by(self.manager).is_some();
+            if !ours || live.is_being_deleted() || wanted(live) {
+                continue;
+            }
+            match (self.resource)(&live.kind) {
+                Some(resource) => {
+                    plan.prunes.push(Action::Delete { resource, object: live.key(), uid: live.metadata.uid.clone() });
+                }
+                None => plan.problems.push(not_served(&live.kind)),
+            }
+        }
+    }
+
+    fn apply(&self, resource: Resource, object: ObjectKey, body: Value, force: bool, creates: bool) -> Action {
+        let manager = self.manager.to_owned();
+        Action::Apply(Apply { resource, object, target: ApplyTarget::Object, manager, body, force, creates })
+    }
+}
+
+fn add_preconditions(body: &mut Value, live: &Object, guarded: bool) {
+    body["metadata"]["uid"] = json!(live.metadata.uid);
+    if guarded {
+        body["metadata"]["resourceVersion"] = json!(live.metadata.resource_version);
+    }
+}
+
+fn outdated(child: &WantedChild) -> Problem {
+    let (kind, name) = target(&child.object);
+    Problem::permanent(
+        crate::dask::OUTDATED,
+        format!(
+            "{} {name} was made from an older template and is left as it is; delete it to have it made anew",
+            kind.kind
+        ),
+    )
+}
+
+fn not_served(kind: &GroupVersionKind) -> Problem {
+    Problem::passing(
+        "KindNotServed",
+        format!("the API server does not serve {kind}; install its CustomResourceDefinition"),
+    )
+}
+
+fn foreign(object: &ObjectKey, live: &Object) -> Problem {
+    let owner = match live.metadata.controller() {
+        Some(owner) => format!("belongs to {} {}", owner.kind, owner.name),
+        None => "was made by somebody else".to_owned(),
+    };
+    let message =
+        format!("{object} exists already and {owner}; it is left alone: delete or rename it, or choose another name");
+    Problem::passing("ForeignObject", message)
+}

@@ -1,0 +1,62 @@
+//! Everything about plugins that can be decided without running one: names, subscriptions, grants, and what an answer may hold.
+
+mod answer;
+mod delivery;
+mod pods;
+mod projection;
+mod subscription;
+
+pub use answer::{Rights, accept};
+pub use delivery::{Delivery, Handled, decide};
+pub use projection::{FieldPathError, Projection};
+pub use subscription::{Mounted, Unserved, unserved};
+
+use std::collections::BTreeMap;
+
+/// Longest name of a DaskPlugin: it is a label value and part of a field manager.
+pub const PLUGIN_NAME_MAX: usize = 63;
+/// Longest name of a handler. `dask-plugin/` + 63 + `/` + 40 is below the 128 that a field manager may have.
+pub const HANDLER_NAME_MAX: usize = 40;
+const _: () = assert!("dask-plugin/".len() + PLUGIN_NAME_MAX + 1 + HANDLER_NAME_MAX <= 128);
+
+/// Label on children: name of the DaskPlugin.
+pub const PLUGIN_LABEL: &str = "plugins.dask.org/plugin";
+/// Label on children: name of the handler.
+pub const HANDLER_LABEL: &str = "plugins.dask.org/handler";
+/// Label on children: uid of the subject.
+pub const SUBJECT_UID_LABEL: &str = "plugins.dask.org/subject-uid";
+/// Annotation on children: their key in the handler's set.
+pub const KEY_ANNOTATION: &str = "plugins.dask.org/key";
+/// Annotation on a subject: a plugin that is parked for it tries again.
+pub const RETRY_ANNOTATION: &str = "plugins.dask.org/retry";
+
+/// Which handler of which plugin.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HandlerName {
+    /// Name of the DaskPlugin: never what the plugin says of itself.
+    pub plugin: String,
+    /// The handler.
+    pub handler: String,
+}
+
+impl HandlerName {
+    /// The field manager under which the handler's children and patches are applied.
+    pub fn field_manager(&self) -> String {
+        format!("dask-plugin/{}/{}", self.plugin, self.handler)
+    }
+
+    /// Labels by which the handler's children for a subject are found.
+    pub fn labels(&self, subject_uid: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            (PLUGIN_LABEL.to_owned(), self.plugin.clone()),
+            (HANDLER_LABEL.to_owned(), self.handler.clone()),
+            (SUBJECT_UID_LABEL.to_owned(), subject_uid.to_owned()),
+        ])
+    }
+}
+
+impl std::fmt::Display for HandlerName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.plugin, self.handler)
+    }
+}

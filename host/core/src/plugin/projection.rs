@@ -1,0 +1,153 @@
+//! Field paths, and the part of an object that they select.
+
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+/// A parsed [`crate::contract::FieldPath`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Path(Vec<String>);
+
+/// What is wrong with a field path.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{path:?} is no field path; write names joined by dots, and names that hold dots as [\"a.b\"]: metadata.labels[\"a.b/c\"]"
+)]
+pub struct FieldPathError {
+    path: String,
+}
+
+impl Path {
+    fn parse(path: &str) -> Result<Self, FieldPathError> {
+        let error = || FieldPathError { path: path.to_owned() };
+        let mut names = Vec::new();
+        let mut rest = path;
+        while !rest.is_empty() {
+            if let Some(quoted) = rest.strip_prefix("[\"") {
+                let (name, after) = quoted.split_once("\"]").ok_or_else(error)?;
+                names.push(name.to_owned());
+                rest = after;
+            } else {
+                let rest_of_name = if names.is_empty() { rest } else { rest.strip_prefix('.').ok_or_else(error)? };
+                let end = rest_of_name.find(['.', '[']).unwrap_or(rest_of_name.len());
+                let (name, after) = rest_of_name.split_at(end);
+                names.push(name.to_owned());
+                rest = after;
+            }
+        }
+        let good = !names.is_empty() && names.iter().all(|name| !name.is_empty());
+        if good { Ok(Self(names)) } else { Err(error()) }
+    }
+}
+
+/// The fields that somebody needs, or may touch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Projection(Vec<Path>);
+
+impl Projection {
+    /// Parses paths.
+    ///
+    /// # Errors
+    /// Names the path that can't be read.
+    pub fn parse<'a>(paths: impl IntoIterator<Item = &'a String>) -> Result<Self, FieldPathError> {
+        paths.into_iter().map(|path| Path::parse(path)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The part of an object that is selected, its identity included.
+    pub fn of(&self, object: &Value) -> Value {
+        let mut part = Map::new();
+        let identity = [
+            vec!["apiVersion"],
+            vec!["kind"],
+            vec!["metadata", "name"],
+            vec!["metadata", "namespace"],
+            vec!["metadata", "uid"],
+        ];
+        for path in identity {
+            copy(object, path.into_iter(), &mut part);
+        }
+        for Path(names) in &self.0 {
+            copy(object, names.iter().map(String::as_str), &mut part);
+        }
+        Value::Object(part)
+    }
+
+    /// The first leaf of a partial object that none of the paths covers; none if all are covered.
+    pub fn uncovered(&self, object: &Value) -> Option<String> {
+        self.uncovered_below(object, &mut Vec::new())
+    }
+
+    fn uncovered_below(&self, value: &Value, at: &mut Vec<String>) -> Option<String> {
+        let covered = self.0.iter().any(|Path(names)| at.starts_with(names));
+        if covered {
+            return None;
+        }
+        match value.as_object() {
+            Some(fields) if !fields.is_empty() => fields.iter().find_map(|(name, value)| {
+                at.push(name.clone());
+                let found = self.uncovered_below(value, at);
+                at.pop();
+                found
+            }),
+            _ => Some(at.join(".")),
+        }
+    }
+}
+
+fn copy<'a>(from: &Value, mut names: impl Iterator<Item = &'a str>, into: &mut Map<String, Value>) {
+    let Some(name) = names.next() else { return };
+    let Some(value) = from.get(name) else { return };
+    let mut rest = names.peekable();
+    if rest.peek().is_none() {
+        into.insert(name.to_owned(), value.clone());
+    } else {
+        let below = into.entry(name).or_insert_with(|| Value::Object(Map::new()));
+        if let Some(below) = below.as_object_mut() {
+            copy_boxed(value, &mut rest, below);
+        }
+    }
+}
+
+/// Ends the recursion of iterator types.
+fn copy_boxed<'a>(from: &Value, names: &mut dyn Iterator<Item = &'a str>, into: &mut Map<String, Value>) {
+    copy(from, names, into);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn projection(paths: &[&str]) -> Projection {
+        Projection::parse(&paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn only_the_named_fields_and_the_identity_are_kept() {
+        let object = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "labels": {"x.y/z": "1", "b": "2"}, "finalizers": []},
+            "spec": {"ports": [1], "type": "ClusterIP"}, "status": {}});
+        let part = projection(&["spec.ports", "metadata.labels[\"x.y/z\"]", "spec.absent.deep"]).of(&object);
+        assert_eq!(
+            part,
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "labels": {"x.y/z": "1"}}, "spec": {"ports": [1]}})
+        );
+    }
+
+    #[test]
+    fn a_path_covers_what_is_below_it() {
+        let allowed = projection(&["metadata.annotations", "metadata.labels[\"a.b\"]"]);
+        assert_eq!(allowed.uncovered(&json!({"metadata": {"annotations": {"x": "1"}, "labels": {"a.b": "2"}}})), None);
+        assert_eq!(
+            allowed.uncovered(&json!({"metadata": {"labels": {"c": "2"}}})),
+            Some("metadata.labels.c".to_owned())
+        );
+        assert_eq!(allowed.uncovered(&json!({"spec": {}})), Some("spec".to_owned()));
+    }
+
+    #[test]
+    fn what_is_no_path_is_named() {
+        for bad in ["", ".a", "a..b", "a.", "a[\"b", "a[b]", "[\"\"]"] {
+            assert!(Projection::parse(&[bad.to_owned()]).is_err(), "{bad}");
+        }
+    }
+}

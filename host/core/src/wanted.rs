@@ -1,0 +1,110 @@
+//! What a handler wants, decoded: the common currency of native reconcilers and plugins.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    contract::EventNote,
+    object::{GroupVersionKind, NamespacedName, Object},
+};
+
+/// What a handler is shown: the subject, the children that it owns, and what it asked for besides.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The subject.
+    pub subject: Arc<Object>,
+    /// Objects that the subject controls, of the kinds that the handler makes; those of other handlers included.
+    pub children: Vec<Arc<Object>>,
+    /// Former children that vanished from our watches, see [`crate::ports::Observed::departed`].
+    pub departed: Vec<Arc<Object>>,
+    /// What native reconcilers look up beyond their children, by the name of the question.
+    pub related: BTreeMap<&'static str, Vec<Arc<Object>>>,
+    /// Milliseconds since the Unix epoch.
+    pub now: u64,
+}
+
+impl Snapshot {
+    /// The child of this kind and name.
+    pub fn child(&self, kind: &GroupVersionKind, name: &str) -> Option<&Arc<Object>> {
+        self.children.iter().find(|child| child.kind.same_kind(kind) && child.metadata.name == name)
+    }
+
+    /// The first object that was found under a name of [`Snapshot::related`].
+    pub fn related_one(&self, name: &str) -> Option<&Arc<Object>> {
+        self.related.get(name).and_then(|objects| objects.first())
+    }
+
+    /// Namespace and name of the subject.
+    pub fn at(&self) -> NamespacedName {
+        self.subject.at()
+    }
+}
+
+/// What a handler wants for one subject.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wanted {
+    /// Applied to the subject before anything else is written. If it fails, nothing else is.
+    pub subject: Option<SubjectPatch>,
+    /// The complete set of children; none: leave what is there.
+    pub children: Option<Vec<WantedChild>>,
+    /// Events on the subject.
+    pub events: Vec<EventNote>,
+    /// Look again after this time, even if nothing changes.
+    pub requeue_after: Option<Duration>,
+    /// What can't be done and why.
+    pub problems: Vec<Problem>,
+}
+
+/// The whole set of fields that a handler keeps on its subject.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SubjectPatch {
+    /// A partial object; identity is filled in.
+    pub body: Value,
+    /// Whether it was computed from the subject's present state and must not be applied to a later one (compare and swap).
+    pub guarded: bool,
+}
+
+/// A wanted child.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WantedChild {
+    /// Identity within the handler's set.
+    pub key: String,
+    /// The object: only the fields that the handler has an opinion on.
+    pub object: Value,
+    /// As [`SubjectPatch::guarded`], for values that were read from the live child.
+    pub guarded: bool,
+}
+
+/// Something that a person should know: becomes a condition, and an Event when it is new.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Problem {
+    /// One word in CamelCase.
+    pub reason: String,
+    /// Names the object, the field and the remedy.
+    pub message: String,
+    /// Whether only a change of the object can help; otherwise it is tried again.
+    pub permanent: bool,
+}
+
+impl Problem {
+    /// Only a change of the object can help.
+    pub fn permanent(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: reason.to_owned(), message: message.into(), permanent: true }
+    }
+
+    /// It is tried again, or goes away when something else changes.
+    pub fn passing(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: reason.to_owned(), message: message.into(), permanent: false }
+    }
+}
+
+/// Where an object stands that is made from a wanted one.
+pub(crate) fn target(object: &Value) -> (GroupVersionKind, &str) {
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned).unwrap_or_default();
+    let kind = GroupVersionKind::from_api_version(&text(object.get("apiVersion")), &text(object.get("kind")));
+    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    (kind, name)
+}

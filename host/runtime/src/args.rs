@@ -1,0 +1,228 @@
+//! The command line, and nothing else: what may be written, and the words of `--help`.
+//!
+//! [`parse`] is called by `main` and answers settings, so that no other module sees how they were written. Everything that can
+//! be judged from one value alone is refused here, by name; what needs several values is judged in `settings`.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use dask_wasm_operator_core::names::{NameError, check_dns_label, check_dns_subdomain};
+use tracing_subscriber::filter::Targets;
+
+use crate::{
+    admin::AdminEndpoint,
+    settings::{Invocation, LogFormat, PluginFiles, RenderOutput, RunSettings},
+};
+
+/// The module of the Python operator that stands for all that is built in here.
+const PYTHON_CONTROLLER: &str = "dask_kubernetes.operator.controller";
+
+/// Runs Dask clusters on Kubernetes, and the plugins that you add.
+///
+/// With options and no command, as the image of the Python operator is started, it means `run`.
+#[derive(Debug, Parser)]
+#[command(name = "dask-wasm-operator", version, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the Dask objects of a Kubernetes cluster until told to stop.
+    Run(Box<RunArgs>),
+    /// Show what the operator would make of some manifests. Needs no cluster.
+    Render(RenderArgs),
+    /// Print the custom resource definitions: `dask-wasm-operator crds | kubectl apply --server-side -f -`.
+    Crds,
+}
+
+/// Arguments of `run`.
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) scope: ScopeArgs,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub plugins: PluginArgs,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+    #[command(flatten)]
+    pub(crate) ignored: IgnoredArgs,
+
+    /// DNS domain of the cluster; schedulers are reached at `NAME.NAMESPACE.svc.DOMAIN`.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = subdomain, env = "DASK_WASM_OPERATOR_CLUSTER_DOMAIN")]
+    pub(crate) cluster_domain: String,
+}
+
+/// Which objects are served.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Scope")]
+pub(crate) struct ScopeArgs {
+    /// Serve the Dask objects of all namespaces; so it is without --namespace, too.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub(crate) all_namespaces: bool,
+    /// Serve only the Dask objects of this namespace.
+    ///
+    /// The Python operator takes several and patterns here. This version serves all namespaces or exactly one, and refuses
+    /// anything else.
+    #[arg(short, long, value_name = "NAMESPACE", env = "DASK_WASM_OPERATOR_NAMESPACE")]
+    pub(crate) namespace: Vec<String>,
+    /// Do not take the Lease that keeps a second operator from writing.
+    ///
+    /// Only for when no other operator can be running: two that write at once undo each other's work.
+    #[arg(long, env = "DASK_WASM_OPERATOR_STANDALONE")]
+    pub(crate) standalone: bool,
+}
+
+/// How to reach the API server.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct ConnectionArgs {
+    /// Kubeconfig to use. Default: as kubectl finds it ($KUBECONFIG, ~/.kube/config); in a pod, its ServiceAccount.
+    #[arg(long, value_name = "FILE", env = "DASK_WASM_OPERATOR_KUBECONFIG")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig. Default: its current one.
+    #[arg(long, value_name = "NAME", env = "DASK_WASM_OPERATOR_CONTEXT")]
+    pub(crate) context: Option<String>,
+    /// Namespace that holds the operator's Lease and its DaskPlugins.
+    ///
+    /// Default: that of the kubeconfig's context, or of the pod; `default` if there is none.
+    #[arg(long, value_name = "NAMESPACE", value_parser = label, env = "POD_NAMESPACE")]
+    pub(crate) operator_namespace: Option<String>,
+}
+
+/// Where plugins come from.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Plugins")]
+pub(crate) struct PluginArgs {
+    /// Directory with plugins: NAME.wasm, and beside it NAME.yaml (a DaskPlugin) if it needs grants or configuration.
+    ///
+    /// They are loaded in addition to the DaskPlugins in the operator's namespace.
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "disable_plugins", env = "DASK_WASM_OPERATOR_PLUGIN_DIR")]
+    pub(crate) plugin_dir: Option<PathBuf>,
+    /// Load no plugin. What plugins have made stays as it is.
+    #[arg(long, env = "DASK_WASM_OPERATOR_DISABLE_PLUGINS")]
+    pub(crate) disable_plugins: bool,
+    /// Directory for compiled plugins; nobody else may be able to write to it.
+    ///
+    /// Default: dask-wasm-operator in $XDG_CACHE_HOME, ~/.cache or the directory for temporary files, whichever is first.
+    #[arg(long, value_name = "DIRECTORY", env = "DASK_WASM_OPERATOR_CACHE_DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+}
+
+/// Where health and metrics are served.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Health and metrics")]
+pub(crate) struct AdminArgs {
+    /// Serve /healthz, /readyz and /metrics at this address. Default: nowhere.
+    #[arg(long, value_name = "HOST:PORT", value_parser = AdminEndpoint::at_address, env = "DASK_WASM_OPERATOR_ADMIN_ADDRESS")]
+    pub(crate) admin_address: Option<AdminEndpoint>,
+    /// The same, with the path of the health check, such as http://0.0.0.0:8080/healthz.
+    #[arg(short = 'L', long, value_name = "URL", conflicts_with = "admin_address", value_parser = AdminEndpoint::at_url, env = "DASK_WASM_OPERATOR_LIVENESS")]
+    pub(crate) liveness: Option<AdminEndpoint>,
+}
+
+/// What is logged, to stderr.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Logging")]
+pub(crate) struct LogArgs {
+    /// Log each step of the operator.
+    #[arg(short, long, env = "DASK_WASM_OPERATOR_VERBOSE")]
+    pub(crate) verbose: bool,
+    /// Log each step of the operator and of the libraries in it.
+    #[arg(short, long, env = "DASK_WASM_OPERATOR_DEBUG")]
+    pub(crate) debug: bool,
+    /// Log warnings and errors only, unless --verbose or --debug is given.
+    #[arg(short, long, env = "DASK_WASM_OPERATOR_QUIET")]
+    pub(crate) quiet: bool,
+    /// Levels by module, such as `warn,dask_wasm_operator_cluster=trace,guest=debug`; overrides the three above.
+    #[arg(long, value_name = "LEVELS", env = "DASK_WASM_OPERATOR_LOG")]
+    pub(crate) log_filter: Option<Targets>,
+    /// How log lines look.
+    #[arg(long, value_name = "FORMAT", ignore_case = true, default_value = "full", env = "DASK_WASM_OPERATOR_LOG_FORMAT")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// Flags of the Python operator that have nothing to act on here.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Accepted from the Python operator, without effect")]
+pub(crate) struct IgnoredArgs {
+    /// Here objects are always in the fields of a log line.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) log_refkey: Option<String>,
+    /// See --log-refkey.
+    #[arg(long, overrides_with = "no_log_prefix")]
+    pub(crate) log_prefix: bool,
+    /// See --log-refkey.
+    #[arg(long, overrides_with = "log_prefix")]
+    pub(crate) no_log_prefix: bool,
+    /// Here a Lease takes the place of peerings; see --standalone.
+    #[arg(short = 'P', long, value_name = "NAME")]
+    pub(crate) peering: Option<String>,
+    /// See --peering.
+    #[arg(short, long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub(crate) priority: Option<i64>,
+    /// See --peering.
+    #[arg(long)]
+    pub(crate) dev: bool,
+    /// The Python operator's own module. Others are refused: handlers are plugins here.
+    #[arg(short, long, value_name = "MODULE", value_parser = python_module)]
+    pub(crate) module: Vec<String>,
+}
+
+/// Arguments of `render`. Each is parsed already and none depends on another: they are its settings.
+#[derive(Args, Debug)]
+pub struct RenderArgs {
+    /// Manifests, in YAML or JSON: Dask objects, and whatever else plugins watch or read.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Plugin to run, and its DaskPlugin if it needs grants or configuration. May be given several times.
+    #[arg(long = "plugin", value_name = "X.wasm[,plugin.yaml]")]
+    pub plugins: Vec<PluginFiles>,
+    /// What to print.
+    #[arg(long, short, default_value = "yaml")]
+    pub output: RenderOutput,
+}
+
+/// Reads the arguments behind the program's name.
+///
+/// # Errors
+/// What is wrong with them, or the text of `--help`: [`clap::Error::exit`] prints either and ends with 2 or 0.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
+    let mut arguments = arguments.into_iter().peekable();
+    let implied = arguments.peek().filter(|first| means_run(first)).map(|_| OsString::from("run"));
+    let program = OsString::from(env!("CARGO_PKG_NAME"));
+    match Cli::try_parse_from([program].into_iter().chain(implied).chain(arguments))?.command {
+        Command::Run(args) => match RunSettings::try_from(*args) {
+            Ok(settings) => Ok(Invocation::Run(Box::new(settings))),
+            Err(error) => Err(Cli::command().error(ErrorKind::ValueValidation, error)),
+        },
+        Command::Render(args) => Ok(Invocation::Render(args)),
+        Command::Crds => Ok(Invocation::Crds),
+    }
+}
+
+/// Whether a first argument can only be an option of `run`.
+fn means_run(first: &OsString) -> bool {
+    first.as_encoded_bytes().starts_with(b"-") && !["-h", "--help", "-V", "--version"].iter().any(|own| first == own)
+}
+
+fn python_module(value: &str) -> Result<String, String> {
+    if value == PYTHON_CONTROLLER {
+        Ok(value.to_owned())
+    } else {
+        Err("Python modules can't be loaded; make its handlers a plugin, or leave the flag out".to_owned())
+    }
+}
+
+fn label(value: &str) -> Result<String, NameError> {
+    check_dns_label(value).map(|()| value.to_owned())
+}
+
+fn subdomain(value: &str) -> Result<String, NameError> {
+    check_dns_subdomain(value).map(|()| value.to_owned())
+}

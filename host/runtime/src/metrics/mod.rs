@@ -1,0 +1,219 @@
+//! What the operator counts, for Prometheus.
+//!
+//! All names stand here. They are `dask_operator_` and then what controller-runtime calls the same thing, if it has it; those
+//! of the process are what every Prometheus client library calls them. Labels hold words from the code, names of handlers and
+//! names of plugins, never names of subjects: there may be any number of those.
+
+mod process;
+
+use std::time::{Duration, SystemTime};
+
+use dask_wasm_operator_core::{
+    action::{WriteError, Written},
+    ports::CallReport,
+};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    registry::{Registry, Unit},
+};
+
+/// Upper bounds in seconds. One reconcile is a few writes of some milliseconds each; a slow one waits for its plugins, which
+/// have up to 10 s.
+const RECONCILE_BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Upper bounds in seconds. A call takes some hundred microseconds, and at most the longest deadline, 10 s.
+const CALL_BUCKETS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// The counters of the process. Made once; recording takes no lock that waits for anything but other recordings.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    reconcile_duration: Histograms<HandlerLabels>,
+    reconcile_errors: Family<ReconcileErrorLabels, Counter>,
+    queue_depth: Gauge,
+    api_writes: Family<WriteLabels, Counter>,
+    plugin_calls: Family<CallLabels, Counter>,
+    plugin_call_duration: Histograms<PluginHandlerLabels>,
+    parked_subjects: Family<PluginLabels, Gauge>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HandlerLabels {
+    handler: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReconcileErrorLabels {
+    handler: String,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WriteLabels {
+    verb: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    plugin: String,
+    handler: String,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PluginHandlerLabels {
+    plugin: String,
+    handler: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PluginLabels {
+    plugin: String,
+}
+
+impl Metrics {
+    /// Everything at zero, from this moment.
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(process::Process::started(SystemTime::now())));
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        let ours = registry.sub_registry_with_prefix("dask_operator");
+        ours.register("build", "The version that runs", build);
+
+        let reconcile_duration: Histograms<_> = Family::new_with_constructor(|| Histogram::new(RECONCILE_BUCKETS));
+        let help = "Time to bring one subject of a handler up to date, by handler";
+        ours.register_with_unit("reconcile_duration", help, Unit::Seconds, reconcile_duration.clone());
+
+        let reconcile_errors = Family::default();
+        let help = "Reconciles that failed and are tried again, by handler and kind of error";
+        ours.register("reconcile_errors", help, reconcile_errors.clone());
+
+        let queue_depth = Gauge::default();
+        ours.register("queue_depth", "Subjects that wait for a handler", queue_depth.clone());
+
+        let api_writes = Family::default();
+        let help = "Writes to the API server, by verb and result";
+        ours.register("api_writes", help, api_writes.clone());
+
+        let plugin_calls = Family::default();
+        let help = "Calls of plugins, by plugin, handler and result";
+        ours.register("plugin_calls", help, plugin_calls.clone());
+
+        let plugin_call_duration: Histograms<_> = Family::new_with_constructor(|| Histogram::new(CALL_BUCKETS));
+        let help = "Time of one call in the sandbox, by plugin and handler";
+        ours.register_with_unit("plugin_call_duration", help, Unit::Seconds, plugin_call_duration.clone());
+
+        let parked_subjects = Family::default();
+        let help = "Subjects that a plugin is no longer called for because it failed too often, by plugin";
+        ours.register("parked_subjects", help, parked_subjects.clone());
+
+        Self {
+            registry,
+            reconcile_duration,
+            reconcile_errors,
+            queue_depth,
+            api_writes,
+            plugin_calls,
+            plugin_call_duration,
+            parked_subjects,
+        }
+    }
+
+    /// One reconcile of a handler ended, well or not.
+    pub fn reconciled(&self, handler: &str, duration: Duration) {
+        let labels = HandlerLabels { handler: handler.to_owned() };
+        self.reconcile_duration.get_or_create(&labels).observe(duration.as_secs_f64());
+    }
+
+    /// It ended badly; `kind` is the error's own constant word.
+    pub fn reconcile_failed(&self, handler: &str, kind: &'static str) {
+        self.reconcile_errors.get_or_create(&ReconcileErrorLabels { handler: handler.to_owned(), kind }).inc();
+    }
+
+    /// So many subjects wait.
+    pub fn set_queue_depth(&self, depth: usize) {
+        self.queue_depth.set(as_gauge(depth));
+    }
+
+    /// One action was performed, or not; `verb` is the action's own constant word.
+    pub fn wrote(&self, verb: &'static str, result: &Result<Written, WriteError>) {
+        let result = result.as_ref().err().map_or(SUCCESS, WriteError::kind);
+        self.api_writes.get_or_create(&WriteLabels { verb, result }).inc();
+    }
+
+    /// A plugin was called.
+    pub fn plugin_called(&self, plugin: &str, handler: &str, report: &CallReport) {
+        let (plugin, handler) = (plugin.to_owned(), handler.to_owned());
+        let labels = PluginHandlerLabels { plugin: plugin.clone(), handler: handler.clone() };
+        self.plugin_call_duration.get_or_create(&labels).observe(report.duration.as_secs_f64());
+        let result = report.result.as_ref().err().map_or(SUCCESS, |error| error.kind());
+        self.plugin_calls.get_or_create(&CallLabels { plugin, handler, result }).inc();
+    }
+
+    /// So many subjects of a plugin are parked.
+    pub fn set_parked(&self, plugin: &str, subjects: usize) {
+        self.parked_subjects.get_or_create(&PluginLabels { plugin: plugin.to_owned() }).set(as_gauge(subjects));
+    }
+
+    /// All of it, as `application/openmetrics-text; version=1.0.0`.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry).expect("writing to a String can't fail");
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The `result` of what went well; failures have the word of their error.
+const SUCCESS: &str = "Success";
+
+fn as_gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use dask_wasm_operator_core::ports::CallError;
+
+    use super::*;
+
+    #[test]
+    fn every_metric_has_its_name_and_labels() {
+        let metrics = Metrics::new();
+        metrics.reconciled("dask-operator/cluster", Duration::from_millis(3));
+        metrics.reconcile_failed("dask-operator/cluster", "Stale");
+        metrics.set_queue_depth(7);
+        metrics.wrote("create", &Ok(Written::Deleted));
+        metrics.wrote("create", &Err(WriteError::NotLeader));
+        let deadline = Duration::from_secs(1);
+        let report =
+            CallReport { result: Err(CallError::Deadline(deadline)), log: vec![], log_dropped: 0, duration: deadline };
+        metrics.plugin_called("istio", "expose", &report);
+        metrics.set_parked("istio", 2);
+        let text = metrics.encode();
+        for line in [
+            concat!("dask_operator_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            "dask_operator_reconcile_duration_seconds_bucket{le=\"0.0025\",handler=\"dask-operator/cluster\"} 0",
+            "dask_operator_reconcile_duration_seconds_bucket{le=\"0.005\",handler=\"dask-operator/cluster\"} 1",
+            "dask_operator_reconcile_errors_total{handler=\"dask-operator/cluster\",kind=\"Stale\"} 1",
+            "dask_operator_queue_depth 7",
+            "dask_operator_api_writes_total{verb=\"create\",result=\"Success\"} 1",
+            "dask_operator_api_writes_total{verb=\"create\",result=\"NotLeader\"} 1",
+            "dask_operator_plugin_calls_total{plugin=\"istio\",handler=\"expose\",result=\"DeadlineExceeded\"} 1",
+            "dask_operator_plugin_call_duration_seconds_count{plugin=\"istio\",handler=\"expose\"} 1",
+            "dask_operator_parked_subjects{plugin=\"istio\"} 2",
+        ] {
+            assert!(text.lines().any(|candidate| candidate == line), "{line}\nnot in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}

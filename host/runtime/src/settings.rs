@@ -1,0 +1,276 @@
+//! What the program is to do, as values that need no further judgement.
+//!
+//! Made from the arguments before any task starts. Every argument is taken out by name, so that a forgotten one does not
+//! compile. Nothing else reads the environment.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use clap::ValueEnum;
+use dask_wasm_operator_api::Served;
+use dask_wasm_operator_core::names::{NameError, check_dns_label};
+use tracing::Level;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+use crate::{
+    admin::AdminEndpoint,
+    args::{AdminArgs, ConnectionArgs, IgnoredArgs, LogArgs, PluginArgs, RenderArgs, RunArgs, ScopeArgs},
+};
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Serve a Kubernetes cluster.
+    Run(Box<RunSettings>),
+    /// Show what would be made.
+    Render(RenderArgs),
+    /// Print the custom resource definitions.
+    Crds,
+}
+
+/// Settings of `run`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunSettings {
+    /// Which Dask objects are served.
+    pub scope: Scope,
+    /// Whether a Lease guards the writes.
+    pub leadership: Leadership,
+    /// How to reach the API server.
+    pub connection: Connection,
+    /// Namespace of the Lease and of the DaskPlugins; none: that of the connection.
+    pub operator_namespace: Option<String>,
+    /// Where plugins come from.
+    pub plugins: PluginSources,
+    /// Directory for compiled plugins.
+    pub cache_directory: PathBuf,
+    /// DNS domain of the cluster.
+    pub cluster_domain: String,
+    /// Where health and metrics are served, if anywhere.
+    pub admin: Option<AdminEndpoint>,
+    /// What is logged.
+    pub log: LogSettings,
+    /// Flags that were given and have no effect, for a line in the log.
+    pub ignored: Vec<&'static str>,
+}
+
+/// Which Dask objects are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of all namespaces.
+    AllNamespaces,
+    /// Those of one namespace.
+    Namespace(String),
+}
+
+impl Scope {
+    /// As the table of rights asks for it.
+    pub fn served(&self) -> Served<'_> {
+        match self {
+            Self::AllNamespaces => Served::AllNamespaces,
+            Self::Namespace(name) => Served::Namespace(name),
+        }
+    }
+}
+
+/// Whether a Lease guards the writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leadership {
+    /// Only the holder of the Lease writes.
+    Lease,
+    /// There is no other operator, by the user's word.
+    Standalone,
+}
+
+/// How to reach the API server. With neither: as kubectl finds its kubeconfig, else by the pod's ServiceAccount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connection {
+    /// The kubeconfig.
+    pub kubeconfig: Option<PathBuf>,
+    /// Its context; none: the current one.
+    pub context: Option<String>,
+}
+
+/// Where plugins come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PluginSources {
+    /// Nowhere: none is loaded.
+    Disabled,
+    /// From the DaskPlugins of the cluster, and from a directory if one is named.
+    Enabled {
+        /// The directory.
+        directory: Option<PathBuf>,
+    },
+}
+
+/// What is logged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogSettings {
+    /// How lines look.
+    pub format: LogFormat,
+    /// From which severity on, by module.
+    pub levels: Targets,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// The message and its fields.
+    Plain,
+    /// With time, level and module.
+    Full,
+    /// One JSON object per line.
+    Json,
+}
+
+/// What `render` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RenderOutput {
+    /// Every object, each with its author.
+    Yaml,
+    /// Names only: who owns what, and who made it.
+    Tree,
+    /// As yaml, for programs.
+    Json,
+}
+
+/// A plugin given by its files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginFiles {
+    /// The component.
+    pub wasm: PathBuf,
+    /// Its DaskPlugin; none: the default grants.
+    pub manifest: Option<PathBuf>,
+}
+
+impl FromStr for PluginFiles {
+    type Err = SettingsError;
+
+    fn from_str(text: &str) -> Result<Self, SettingsError> {
+        let mut paths = text.split(',').map(PathBuf::from);
+        match (paths.next().filter(|wasm| !wasm.as_os_str().is_empty()), paths.next(), paths.next()) {
+            (Some(wasm), manifest, None) => Ok(Self { wasm, manifest }),
+            _ => Err(SettingsError::PluginFiles),
+        }
+    }
+}
+
+/// Why arguments can't be followed. Each names the option and what to write instead.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// Several namespaces.
+    #[error("--namespace was given for {}: this version serves one namespace or all of them (--all-namespaces)", .names.join(" and "))]
+    SeveralNamespaces {
+        /// The namespaces, as given.
+        names: Vec<String>,
+    },
+    /// A pattern.
+    #[error("--namespace {pattern:?} is a pattern: this version serves one namespace, by its plain name, or all of them (--all-namespaces)")]
+    NamespacePattern {
+        /// The pattern.
+        pattern: String,
+    },
+    /// No namespace has such a name.
+    #[error("--namespace {name:?} {reason}")]
+    NamespaceName {
+        /// The name.
+        name: String,
+        /// What is wrong with it; it is part of the sentence.
+        reason: NameError,
+    },
+    /// More than two files.
+    #[error("write X.wasm, or X.wasm,plugin.yaml")]
+    PluginFiles,
+}
+
+impl TryFrom<RunArgs> for RunSettings {
+    type Error = SettingsError;
+
+    fn try_from(args: RunArgs) -> Result<Self, SettingsError> {
+        let RunArgs { scope, connection, plugins, admin, log, ignored, cluster_domain } = args;
+        let ScopeArgs { all_namespaces: _, namespace, standalone } = scope;
+        let ConnectionArgs { kubeconfig, context, operator_namespace } = connection;
+        let PluginArgs { plugin_dir, disable_plugins, cache_dir } = plugins;
+        let AdminArgs { admin_address, liveness } = admin;
+        Ok(Self {
+            scope: scope_of(namespace)?,
+            leadership: if standalone { Leadership::Standalone } else { Leadership::Lease },
+            connection: Connection { kubeconfig, context },
+            operator_namespace,
+            plugins: if disable_plugins {
+                PluginSources::Disabled
+            } else {
+                PluginSources::Enabled { directory: plugin_dir }
+            },
+            cache_directory: cache_dir.unwrap_or_else(|| default_cache_directory(|name| env::var_os(name))),
+            cluster_domain,
+            admin: admin_address.or(liveness),
+            log: log.into(),
+            ignored: given(ignored),
+        })
+    }
+}
+
+fn scope_of(mut namespaces: Vec<String>) -> Result<Scope, SettingsError> {
+    namespaces.dedup();
+    let Some(name) = namespaces.pop() else { return Ok(Scope::AllNamespaces) };
+    if !namespaces.is_empty() {
+        namespaces.push(name);
+        return Err(SettingsError::SeveralNamespaces { names: namespaces });
+    }
+    // What kopf's patterns are made of: globs, alternatives and negation.
+    if name.contains(['*', '?', '[', ',', '!']) {
+        return Err(SettingsError::NamespacePattern { pattern: name });
+    }
+    match check_dns_label(&name) {
+        Ok(()) => Ok(Scope::Namespace(name)),
+        Err(reason) => Err(SettingsError::NamespaceName { name, reason }),
+    }
+}
+
+fn default_cache_directory(variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {
+    let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_CACHE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+        .unwrap_or_else(env::temp_dir)
+        .join(Path::new(env!("CARGO_PKG_NAME")))
+}
+
+impl From<LogArgs> for LogSettings {
+    fn from(args: LogArgs) -> Self {
+        let LogArgs { verbose, debug, quiet, log_filter, log_format } = args;
+        // Crates of the operator share a prefix; plugins log as `guest`.
+        let levels = |ours: Level, others| {
+            Targets::new().with_targets([("dask_wasm_operator", ours), ("guest", ours)]).with_default(others)
+        };
+        let default = match (debug, verbose, quiet) {
+            (true, _, _) => levels(Level::DEBUG, LevelFilter::DEBUG),
+            (_, true, _) => levels(Level::DEBUG, LevelFilter::INFO),
+            (_, _, true) => levels(Level::WARN, LevelFilter::WARN),
+            _ => levels(Level::INFO, LevelFilter::WARN),
+        };
+        Self { format: log_format, levels: log_filter.unwrap_or(default) }
+    }
+}
+
+fn given(args: IgnoredArgs) -> Vec<&'static str> {
+    let IgnoredArgs { log_refkey, log_prefix, no_log_prefix, peering, priority, dev, module } = args;
+    [
+        ("--log-refkey", log_refkey.is_some()),
+        ("--log-prefix", log_prefix),
+        ("--no-log-prefix", no_log_prefix),
+        ("--peering", peering.is_some()),
+        ("--priority", priority.is_some()),
+        ("--dev", dev),
+        ("--module", !module.is_empty()),
+    ]
+    .into_iter()
+    .filter_map(|(flag, given)| given.then_some(flag))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! Logs, to stderr. Called once, before anything else can have something to say.
+
+use std::{
+    env,
+    io::{self, IsTerminal as _},
+    panic, thread,
+};
+
+use anyhow::Context as _;
+use tracing::Subscriber;
+use tracing_subscriber::{
+    Layer as _,
+    fmt::{self, MakeWriter},
+    layer::SubscriberExt as _,
+    registry,
+};
+
+use crate::settings::{LogFormat, LogSettings};
+
+/// Sends logs to stderr, panics included.
+///
+/// # Errors
+/// When it was called before.
+pub(crate) fn install(settings: &LogSettings) -> anyhow::Result<()> {
+    // https://no-color.org
+    let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let subscriber = subscriber(settings, io::stderr, io::stderr().is_terminal() && !plain);
+    tracing::subscriber::set_global_default(subscriber).context("installing the log")?;
+    panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+fn subscriber<W>(settings: &LogSettings, writer: W, colours: bool) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    let layer = fmt::layer().with_writer(writer).with_ansi(colours);
+    let layer = match settings.format {
+        LogFormat::Plain => layer.without_time().with_level(false).with_target(false).boxed(),
+        LogFormat::Full => layer.boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
+    };
+    Box::new(registry().with(layer.with_filter(settings.levels.clone())))
+}
+
+fn log_panic(panic: &panic::PanicHookInfo<'_>) {
+    tracing::error!(
+        thread = thread::current().name(),
+        location = panic.location().map(tracing::field::display),
+        reason = panic.payload_as_str(),
+        "panic: this is a fault of the operator, please report it",
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::filter::{LevelFilter, Targets};
+
+    use super::*;
+
+    fn lines(format: LogFormat, log: impl FnOnce()) -> Vec<String> {
+        let buffer = Arc::new(Mutex::new(Vec::new()));
+        let settings = LogSettings { format, levels: Targets::new().with_default(LevelFilter::INFO) };
+        tracing::subscriber::with_default(subscriber(&settings, Buffer(buffer.clone()), false), log);
+        let text = String::from_utf8(buffer.lock().unwrap().clone()).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[derive(Clone)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl MakeWriter<'_> for Buffer {
+        type Writer = Self;
+
+        fn make_writer(&self) -> Self {
+            self.clone()
+        }
+    }
+
+    fn talk() {
+        let _span = tracing::info_span!("reconcile", plugin = "a").entered();
+        tracing::info!(writes = 3, "done");
+        tracing::debug!("not of interest");
+    }
+
+    #[test]
+    fn json_has_message_and_fields_at_the_top() {
+        let lines = lines(LogFormat::Json, talk);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let line: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!((&line["message"], &line["level"], &line["writes"]), (&"done".into(), &"INFO".into(), &3.into()));
+        assert_eq!(line["spans"][0]["plugin"], "a");
+        assert!(line["timestamp"].is_string());
+    }
+
+    #[test]
+    fn plain_has_no_more_than_message_and_fields() {
+        assert_eq!(lines(LogFormat::Plain, talk), ["reconcile{plugin=\"a\"}: done writes=3"]);
+    }
+
+    #[test]
+    fn full_has_level_and_module() {
+        let lines = lines(LogFormat::Full, talk);
+        assert!(lines[0].contains(" INFO reconcile{plugin=\"a\"}: dask_wasm_operator::telemetry"), "{lines:?}");
+    }
+
+    #[test]
+    fn panics_are_logged() {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(log_panic));
+        let lines = lines(LogFormat::Full, || assert!(panic::catch_unwind(|| panic!("oh {}", 1)).is_err()));
+        panic::set_hook(before);
+        assert!(lines[0].contains("ERROR") && lines[0].contains("oh 1") && lines[0].contains("telemetry.rs:"), "{lines:?}");
+    }
+}

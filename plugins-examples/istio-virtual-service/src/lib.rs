@@ -1,0 +1,1 @@
+//! Exposes the dashboard of every Dask cluster through an Istio VirtualService.

@@ -1,0 +1,1 @@
+//! Odd and hostile guests, and the tests that run them.

@@ -1,0 +1,1 @@
+//! Golden scenarios: manifests in, plan and objects out.

@@ -1,0 +1,96 @@
+//! Runs the `go` command in one of the pinned modules of tests/local-kubernetes.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, anyhow, bail};
+
+/// A directory of tests/local-kubernetes with a go.mod of its own, the only place where versions are written down.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PinnedModule {
+    /// Name of the directory below tests/local-kubernetes.
+    pub(crate) directory: &'static str,
+    /// Path of the Go module whose version the directory pins.
+    pub(crate) path: &'static str,
+}
+
+impl PinnedModule {
+    fn directory(&self) -> PathBuf {
+        PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../local-kubernetes")).join(self.directory)
+    }
+
+    /// The version that go.mod requires, such as `v1.36.3`.
+    pub(crate) fn version(&self) -> anyhow::Result<String> {
+        let file = self.directory().join("go.mod");
+        let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        required_version(&text, self.path)
+            .map(str::to_owned)
+            .with_context(|| format!("{} requires no version of {}", file.display(), self.path))
+    }
+
+    /// `go ARGUMENTS` in this module; static binaries, never another version than go.mod and go.sum say.
+    pub(crate) fn go(&self) -> Command {
+        let mut command = Command::new("go");
+        command
+            .current_dir(self.directory())
+            .env("CGO_ENABLED", "0")
+            .env("GOWORK", "off")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Where the Go module cache keeps the sources of this module; downloads and verifies them if need be.
+    pub(crate) fn sources(&self) -> anyhow::Result<PathBuf> {
+        let output = self
+            .go()
+            .args(["mod", "download", "-json", self.path])
+            .output()
+            .map_err(explain_missing_go)?;
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
+            .with_context(|| format!("reading the answer of go mod download {}", self.path))?;
+        match answer["Dir"].as_str() {
+            Some(directory) => Ok(directory.into()),
+            None => bail!("go mod download {}: {}", self.path, answer["Error"]),
+        }
+    }
+}
+
+/// Says what to do when the `go` command could not be run.
+pub(crate) fn explain_missing_go(error: io::Error) -> anyhow::Error {
+    if error.kind() == io::ErrorKind::NotFound {
+        anyhow!(
+            "the local Kubernetes is built from Go modules, and there is no go command: \
+             install Go 1.26 or later from https://go.dev/dl, or pass --kubeconfig to use another cluster"
+        )
+    } else {
+        anyhow::Error::new(error).context("running go")
+    }
+}
+
+fn required_version<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
+    go_mod.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip_while(|word| *word == "require");
+        (words.next() == Some(module))
+            .then(|| words.next())
+            .flatten()
+            .filter(|version| version.starts_with('v'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::required_version;
+
+    const GO_MOD: &str = "module a\n\ntool example.com/b/cmd\n\nrequire example.com/c v0.1.0\n\nrequire (\n\
+        \texample.com/b v1.2.3\n\texample.com/b/d v9.0.0 // indirect\n)\n\nreplace example.com/e => example.com/e v2.0.0\n";
+
+    #[test]
+    fn versions_are_those_of_the_require_directives() {
+        assert_eq!(required_version(GO_MOD, "example.com/b"), Some("v1.2.3"));
+        assert_eq!(required_version(GO_MOD, "example.com/c"), Some("v0.1.0"));
+        assert_eq!(required_version(GO_MOD, "example.com/b/cmd"), None);
+        assert_eq!(required_version(GO_MOD, "example.com/e"), None);
+    }
+}

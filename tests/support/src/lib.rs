@@ -1,0 +1,24 @@
+//! A local control plane and helpers for the tests.
+//!
+//! [`control_plane`] runs a real Kubernetes API (etcd, kube-apiserver, kube-controller-manager) from pinned Go
+//! modules, without Docker. `cargo xtask` starts one for all tests, for the demo and for `cargo xtask cluster`;
+//! a test that runs alone gets one of its own through [`TestCluster::obtain`]. The other modules are small helpers
+//! that work on any cluster. Nothing here is ever part of the operator.
+
+mod audit;
+mod client;
+mod cluster;
+pub mod control_plane;
+mod go;
+mod kubeconfig;
+mod namespace;
+mod third_party;
+mod wait;
+
+pub use audit::{AuditLog, AuditedRequest};
+pub use client::{apply_crds, service_account_token};
+pub use cluster::TestCluster;
+pub use kubeconfig::Kubeconfig;
+pub use namespace::with_namespace;
+pub use third_party::{ThirdParty, third_party_crds};
+pub use wait::wait_for;

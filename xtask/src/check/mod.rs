@@ -1,0 +1,32 @@
+//! `cargo xtask check`: what the compiler does not see. Every check runs, and tells all that it found.
+
+mod dependencies;
+mod layers;
+mod lints;
+mod orphans;
+
+use anyhow::bail;
+
+use crate::{generate, workspace};
+
+pub(crate) fn run() -> anyhow::Result<()> {
+    let metadata = workspace::metadata()?;
+    let results = [
+        ("layers", layers::check(&metadata)),
+        ("orphans", orphans::check(&metadata)?),
+        ("lints", lints::check(&metadata)?),
+        ("generated files", generate::outdated()),
+        ("dependencies", dependencies::check()?),
+    ];
+    for (name, findings) in &results {
+        eprintln!("check {name}: {}", if findings.is_empty() { "ok" } else { "FAILED" });
+        for finding in findings {
+            eprintln!("  {finding}");
+        }
+    }
+    match results.iter().map(|(_, findings)| findings.len()).sum() {
+        0 => Ok(()),
+        1 => bail!("there is 1 finding, see above"),
+        count => bail!("there are {count} findings, see above"),
+    }
+}
