@@ -15,7 +15,7 @@ use dask_wasm_operator_test_support::{
     control_plane::{Binaries, ControlPlane},
 };
 
-use crate::workspace;
+use crate::{guests, workspace};
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct TestArgs {
@@ -36,6 +36,8 @@ pub(crate) struct TestArgs {
 pub(crate) async fn run(args: TestArgs) -> anyhow::Result<()> {
     let TestArgs { kubeconfig, full, packages, filter } = args;
     workspace::ensure_guest_target()?;
+    // Tests build them, too, but one after the other and without a word.
+    guests::build_all()?;
     let mut cargo = workspace::cargo(["test", "--locked", "--no-fail-fast"]);
     if packages.is_empty() {
         cargo.arg("--workspace");
@@ -96,9 +98,12 @@ fn stream(cargo: &mut Command) -> anyhow::Result<Totals> {
 impl Totals {
     /// Adds a line like `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; …`; others count for nothing.
     fn add(&mut self, line: &str) {
-        let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else { return };
+        let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else {
+            return;
+        };
         for count in counts.split("; ") {
-            let Some((Ok(number), what)) = count.split_once(' ').map(|(number, what)| (number.parse::<u64>(), what)) else {
+            let Some((Ok(number), what)) = count.split_once(' ').map(|(number, what)| (number.parse::<u64>(), what))
+            else {
                 continue;
             };
             match what {

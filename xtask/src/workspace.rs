@@ -63,7 +63,8 @@ pub(crate) fn metadata() -> anyhow::Result<Metadata> {
 
 /// Makes sure that guests can be built.
 pub(crate) fn ensure_guest_target() -> anyhow::Result<()> {
-    let output = Command::new("rustc").args(["--print", "target-libdir", "--target", GUEST_TARGET]).current_dir(root()).output();
+    let output =
+        Command::new("rustc").args(["--print", "target-libdir", "--target", GUEST_TARGET]).current_dir(root()).output();
     let output = output.context("running rustc")?;
     let directory = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
     if output.status.success() && directory.is_dir() {

@@ -6,6 +6,6 @@ wit_bindgen::generate!({
     world: "plugin",
     pub_export_macro: true,
     export_macro_name: "export",
-    default_bindings_module: "dask_operator_sdk::macro_support::bindings",
+    default_bindings_module: "dask_operator_sdk::bindings",
     additional_derives: [PartialEq],
 });

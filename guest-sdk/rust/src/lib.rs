@@ -62,7 +62,8 @@
 //! them; what is not here can be filled in field by field.
 
 mod answer;
-mod bindings;
+#[doc(hidden)]
+pub mod bindings;
 mod call;
 mod declare;
 pub mod log;
@@ -74,20 +75,12 @@ pub use serde_json::{Value, json};
 pub use self::{
     bindings::dask::operator::types::{
         AnnotationCondition, Call, Child, Conflict, EventNote, EventSeverity, Failure, FieldChange, FieldCondition,
-        HandlerDeclaration as Handler, KindReference, Manifest, OwnedChild, Patch, PatchPermission, PatchStrategy, PatchTarget,
-        Permissions, RelatedObjects, RelatedRequest, RelatedSelection, Subject, Subscription, TemporaryFailure, Trigger,
-        TriggerRequest, ValueTest,
+        HandlerDeclaration as Handler, KindReference, Manifest, Outcome, OwnedChild, Patch, PatchPermission, PatchStrategy,
+        PatchTarget, Permissions, RelatedObjects, RelatedRequest, RelatedSelection, Subject, Subscription, TemporaryFailure,
+        Trigger, TriggerRequest, ValueTest,
     },
-    bindings::dask::operator::types::Outcome,
-    plugin::{HandlerFunction, Plugin},
+    plugin::{HandlerFunction, Plugin, report_panics},
 };
-
-#[doc(hidden)]
-pub mod macro_support {
-    //! What [`export_plugin!`](crate::export_plugin) expands to.
-    pub use crate::bindings::{self, exports::dask::operator::handler::Guest};
-    pub use crate::plugin::report_panics;
-}
 
 /// Exports a plugin from a component: the name of a function that makes the [`Plugin`].
 ///
@@ -100,19 +93,19 @@ macro_rules! export_plugin {
         const _: () = {
             struct Component;
 
-            impl $crate::macro_support::Guest for Component {
+            impl $crate::bindings::exports::dask::operator::handler::Guest for Component {
                 fn describe() -> $crate::Manifest {
-                    $crate::macro_support::report_panics();
+                    $crate::report_panics();
                     $plugin().into_manifest()
                 }
 
                 fn handle(call: $crate::Call) -> ::core::result::Result<$crate::Outcome, $crate::Failure> {
-                    $crate::macro_support::report_panics();
+                    $crate::report_panics();
                     $plugin().handle(&call)
                 }
             }
 
-            $crate::macro_support::bindings::export!(Component with_types_in $crate::macro_support::bindings);
+            $crate::bindings::export!(Component with_types_in $crate::bindings);
         };
     };
 }

@@ -70,6 +70,11 @@ impl Plugin {
         &self.manifest
     }
 
+    /// As [`manifest`](Self::manifest), to fill in what has no function of its own.
+    pub fn manifest_mut(&mut self) -> &mut Manifest {
+        &mut self.manifest
+    }
+
     /// As [`manifest`](Self::manifest), for the host.
     pub fn into_manifest(self) -> Manifest {
         self.manifest

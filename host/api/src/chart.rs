@@ -50,7 +50,9 @@ fn rights_yaml() -> String {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::{api::rbac::v1::PolicyRule, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition};
+    use k8s_openapi::{
+        api::rbac::v1::PolicyRule, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    };
     use std::collections::BTreeMap;
 
     use super::*;

@@ -17,13 +17,11 @@ type Addition = (&'static str, fn() -> Value);
 
 /// Lists that server-side apply merges by key, and the defaults that the keys need: those of the Python operator's definitions,
 /// so that a change of operator changes neither ownership nor validity of stored objects.
-const POD_SPEC_ADDITIONS: [Addition; 7] = [
+const POD_SPEC_ADDITIONS: [Addition; 5] = [
     ("/properties/containers/items/properties/ports", || list_map(&["containerPort", "protocol"])),
     ("/properties/containers/items/properties/ports/items/properties/protocol", || json!({ "default": "TCP" })),
     ("/properties/initContainers/items/properties/ports", || list_map(&["containerPort", "protocol"])),
     ("/properties/initContainers/items/properties/ports/items/properties/protocol", || json!({ "default": "TCP" })),
-    ("/properties/ephemeralContainers/items/properties/ports", || list_map(&["containerPort", "protocol"])),
-    ("/properties/ephemeralContainers/items/properties/ports/items/properties/protocol", || json!({ "default": "TCP" })),
     ("/properties/topologySpreadConstraints", || list_map(&["topologyKey", "whenUnsatisfiable"])),
 ];
 
@@ -37,6 +35,20 @@ const SERVICE_SPEC_ADDITIONS: [Addition; 4] = [
 
 /// A runner pod ends: with Kubernetes' own default, `Always`, a job never would.
 const RUNNER_ADDITIONS: [Addition; 1] = [("/properties/restartPolicy", || json!({ "default": "OnFailure" }))];
+
+/// Properties, and what their objects need not have. Kubernetes takes an empty name in these references, and the Python
+/// operator's definitions an alias without address; the Rust types are stricter.
+const OPTIONAL: [(&str, &str); 9] = [
+    ("configMap", "name"),
+    ("configMapKeyRef", "name"),
+    ("configMapRef", "name"),
+    ("hostAliases", "ip"),
+    ("imagePullSecrets", "name"),
+    ("nodePublishSecretRef", "name"),
+    ("secret", "name"),
+    ("secretKeyRef", "name"),
+    ("secretRef", "name"),
+];
 
 /// The schema that a mark of `dask_wasm_operator_core::spec` stands for; none for a mark that is not known.
 pub(crate) fn schema(mark: &str) -> Option<Value> {
@@ -65,11 +77,29 @@ fn strip_and_preserve(schema: &mut Value) {
         fields.insert(PRESERVE.to_owned(), true.into());
     }
     if let Some(Value::Object(properties)) = fields.get_mut("properties") {
-        for (_, selector) in properties.iter_mut().filter(|(name, _)| matches!(name.as_str(), "labelSelector" | "namespaceSelector")) {
-            merge(selector, "", json!({ "x-kubernetes-map-type": "atomic" }));
+        for (property, optional) in OPTIONAL {
+            if let Some(schema) = properties.get_mut(property) {
+                make_optional(schema, optional);
+            }
+        }
+        // Only a label selector has these; what it selects is the whole of it.
+        if properties.contains_key("matchLabels") {
+            fields.insert("x-kubernetes-map-type".to_owned(), "atomic".into());
         }
     }
     for_each_subschema(fields, &mut strip_and_preserve);
+}
+
+/// Takes `name` from what the object, or each item of the list, requires.
+fn make_optional(schema: &mut Value, name: &str) {
+    let object = if schema.get("items").is_some() { &mut schema["items"] } else { schema };
+    let Some(Value::Array(required)) = object.get_mut("required") else { return };
+    required.retain(|required| required != name);
+    if required.is_empty()
+        && let Value::Object(fields) = object
+    {
+        fields.remove("required");
+    }
 }
 
 fn merge(schema: &mut Value, pointer: &str, addition: Value) {

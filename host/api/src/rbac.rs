@@ -55,7 +55,12 @@ pub const TABLE: [Rights; 17] = [
     Rights {
         scope: Scope::Served,
         group: "kubernetes.dask.org",
-        resources: &["daskclusters/finalizers", "daskworkergroups/finalizers", "daskjobs/finalizers", "daskautoscalers/finalizers"],
+        resources: &[
+            "daskclusters/finalizers",
+            "daskworkergroups/finalizers",
+            "daskjobs/finalizers",
+            "daskautoscalers/finalizers",
+        ],
         verbs: &["update"],
         why: "owner references that block deletion need it where OwnerReferencesPermissionEnforcement is on, as on OpenShift",
     },
@@ -129,7 +134,13 @@ pub const TABLE: [Rights; 17] = [
         verbs: &["patch"],
         why: "reports their state",
     },
-    Rights { scope: Scope::Operator, group: "", resources: &["configmaps"], verbs: WATCH, why: "reads the code of plugins" },
+    Rights {
+        scope: Scope::Operator,
+        group: "",
+        resources: &["configmaps"],
+        verbs: WATCH,
+        why: "reads the code of plugins",
+    },
     Rights {
         scope: Scope::Operator,
         group: "events.k8s.io",

@@ -69,6 +69,8 @@ pub struct Clients {
     pub watch: Client,
     /// The namespace of the context or of the pod.
     pub namespace: String,
+    /// The API server's URL, for messages.
+    pub server: String,
 }
 
 impl Clients {
@@ -91,6 +93,7 @@ impl Clients {
             unary: client(UNARY_TIMEOUT)?,
             watch: client(WATCH_READ_TIMEOUT)?,
             namespace: config.default_namespace.clone(),
+            server: config.cluster_url.to_string(),
         })
     }
 }

@@ -229,7 +229,11 @@ mod tests {
 
     fn served(group: &str, version: &str, kind: &str, plural: &str, singular: &str, short: &[&str]) -> ServedKind {
         ServedKind {
-            resource: Resource { kind: GroupVersionKind::new(group, version, kind), plural: plural.into(), namespaced: true },
+            resource: Resource {
+                kind: GroupVersionKind::new(group, version, kind),
+                plural: plural.into(),
+                namespaced: true,
+            },
             singular: singular.into(),
             short_names: short.iter().map(|name| (*name).to_owned()).collect(),
             subresources: vec![],
@@ -252,8 +256,9 @@ mod tests {
     }
 
     fn resolve(group: Option<&str>, version: Option<&str>, name: &str) -> Result<String, KindError> {
-        let reference = KindReference { group: group.map(Into::into), version: version.map(Into::into), name: name.into() };
-        table().resolve(&reference).map(|served| super::name(served))
+        let reference =
+            KindReference { group: group.map(Into::into), version: version.map(Into::into), name: name.into() };
+        table().resolve(&reference).map(super::name)
     }
 
     #[test]
@@ -274,7 +279,10 @@ mod tests {
     #[test]
     fn a_name_of_several_groups_needs_one() {
         let error = resolve(None, None, "events").unwrap_err().to_string();
-        assert_eq!(error, "events is served by several groups: Event/v1, Event.events.k8s.io/v1; name one of them in `group`");
+        assert_eq!(
+            error,
+            "events is served by several groups: Event/v1, Event.events.k8s.io/v1; name one of them in `group`"
+        );
         assert_eq!(resolve(Some(""), None, "events").unwrap(), "Event/v1");
     }
 

@@ -1,1 +1,269 @@
+//! Events (events.k8s.io/v1) about objects: how users hear of what happened to theirs.
+//!
+//! Anybody may post; nobody waits. What is repeated, too frequent for one object, or more than the queue holds is dropped and
+//! counted: an Event is a courtesy, state stands in conditions.
 
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use dask_wasm_operator_core::{
+    contract::{EventNote, EventSeverity},
+    object::{GroupVersionKind, NamespacedName, Object, Resource},
+};
+use http::Method;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::MicroTime, jiff::Timestamp};
+use kube::Client;
+use serde_json::json;
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::{
+    backoff::random,
+    gate::Gate,
+    path,
+    request::{Call, TOTAL_DEADLINE},
+};
+
+/// Who reports.
+const CONTROLLER: &str = "dask-wasm-operator";
+
+/// Events that wait to be posted.
+const QUEUE: usize = 1_000;
+
+/// The same Event about the same object is not repeated within this time.
+const QUIET_TIME: Duration = Duration::from_secs(600);
+
+/// Events about one object at once, and how long it takes until there may be one more: as client-go's spam filter, which
+/// allows 25 and one every 5 minutes, but for an object that is watched by people while they try things out.
+const BURST: u32 = 25;
+const REFILL: Duration = Duration::from_secs(60);
+
+/// Entries of the filter's memory above which the old ones are dropped.
+const MEMORY: usize = 10_000;
+
+/// Limits of the API, in bytes.
+const NOTE_MAX: usize = 1_024;
+const REASON_MAX: usize = 128;
+
+/// What an Event is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Regarding {
+    /// The object's kind.
+    pub kind: GroupVersionKind,
+    /// Namespace and name.
+    pub at: NamespacedName,
+    /// The object's uid: Events are shown with the very object only.
+    pub uid: String,
+}
+
+impl From<&Object> for Regarding {
+    fn from(object: &Object) -> Self {
+        Self { kind: (*object.kind).clone(), at: object.at(), uid: object.metadata.uid.clone() }
+    }
+}
+
+/// Posts Events in the background. Clones post through the same queue.
+#[derive(Clone)]
+pub struct Events {
+    sender: mpsc::Sender<(Regarding, EventNote)>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Events {
+    /// Starts to post, while `gate` is open. `instance` says which process it is. Must be called within a tokio runtime.
+    pub fn start(client: Client, gate: Gate, instance: String) -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let poster = Poster { client, gate, instance, dropped: Arc::clone(&dropped) };
+        tokio::spawn(poster.run(receiver));
+        Self { sender, dropped }
+    }
+
+    /// Posts an Event soon, or drops it.
+    pub fn post(&self, regarding: Regarding, note: EventNote) {
+        if self.sender.try_send((regarding, note)).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Events that were not posted because the queue was full, the server refused, or there were too many about one object.
+    /// Repetitions don't count.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+struct Poster {
+    client: Client,
+    gate: Gate,
+    instance: String,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Poster {
+    async fn run(self, mut queue: mpsc::Receiver<(Regarding, EventNote)>) {
+        let mut filter = Filter::default();
+        while let Some((regarding, note)) = queue.recv().await {
+            let posted = match filter.judge(Instant::now(), &regarding.uid, &note) {
+                Verdict::Repeated => true,
+                Verdict::TooMany => false,
+                // The pipeline speaks only where it may write; this is for what was queued before.
+                Verdict::New => self.gate.allows(Duration::ZERO) && self.post(&regarding, &note).await,
+            };
+            if !posted {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    async fn post(&self, regarding: &Regarding, note: &EventNote) -> bool {
+        let resource = Resource {
+            kind: GroupVersionKind::new("events.k8s.io", "v1", "Event"),
+            plural: "events".to_owned(),
+            namespaced: true,
+        };
+        // Where Kubernetes wants Events about objects without a namespace.
+        let namespace = regarding.at.namespace.as_deref().unwrap_or("default");
+        let Ok(path) = path::collection(&resource, Some(namespace)) else { return false };
+        let event = event(regarding, note, namespace, &self.instance, Timestamp::now());
+        match Call::json(Method::POST, &path, &event).send(&self.client, TOTAL_DEADLINE).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::debug!(%error, object = %regarding.at, reason = note.reason, "an Event could not be posted");
+                false
+            }
+        }
+    }
+}
+
+fn event(
+    regarding: &Regarding,
+    note: &EventNote,
+    namespace: &str,
+    instance: &str,
+    now: Timestamp,
+) -> serde_json::Value {
+    // An object's name can be as long as an Event's: the end must fit.
+    let name = cut(&regarding.at.name, 200).trim_end_matches(['-', '.']);
+    json!({
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": format!("{name}.{:016x}", random()), "namespace": namespace},
+        "eventTime": MicroTime(now),
+        "reportingController": CONTROLLER,
+        "reportingInstance": cut(instance, 128),
+        "action": "Reconcile",
+        "reason": cut(&note.reason, REASON_MAX),
+        "note": cut(&note.message, NOTE_MAX),
+        "type": match note.severity {
+            EventSeverity::Normal => "Normal",
+            EventSeverity::Warning => "Warning",
+        },
+        "regarding": {
+            "apiVersion": regarding.kind.api_version(),
+            "kind": regarding.kind.kind,
+            "namespace": regarding.at.namespace,
+            "name": regarding.at.name,
+            "uid": regarding.uid,
+        },
+    })
+}
+
+/// At most this many bytes, cut between characters.
+fn cut(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    New,
+    Repeated,
+    TooMany,
+}
+
+/// Decides which Events are worth posting.
+#[derive(Default)]
+struct Filter {
+    hasher: RandomState,
+    /// When an Event was last posted, by a hash of all that makes it the same.
+    posted: HashMap<u64, Instant>,
+    /// By uid: when the last of its allowance would be used up if every Event took [`REFILL`].
+    used_until: HashMap<String, Instant>,
+}
+
+impl Filter {
+    fn judge(&mut self, now: Instant, uid: &str, note: &EventNote) -> Verdict {
+        let same = self.hasher.hash_one((uid, &note.reason, &note.message));
+        if self.posted.get(&same).is_some_and(|posted| now < *posted + QUIET_TIME) {
+            return Verdict::Repeated;
+        }
+        self.forget(now);
+        let used_until = self.used_until.get(uid).copied().unwrap_or(now).max(now);
+        if used_until + REFILL > now + REFILL * BURST || self.posted.len() >= MEMORY {
+            return Verdict::TooMany;
+        }
+        self.used_until.insert(uid.to_owned(), used_until + REFILL);
+        self.posted.insert(same, now);
+        Verdict::New
+    }
+
+    fn forget(&mut self, now: Instant) {
+        if self.posted.len() >= MEMORY {
+            self.posted.retain(|_, posted| now < *posted + QUIET_TIME);
+        }
+        if self.used_until.len() >= MEMORY {
+            self.used_until.retain(|_, until| now < *until);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(message: &str) -> EventNote {
+        EventNote { severity: EventSeverity::Warning, reason: "Parked".into(), message: message.into() }
+    }
+
+    #[test]
+    fn the_same_is_said_once_in_ten_minutes() {
+        let mut filter = Filter::default();
+        let start = Instant::now();
+        assert_eq!(filter.judge(start, "a", &note("x")), Verdict::New);
+        assert_eq!(filter.judge(start, "b", &note("x")), Verdict::New);
+        assert_eq!(filter.judge(start, "a", &note("y")), Verdict::New);
+        assert_eq!(filter.judge(start + QUIET_TIME - Duration::from_secs(1), "a", &note("x")), Verdict::Repeated);
+        assert_eq!(filter.judge(start + QUIET_TIME, "a", &note("x")), Verdict::New);
+    }
+
+    #[test]
+    fn one_object_cannot_fill_the_cluster() {
+        let mut filter = Filter::default();
+        let start = Instant::now();
+        let new = |filter: &mut Filter, now, count: u32, from: u32| {
+            (from..from + count).filter(|n| filter.judge(now, "a", &note(&n.to_string())) == Verdict::New).count()
+        };
+        assert_eq!(new(&mut filter, start, 100, 0), 25);
+        assert_eq!(filter.judge(start, "b", &note("x")), Verdict::New);
+        assert_eq!(new(&mut filter, start + REFILL, 100, 100), 1);
+    }
+
+    #[test]
+    fn limits_of_the_api_are_kept() {
+        let regarding = Regarding {
+            kind: GroupVersionKind::new("", "v1", "Node"),
+            at: NamespacedName { namespace: None, name: "n".repeat(253) },
+            uid: "u".into(),
+        };
+        let event = event(&regarding, &note(&"ä".repeat(1_000)), "default", "i", Timestamp::UNIX_EPOCH);
+        assert_eq!(event["note"].as_str().unwrap().len(), NOTE_MAX);
+        assert!(event["metadata"]["name"].as_str().unwrap().len() <= 253);
+        assert_eq!(event["eventTime"], "1970-01-01T00:00:00.000000Z");
+    }
+}

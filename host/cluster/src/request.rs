@@ -54,7 +54,9 @@ impl RequestError {
 
     fn from_status(status: Status, retry_after: Option<Duration>) -> Self {
         let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        if code == StatusCode::TOO_MANY_REQUESTS || code.is_server_error() {
+        // What Kubernetes answers, with 500, to an apply with a field that the schema does not know.
+        let is_bad_field = status.message.starts_with("failed to create typed patch object");
+        if code == StatusCode::TOO_MANY_REQUESTS || (code.is_server_error() && !is_bad_field) {
             Self::TryAgain(Box::new(status), retry_after)
         } else {
             Self::Status(Box::new(status))
@@ -161,11 +163,22 @@ mod tests {
 
     #[test]
     fn answers_that_ask_to_try_again_are_told_apart() {
-        for (code, again) in [(400, false), (404, false), (409, false), (422, false), (429, true), (500, true), (504, true)] {
+        for (code, again) in
+            [(400, false), (404, false), (409, false), (422, false), (429, true), (500, true), (504, true)]
+        {
             let error = RequestError::from_status(Status::default().with_code(code), None);
             assert_eq!(matches!(error, RequestError::TryAgain(..)), again, "{code}");
             assert_eq!(error.code(), code);
         }
+    }
+
+    #[test]
+    fn a_field_that_the_schema_does_not_know_stays_unknown() {
+        let status = Status::failure(
+            "failed to create typed patch object (n/a; /v1, Kind=ConfigMap): .x: field not declared in schema",
+            "",
+        );
+        assert!(matches!(RequestError::from_status(status.with_code(500), None), RequestError::Status(_)));
     }
 
     #[test]

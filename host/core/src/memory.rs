@@ -35,6 +35,8 @@ struct Objects {
     version: u64,
     /// What was written since the last look, in order.
     written: Vec<(ObjectKey, String)>,
+    /// The field that was changed last by a manager that had applied it before.
+    changed: Option<String>,
 }
 
 struct Stored {
@@ -88,9 +90,19 @@ impl MemoryCluster {
         stored.into_iter().flat_map(|stored| &stored.applied).map(|(manager, _, _)| manager.clone()).collect()
     }
 
+    /// Whether a person gave the object, and no handler made it.
+    pub fn was_given(&self, key: &ObjectKey) -> bool {
+        self.lock().stored.get(key).is_some_and(|stored| !stored.given.is_null())
+    }
+
     /// What was written since this was last asked: object and manager.
     pub fn take_written(&self) -> Vec<(ObjectKey, String)> {
         std::mem::take(&mut self.lock().written)
+    }
+
+    /// The field that a manager changed last after it had applied it before: what keeps changing if there is no end.
+    pub fn last_changed_field(&self) -> Option<String> {
+        self.lock().changed.clone()
     }
 
     /// Deletes an object and what it controls, without a trace.
@@ -160,17 +172,24 @@ impl MemoryCluster {
             metadata.remove("resourceVersion");
         }
         let Some(stored) = objects.stored.get_mut(key) else { return Err(stale("no existing object")) };
+        let mut changed = None;
         match stored
             .applied
             .iter_mut()
             .find(|(manager, target, _)| *manager == apply.manager && *target == apply.target)
         {
             Some((_, _, before)) if *before == body => return Ok(Written::Applied(Arc::clone(&stored.seen))),
-            Some((_, _, before)) => *before = body,
+            Some((_, _, before)) => {
+                changed = first_difference(before, &body);
+                *before = body;
+            }
             None => stored.applied.push((apply.manager.clone(), apply.target, body)),
         }
         self.refresh(&mut objects, key).map_err(|message| refused(key, message))?;
         objects.written.push((key.clone(), apply.manager.clone()));
+        if let Some(path) = changed {
+            objects.changed = Some(format!("{key}: {path}, applied by {}", apply.manager));
+        }
         let seen = objects.stored.get(key).map(|stored| Arc::clone(&stored.seen));
         seen.map(Written::Applied).ok_or_else(|| stale("no existing object"))
     }
@@ -211,6 +230,18 @@ impl MemoryCluster {
         stored.seen = Arc::new(Object::from_value(&object).map_err(|error| error.to_string())?);
         Ok(())
     }
+}
+
+fn first_difference(before: &Value, after: &Value) -> Option<String> {
+    if before == after {
+        return None;
+    }
+    let (Some(old), Some(new)) = (before.as_object(), after.as_object()) else { return Some(String::new()) };
+    old.keys().chain(new.keys()).find_map(|name| {
+        let none = Value::Null;
+        let below = first_difference(old.get(name).unwrap_or(&none), new.get(name).unwrap_or(&none))?;
+        Some(if below.is_empty() { name.clone() } else { format!("{name}.{below}") })
+    })
 }
 
 /// Takes from an applied set what differs between two states of the object.

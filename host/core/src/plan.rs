@@ -2,7 +2,10 @@
 //!
 //! All choices are made here; planning again after the plan was carried out gives an empty plan.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 
@@ -34,8 +37,8 @@ impl Memory {
     }
 
     /// Forgets everything about objects that are no longer there.
-    pub fn retain(&mut self, alive: impl Fn(&str) -> bool) {
-        self.0.retain(|(uid, _), _| alive(uid));
+    pub fn keep_only(&mut self, uids: &BTreeSet<&str>) {
+        self.0.retain(|(uid, _), _| uids.contains(uid.as_str()));
     }
 
     fn says_applied(&self, manager: &str, wanted: &Value, live: &Object) -> bool {

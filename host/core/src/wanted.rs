@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
@@ -78,11 +77,11 @@ pub struct WantedChild {
 }
 
 /// Something that a person should know: becomes a condition, and an Event when it is new.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Problem {
     /// One word in CamelCase.
-    pub reason: String,
+    pub reason: &'static str,
     /// Names the object, the field and the remedy.
     pub message: String,
     /// Whether only a change of the object can help; otherwise it is tried again.
@@ -91,13 +90,13 @@ pub struct Problem {
 
 impl Problem {
     /// Only a change of the object can help.
-    pub fn permanent(reason: &str, message: impl Into<String>) -> Self {
-        Self { reason: reason.to_owned(), message: message.into(), permanent: true }
+    pub fn permanent(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), permanent: true }
     }
 
     /// It is tried again, or goes away when something else changes.
-    pub fn passing(reason: &str, message: impl Into<String>) -> Self {
-        Self { reason: reason.to_owned(), message: message.into(), permanent: false }
+    pub fn passing(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), permanent: false }
     }
 }
 

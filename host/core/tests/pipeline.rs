@@ -47,7 +47,7 @@ impl World {
                     Pipeline { observed: &self.cluster, writes: &self.cluster, environment: &self.environment };
                 let state = self.states.entry((reconciler, object.at())).or_default();
                 passes.push(now(pipeline.reconcile(&Handler::Native(reconciler), &object.at(), state, NOW)));
-                now(pipeline.publish(reconciler, &object.at(), state, NOW)).unwrap();
+                now(pipeline.publish(reconciler, &object.at(), state.problems(), NOW)).unwrap();
             }
         }
         self.written = self.cluster.take_written();

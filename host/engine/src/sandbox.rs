@@ -108,6 +108,7 @@ impl Sandbox {
             (None, Some(trap)) => CallError::Trap { reason: trap.to_string(), last_words: last_words() },
             (None, None) => match error.downcast_ref::<wasi::Refused>() {
                 Some(refused) => CallError::Trap { reason: refused.to_string(), last_words: last_words() },
+                None if error.is::<NotStarted>() => CallError::Host(format!("{error:#}")),
                 None => self.explain_text(&error.root_cause().to_string()),
             },
         }
@@ -122,6 +123,11 @@ impl Sandbox {
         }
     }
 }
+
+/// Marks an error on the way to an instance: if it is none of the guest's own, the host had no room for it.
+#[derive(Debug, thiserror::Error)]
+#[error("the sandbox can't be made")]
+pub(crate) struct NotStarted;
 
 /// Counts the memory and the tables of all instances of a store together.
 struct Memory {

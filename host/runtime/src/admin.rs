@@ -128,8 +128,7 @@ impl AdminServer {
             let listener = TcpListener::bind(address).await?;
             Ok((listener.local_addr()?, listener))
         };
-        let (local, listener) =
-            bind.await.map_err(|source| AdminError::Bind { address: address.clone(), source })?;
+        let (local, listener) = bind.await.map_err(|source| AdminError::Bind { address: address.clone(), source })?;
         Ok(Self { listener, address: local, health_path: health_path.clone() })
     }
 
@@ -264,7 +263,9 @@ mod tests {
         assert_eq!(url("http://[::]:8080/healthz"), expect("[::]:8080", "/healthz"));
         assert_eq!(url("http://example/live"), expect("example:80", "/live"));
         assert_eq!(url("http://example"), expect("example:80", "/"));
-        for refused in ["0.0.0.0:8080", "https://a/b", "http://a/metrics", "http://a/readyz", "http://a/{b}", "http://a/b?c", "a"] {
+        for refused in
+            ["0.0.0.0:8080", "https://a/b", "http://a/metrics", "http://a/readyz", "http://a/{b}", "http://a/b?c", "a"]
+        {
             assert_eq!(url(refused), None, "{refused}");
         }
         for refused in ["8080", ":8080", "a", "a:b", "a:65536"] {

@@ -143,7 +143,13 @@ pub(crate) struct LogArgs {
     #[arg(long, value_name = "LEVELS", env = "DASK_WASM_OPERATOR_LOG")]
     pub(crate) log_filter: Option<Targets>,
     /// How log lines look.
-    #[arg(long, value_name = "FORMAT", ignore_case = true, default_value = "full", env = "DASK_WASM_OPERATOR_LOG_FORMAT")]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        ignore_case = true,
+        default_value = "full",
+        env = "DASK_WASM_OPERATOR_LOG_FORMAT"
+    )]
     pub(crate) log_format: LogFormat,
 }
 

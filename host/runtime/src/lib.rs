@@ -5,12 +5,16 @@
 
 mod admin;
 mod args;
+mod controller;
 mod exit;
 mod metrics;
+mod plugins;
+mod render;
 mod run;
 mod settings;
 mod shutdown;
 mod telemetry;
+mod writes;
 
 use std::io::{self, Write as _};
 
@@ -21,7 +25,8 @@ pub use args::{RenderArgs, parse};
 pub use exit::Failure;
 pub use metrics::Metrics;
 pub use settings::{
-    Connection, Invocation, Leadership, LogFormat, LogSettings, PluginFiles, PluginSources, RenderOutput, RunSettings, Scope,
+    Connection, Invocation, Leadership, LogFormat, LogSettings, PluginFiles, PluginSources, RenderOutput, RunSettings,
+    Scope,
 };
 pub use shutdown::Shutdown;
 
@@ -32,7 +37,7 @@ pub use shutdown::Shutdown;
 pub fn execute(invocation: Invocation) -> Result<(), Failure> {
     match invocation {
         Invocation::Run(settings) => run::run(*settings),
-        Invocation::Render(_) => Err(anyhow::anyhow!("`render` is not part of this build").into()),
+        Invocation::Render(arguments) => render::render(arguments),
         Invocation::Crds => print(&dask_wasm_operator_api::crds_yaml()),
     }
 }

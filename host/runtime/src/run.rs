@@ -1,20 +1,65 @@
 //! `run`: what is set up around the operator, in the order of start and of end.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context as _;
+use dask_wasm_operator_api::{Access, required_access};
+use dask_wasm_operator_cluster::{
+    access::{Right, missing_rights},
+    applier::{Applier, CONCURRENCY},
+    client::{self, Clients},
+    discovery::Discovery,
+    events::Events,
+    gate::Gate,
+    index::Index,
+    lease::{self, LeaseSettings, holder_identity},
+    observed::ObservedCluster,
+    watch::{WatchHandle, WatchKey, Watches},
+};
+use dask_wasm_operator_core::{
+    dask::{COMPONENT_LABEL, Environment, cluster_kind, deployment_kind, service_kind, worker_group_kind},
+    object::GroupVersionKind,
+    ports::{Observed, Writes},
+    spec::{DASK_AUTOSCALER, DASK_CLUSTER, DASK_JOB, DASK_PLUGIN, DASK_PLUGIN_RECORD, DASK_WORKER_GROUP},
+};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::timeout,
+};
 
-use crate::{Failure, Metrics, RunSettings, Shutdown, admin::AdminServer, telemetry};
+use crate::{
+    Connection, Failure, Health, Leadership, Metrics, PluginSources, RunSettings, Scope, Shutdown,
+    admin::AdminServer,
+    controller::{Controller, Surroundings},
+    plugins::{ManagerSurroundings, PluginManager, engine},
+    telemetry,
+    writes::MeteredWrites,
+};
+
+/// How long passes that are under way may take after SIGTERM: within Kubernetes' default grace period of 30 s.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// A watch that tried nothing for so long is stuck: each list, connection and silence has a shorter limit of its own.
+const WATCH_LIMIT: Duration = Duration::from_secs(90);
 
 /// Serves until told to stop.
 pub(crate) fn run(settings: RunSettings) -> Result<(), Failure> {
     telemetry::install(&settings.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
-    runtime.block_on(operate(settings))
+    let result = runtime.block_on(operate(settings));
+    // Whatever still runs (a plugin that is being compiled) must not hold up the end.
+    runtime.shutdown_background();
+    result
 }
 
 async fn operate(settings: RunSettings) -> Result<(), Failure> {
-    let shutdown = Shutdown::on_signals().context("listening for signals")?;
+    let mut shutdown = Shutdown::on_signals().context("listening for signals")?;
     if !settings.ignored.is_empty() {
         tracing::warn!(flags = settings.ignored.join(" "), "these flags of the Python operator have no effect here");
     }
@@ -23,6 +68,231 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
         Some(endpoint) => Some(AdminServer::bind(endpoint).await?),
         None => None,
     };
-    let _ = (shutdown, metrics, admin);
-    Err(anyhow::anyhow!("`run` is not part of this build").into())
+    let start = async {
+        let clients = connect(&settings.connection).await?;
+        let discovery = discover(&clients).await?;
+        let operator_namespace = settings.operator_namespace.clone().unwrap_or_else(|| clients.namespace.clone());
+        check_definitions(&discovery)?;
+        check_rights(&clients, &settings.scope, &operator_namespace).await?;
+        Ok::<_, Failure>((clients, discovery, operator_namespace))
+    };
+    let (clients, discovery, operator_namespace) = tokio::select! {
+        started = start => started?,
+        () = shutdown.requested() => return Ok(()),
+    };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), operator_namespace, scope = ?settings.scope, "starting");
+
+    let (changes_tx, changes_rx) = mpsc::unbounded_channel();
+    let plugins_changed = Arc::new(Notify::new());
+    let index = Arc::new(Index::new(sink(changes_tx, Arc::clone(&plugins_changed), operator_namespace.clone())));
+    let leadership = match settings.leadership {
+        Leadership::Standalone => None,
+        Leadership::Lease => {
+            let lease = LeaseSettings::new(&operator_namespace, holder_identity(&host_name()));
+            Some(lease::Leadership::start(clients.unary.clone(), lease).context("standing for the Lease")?)
+        }
+    };
+    let gate = leadership.as_ref().map_or_else(Gate::open, lease::Leadership::gate);
+    let observed: Arc<dyn Observed> = Arc::new(ObservedCluster::new(Arc::clone(&index), Arc::clone(&discovery)));
+    let applier = Applier::new(clients.unary.clone(), Arc::clone(&index), gate.clone(), CONCURRENCY);
+    let writes: Arc<dyn Writes> = Arc::new(MeteredWrites::new(applier, Arc::clone(&metrics)));
+    let controller = Arc::new(Controller::new(Surroundings {
+        index: Arc::clone(&index),
+        observed: Arc::clone(&observed),
+        writes: Arc::clone(&writes),
+        gate: gate.clone(),
+        environment: Environment { cluster_domain: settings.cluster_domain.clone() },
+        metrics: Arc::clone(&metrics),
+        events: Events::start(clients.unary.clone(), gate, host_name()),
+    }));
+
+    let watches = Watches::new(clients.watch.clone(), Arc::clone(&index));
+    let own = own_watches(&watches, &discovery, &settings.scope, &operator_namespace)?;
+    let in_sync = Arc::new(AtomicBool::new(false));
+    let health = Arc::new(OperatorHealth {
+        own: own.iter().map(|watch| watch.key().clone()).collect(),
+        watches: watches.clone(),
+        controller: Arc::clone(&controller),
+        in_sync: Arc::clone(&in_sync),
+    });
+    if let Some(admin) = admin {
+        let mut shutdown = shutdown.clone();
+        let serving = admin.serve(health, Arc::clone(&metrics), async move { shutdown.requested().await });
+        tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "health and metrics are no longer served");
+            }
+        });
+    }
+    tokio::select! {
+        () = watches.settled() => {}
+        () = shutdown.requested() => return end(leadership).await,
+    }
+    if let PluginSources::Enabled { directory } = &settings.plugins {
+        let manager = PluginManager::new(ManagerSurroundings {
+            engine: engine(settings.cache_directory.clone()).context("preparing to run plugins")?,
+            index,
+            observed,
+            writes,
+            watches: watches.clone(),
+            discovery,
+            controller: Arc::clone(&controller),
+            operator_namespace,
+            served_namespace: namespace(&settings.scope),
+            directory: directory.clone(),
+            changed: plugins_changed,
+        });
+        tokio::spawn(manager.run(shutdown.clone()));
+    }
+    in_sync.store(true, Ordering::Release);
+    tracing::info!("ready");
+
+    let working = tokio::spawn(Arc::clone(&controller).run(changes_rx, shutdown.clone()));
+    let lost = async {
+        match &leadership {
+            Some(leadership) => leadership.lost().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = shutdown.requested() => {}
+        why = lost => return Err(anyhow::anyhow!("this process lost the Lease and must not write any more: {why}").into()),
+    }
+    if timeout(DRAIN, working).await.is_err() {
+        tracing::warn!("not everything that was under way came to its end in time; the next process goes on with it");
+    }
+    drop(own);
+    end(leadership).await
+}
+
+async fn end(leadership: Option<lease::Leadership>) -> Result<(), Failure> {
+    if let Some(leadership) = leadership {
+        leadership.release().await;
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn connect(connection: &Connection) -> Result<Clients, Failure> {
+    let Connection { kubeconfig, context } = connection;
+    let connection = match (kubeconfig, context) {
+        (None, None) => client::Connection::Infer,
+        (path, context) => client::Connection::Kubeconfig { path: path.clone(), context: context.clone() },
+    };
+    Clients::connect(&connection).await.map_err(|error| Failure::Connection(error.into()))
+}
+
+async fn discover(clients: &Clients) -> Result<Arc<Discovery>, Failure> {
+    let discovery = Discovery::start(clients.unary.clone()).await;
+    discovery.map(Arc::new).map_err(|error| Failure::Unreachable { server: clients.server.clone(), source: error.into() })
+}
+
+fn check_definitions(discovery: &Discovery) -> Result<(), Failure> {
+    let table = discovery.table();
+    let ours = [DASK_CLUSTER, DASK_WORKER_GROUP, DASK_JOB, DASK_AUTOSCALER, DASK_PLUGIN, DASK_PLUGIN_RECORD];
+    let missing = ours.iter().filter(|kind| table.get(&kind.group_version_kind()).is_none());
+    let names: Vec<_> = missing.map(|kind| format!("{}.{}", kind.plural, kind.group)).collect();
+    if names.is_empty() { Ok(()) } else { Err(Failure::MissingCrds { names }) }
+}
+
+async fn check_rights(clients: &Clients, scope: &Scope, operator_namespace: &str) -> Result<(), Failure> {
+    let required = required_access(scope.served(), operator_namespace);
+    let rights: Vec<_> = required.iter().map(right).collect();
+    let missing = missing_rights(&clients.unary, &rights).await;
+    let missing = missing.map_err(|error| Failure::Unreachable { server: clients.server.clone(), source: error.into() })?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::MissingRights { rights: required.into_iter().filter(|access| missing.contains(&right(access))).collect() })
+}
+
+fn right(access: &Access) -> Right {
+    let resource = match access.subresource {
+        Some(subresource) => format!("{}/{subresource}", access.resource),
+        None => access.resource.to_owned(),
+    };
+    Right::new(access.group, &resource, access.verb, access.namespace.as_deref())
+}
+
+/// What the operator itself watches: Dask's kinds, what it makes of them, and the plugins.
+fn own_watches(
+    watches: &Watches,
+    discovery: &Discovery,
+    scope: &Scope,
+    operator_namespace: &str,
+) -> Result<Vec<WatchHandle>, Failure> {
+    let served = namespace(scope);
+    let components = |names: &str| Some(format!("{COMPONENT_LABEL} in ({names})"));
+    let wanted: [(GroupVersionKind, Option<String>, Option<String>); 5] = [
+        (cluster_kind(), served.clone(), None),
+        (worker_group_kind(), served.clone(), None),
+        (deployment_kind(), served.clone(), components("scheduler,worker")),
+        (service_kind(), served, components("scheduler")),
+        (DASK_PLUGIN.group_version_kind(), Some(operator_namespace.to_owned()), None),
+    ];
+    let table = discovery.table();
+    wanted
+        .into_iter()
+        .map(|(kind, namespace, labels)| {
+            let resource = table.get(&kind).map(|served| served.resource.clone());
+            let resource = resource.with_context(|| format!("the API server does not serve {kind}"))?;
+            Ok(watches.start(&WatchKey { resource, namespace, labels }).context("starting a watch")?)
+        })
+        .collect()
+}
+
+fn namespace(scope: &Scope) -> Option<String> {
+    match scope {
+        Scope::AllNamespaces => None,
+        Scope::Namespace(name) => Some(name.clone()),
+    }
+}
+
+/// Changes go to the controller; those of plugins and their code are also told to the plugin manager, which looks by itself.
+fn sink(
+    changes_tx: mpsc::UnboundedSender<dask_wasm_operator_cluster::index::Change>,
+    plugins_changed: Arc<Notify>,
+    operator_namespace: String,
+) -> impl Fn(dask_wasm_operator_cluster::index::Change) + Send + Sync + 'static {
+    let plugin = DASK_PLUGIN.group_version_kind();
+    let config_map = GroupVersionKind::new("", "v1", "ConfigMap");
+    move |change| {
+        let object = change.new.as_ref().or(change.old.as_ref());
+        let concerns_plugins = object.is_some_and(|object| {
+            let kind = object.kind.same_kind(&plugin) || object.kind.same_kind(&config_map);
+            kind && object.metadata.namespace.as_deref() == Some(&operator_namespace)
+        });
+        if concerns_plugins {
+            plugins_changed.notify_one();
+        }
+        // The receiver is gone only when the process is about to end.
+        let _ = changes_tx.send(change);
+    }
+}
+
+/// In a pod, the pod's name.
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+struct OperatorHealth {
+    own: Vec<WatchKey>,
+    watches: Watches,
+    controller: Arc<Controller>,
+    in_sync: Arc<AtomicBool>,
+}
+
+impl Health for OperatorHealth {
+    /// Attempts count, not successes: an outage of the API server is no reason for a restart.
+    fn live(&self) -> Result<(), String> {
+        let stuck = self.watches.stuck(WATCH_LIMIT).into_iter().filter(|key| self.own.contains(key));
+        let watches = stuck.map(|key| format!("the watch of {key} has tried nothing for {} s", WATCH_LIMIT.as_secs()));
+        let passes = self.controller.stuck().into_iter().map(|pass| format!("{pass} does not come to an end"));
+        let stuck: Vec<_> = watches.chain(passes).collect();
+        if stuck.is_empty() { Ok(()) } else { Err(stuck.join("; ")) }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.in_sync.load(Ordering::Acquire) { Ok(()) } else { Err("what is in the cluster is still being read".to_owned()) }
+    }
 }

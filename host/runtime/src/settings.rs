@@ -168,7 +168,9 @@ pub enum SettingsError {
         names: Vec<String>,
     },
     /// A pattern.
-    #[error("--namespace {pattern:?} is a pattern: this version serves one namespace, by its plain name, or all of them (--all-namespaces)")]
+    #[error(
+        "--namespace {pattern:?} is a pattern: this version serves one namespace, by its plain name, or all of them (--all-namespaces)"
+    )]
     NamespacePattern {
         /// The pattern.
         pattern: String,

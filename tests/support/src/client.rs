@@ -26,9 +26,7 @@ pub async fn apply_crds(client: &Client, crds: &[CustomResourceDefinition]) -> a
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     for crd in crds {
         let name = crd.name_any();
-        api.patch(&name, &parameters, &Patch::Apply(crd))
-            .await
-            .with_context(|| format!("applying the CRD {name}"))?;
+        api.patch(&name, &parameters, &Patch::Apply(crd)).await.with_context(|| format!("applying the CRD {name}"))?;
     }
     for crd in crds {
         let name = crd.name_any();
@@ -43,9 +41,7 @@ pub async fn apply_crds(client: &Client, crds: &[CustomResourceDefinition]) -> a
 fn is_established(crd: &CustomResourceDefinition) -> bool {
     let conditions = crd.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.is_some_and(|conditions| {
-        conditions
-            .iter()
-            .any(|condition| condition.type_ == "Established" && condition.status == "True")
+        conditions.iter().any(|condition| condition.type_ == "Established" && condition.status == "True")
     })
 }
 
@@ -56,18 +52,12 @@ fn is_established(crd: &CustomResourceDefinition) -> bool {
 pub async fn service_account_token(client: &Client, namespace: &str, name: &str) -> anyhow::Result<String> {
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let request = TokenRequest {
-        spec: Some(TokenRequestSpec {
-            expiration_seconds: Some(3600),
-            ..Default::default()
-        }),
+        spec: Some(TokenRequestSpec { expiration_seconds: Some(3600), ..Default::default() }),
         ..Default::default()
     };
     let answer = api
         .create_token_request(name, &PostParams::default(), &request)
         .await
         .with_context(|| format!("requesting a token of the ServiceAccount {namespace}/{name}"))?;
-    answer
-        .status
-        .and_then(|status| status.token)
-        .context("the answer to a TokenRequest has no token")
+    answer.status.and_then(|status| status.token).context("the answer to a TokenRequest has no token")
 }

@@ -13,7 +13,7 @@ use crate::control_plane::{Binaries, ControlPlane};
 use crate::kubeconfig::Kubeconfig;
 
 /// Environment variable that names the kubeconfig of an administrator of the cluster to run the tests against.
-pub(crate) const KUBECONFIG_VARIABLE: &str = "DASK_WASM_OPERATOR_TEST_KUBECONFIG";
+pub const KUBECONFIG_VARIABLE: &str = "DASK_WASM_OPERATOR_TEST_KUBECONFIG";
 
 /// Environment variable that names the audit log of that cluster, if this machine has it.
 pub(crate) const AUDIT_LOG_VARIABLE: &str = "DASK_WASM_OPERATOR_TEST_AUDIT_LOG";

@@ -32,21 +32,13 @@ impl PinnedModule {
     /// `go ARGUMENTS` in this module; static binaries, never another version than go.mod and go.sum say.
     pub(crate) fn go(&self) -> Command {
         let mut command = Command::new("go");
-        command
-            .current_dir(self.directory())
-            .env("CGO_ENABLED", "0")
-            .env("GOWORK", "off")
-            .stdin(Stdio::null());
+        command.current_dir(self.directory()).env("CGO_ENABLED", "0").env("GOWORK", "off").stdin(Stdio::null());
         command
     }
 
     /// Where the Go module cache keeps the sources of this module; downloads and verifies them if need be.
     pub(crate) fn sources(&self) -> anyhow::Result<PathBuf> {
-        let output = self
-            .go()
-            .args(["mod", "download", "-json", self.path])
-            .output()
-            .map_err(explain_missing_go)?;
+        let output = self.go().args(["mod", "download", "-json", self.path]).output().map_err(explain_missing_go)?;
         let answer: serde_json::Value = serde_json::from_slice(&output.stdout)
             .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
             .with_context(|| format!("reading the answer of go mod download {}", self.path))?;
@@ -72,10 +64,7 @@ pub(crate) fn explain_missing_go(error: io::Error) -> anyhow::Error {
 fn required_version<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
     go_mod.lines().find_map(|line| {
         let mut words = line.split_whitespace().skip_while(|word| *word == "require");
-        (words.next() == Some(module))
-            .then(|| words.next())
-            .flatten()
-            .filter(|version| version.starts_with('v'))
+        (words.next() == Some(module)).then(|| words.next()).flatten().filter(|version| version.starts_with('v'))
     })
 }
 

@@ -23,35 +23,30 @@ pub async fn with_namespace<T>(
 ) -> anyhow::Result<T> {
     let api: Api<Namespace> = Api::all(client.clone());
     let namespace = Namespace {
-        metadata: ObjectMeta {
-            generate_name: Some("test-".into()),
-            ..Default::default()
-        },
+        metadata: ObjectMeta { generate_name: Some("test-".into()), ..Default::default() },
         ..Default::default()
     };
     let created = api.create(&PostParams::default(), &namespace).await;
     let name = created.context("creating a namespace")?.name_any();
     let outcome = AssertUnwindSafe(body(&name)).catch_unwind().await;
     if !matches!(outcome, Ok(Ok(_))) {
-        let report = report(client, &name).await;
+        let report = namespace_report(client, &name).await;
         eprintln!("{}", report.unwrap_or_else(|error| format!("no report of {name}: {error:#}")));
     }
     let deleted = api.delete(&name, &DeleteParams::default()).await;
     match outcome {
-        Ok(Ok(value)) => deleted
-            .map(|_| value)
-            .with_context(|| format!("deleting the namespace {name}")),
+        Ok(Ok(value)) => deleted.map(|_| value).with_context(|| format!("deleting the namespace {name}")),
         Ok(Err(error)) => Err(error),
         Err(panic) => resume_unwind(panic),
     }
 }
 
-/// One line for each object: kind, name, owner, phase and conditions; for an Event what it says.
-async fn report(client: &Client, namespace: &str) -> anyhow::Result<String> {
-    let discovery = Discovery::new(client.clone())
-        .run_aggregated()
-        .await
-        .context("asking which kinds there are")?;
+/// One line for each object in a namespace: kind, name, owner, phase and conditions; for an Event what it says.
+///
+/// # Errors
+/// When the API server does not say which kinds there are.
+pub async fn namespace_report(client: &Client, namespace: &str) -> anyhow::Result<String> {
+    let discovery = Discovery::new(client.clone()).run_aggregated().await.context("asking which kinds there are")?;
     let mut text = format!("objects in namespace {namespace}:\n");
     for group in discovery.groups() {
         // Metrics and the like are views, and the same Events are listed in the core group.
@@ -121,9 +116,6 @@ mod tests {
             },
         }))
         .unwrap();
-        assert_eq!(
-            describe(&object),
-            "a-scheduler, owned by DaskCluster a, Pending, PodScheduled=False Unschedulable"
-        );
+        assert_eq!(describe(&object), "a-scheduler, owned by DaskCluster a, Pending, PodScheduled=False Unschedulable");
     }
 }

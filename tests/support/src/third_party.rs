@@ -20,10 +20,7 @@ impl ThirdParty {
         let path = match self {
             Self::Istio => "istio.io/api",
         };
-        PinnedModule {
-            directory: "third-party-crds",
-            path,
-        }
+        PinnedModule { directory: "third-party-crds", path }
     }
 
     /// The file in the module that has all of its CRDs.

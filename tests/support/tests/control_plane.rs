@@ -7,9 +7,10 @@ use std::time::Duration;
 use dask_wasm_operator_test_support::control_plane::detached::{self, Started, Stopped};
 use dask_wasm_operator_test_support::control_plane::{Binaries, ControlPlane};
 use dask_wasm_operator_test_support::{
-    ThirdParty, apply_crds, service_account_token, third_party_crds, wait_for, with_namespace,
+    Kubeconfig, TestCluster, ThirdParty, apply_crds, namespace_report, service_account_token, third_party_crds,
+    wait_for, with_namespace,
 };
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, ServiceAccount};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
@@ -17,11 +18,11 @@ use serde_json::json;
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn binaries() -> Binaries {
-    Binaries::ensure(&|line| eprintln!("{line}")).unwrap()
+    Binaries::ensure(&|line| eprintln!("{line}")).expect("Go is installed and builds them")
 }
 
 async fn is_ready(client: &Client) -> bool {
-    let request = http::Request::get("/readyz").body(Vec::new()).unwrap();
+    let request = http::Request::get("/readyz").body(Vec::new()).expect("a constant request is valid");
     client.request_text(request).await.is_ok_and(|answer| answer == "ok")
 }
 
@@ -31,12 +32,8 @@ fn is_running(pid: u32) -> bool {
         .is_ok_and(|status| !status.contains("State:\tZ") && !status.contains("State:\tX"))
 }
 
-async fn wait_for_end_of(pids: &[u32]) {
-    wait_for("the programs to end", TIMEOUT, async || {
-        Ok((!pids.iter().copied().any(is_running)).then_some(()))
-    })
-    .await
-    .unwrap();
+async fn wait_for_end_of(pids: &[u32]) -> anyhow::Result<()> {
+    wait_for("the programs to end", TIMEOUT, async || Ok((!pids.iter().copied().any(is_running)).then_some(()))).await
 }
 
 #[tokio::test]
@@ -53,7 +50,7 @@ async fn two_run_side_by_side_and_stop_ends_each() {
     assert_eq!(pids.len(), 3);
     let kubeconfig = first.kubeconfig_path();
     first.stop().unwrap();
-    wait_for_end_of(&pids).await;
+    wait_for_end_of(&pids).await.unwrap();
     assert!(!kubeconfig.exists());
     assert!(!is_ready(&first_client).await);
     assert!(is_ready(&second_client).await, "the other one must not notice");
@@ -71,6 +68,8 @@ async fn rights_garbage_collection_audit_and_crds() {
     })
     .await
     .unwrap();
+    namespaces_are_deleted_even_after_a_failure(&client).await.unwrap();
+    child_processes_share_it(&control_plane).await.unwrap();
 }
 
 async fn children_follow_their_owner(client: &Client, namespace: &str) -> anyhow::Result<()> {
@@ -81,11 +80,11 @@ async fn children_follow_their_owner(client: &Client, namespace: &str) -> anyhow
         "apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner.metadata.uid,
     }]}}))?;
     api.create(&PostParams::default(), &child).await?;
+    let report = namespace_report(client, namespace).await?;
+    assert!(report.contains("ConfigMap child, owned by ConfigMap owner\n"), "{report}");
     api.delete("owner", &DeleteParams::default()).await?;
-    wait_for("the child to be collected", TIMEOUT, async || {
-        Ok(api.get_opt("child").await?.is_none().then_some(()))
-    })
-    .await
+    wait_for("the child to be collected", TIMEOUT, async || Ok(api.get_opt("child").await?.is_none().then_some(())))
+        .await
 }
 
 async fn requests_are_authorized_and_audited(
@@ -118,6 +117,47 @@ async fn requests_are_authorized_and_audited(
     Ok(())
 }
 
+async fn namespaces_are_deleted_even_after_a_failure(client: &Client) -> anyhow::Result<()> {
+    let mut name = String::new();
+    let outcome: anyhow::Result<()> = with_namespace(client, async |namespace| {
+        name = namespace.to_owned();
+        anyhow::bail!("on purpose")
+    })
+    .await;
+    assert!(outcome.is_err_and(|error| error.to_string() == "on purpose"));
+    let api: Api<Namespace> = Api::all(client.clone());
+    wait_for("the end of the namespace", TIMEOUT, async || Ok(api.get_opt(&name).await?.is_none().then_some(()))).await
+}
+
+async fn child_processes_share_it(control_plane: &ControlPlane) -> anyhow::Result<()> {
+    let status = tokio::process::Command::new(std::env::current_exe()?)
+        .args(["--ignored", "--exact", "cluster_of_the_environment"])
+        .envs(control_plane.environment())
+        .status()
+        .await?;
+    assert!(status.success());
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "run by child_processes_share_it as a process of its own"]
+async fn cluster_of_the_environment() {
+    let cluster = TestCluster::obtain(&[]).await.unwrap();
+    let path = std::env::var_os("DASK_WASM_OPERATOR_TEST_KUBECONFIG").unwrap();
+    assert_eq!(cluster.kubeconfig_path(), path);
+    let client = cluster.client().await.unwrap();
+    assert!(is_ready(&client).await);
+    assert!(!cluster.audit_log().unwrap().requests().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn tests_of_one_process_share_a_cluster() {
+    let (first, second) = tokio::join!(TestCluster::obtain(&[]), TestCluster::obtain(&[]));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    assert!(std::ptr::eq(first, second));
+    assert!(is_ready(&first.client().await.unwrap()).await);
+}
+
 #[tokio::test]
 async fn killing_the_starter_leaves_nothing() {
     binaries();
@@ -137,7 +177,7 @@ async fn killing_the_starter_leaves_nothing() {
     assert!(pids.iter().copied().all(is_running));
     starter.kill().unwrap();
     starter.wait().unwrap();
-    wait_for_end_of(&pids).await;
+    wait_for_end_of(&pids).await.unwrap();
 }
 
 const PIDS: &str = "pids of the programs:";
@@ -161,7 +201,7 @@ async fn a_detached_one_runs_until_it_is_stopped() {
     assert_eq!(detached::start(directory, &binaries, &[]).await.unwrap(), Started::Before);
 
     let path = detached::kubeconfig_path(directory).unwrap().expect("it runs");
-    let kubeconfig = dask_wasm_operator_test_support::Kubeconfig::read(&path).unwrap();
+    let kubeconfig = Kubeconfig::read(&path).unwrap();
     let client = kubeconfig.client().await.unwrap();
     assert!(is_ready(&client).await);
 

@@ -8,6 +8,7 @@ pub(super) fn check() -> anyhow::Result<Vec<String>> {
         eprintln!("check dependencies: skipped, cargo-deny is not installed");
         return Ok(Vec::new());
     }
-    let result = workspace::run(&mut workspace::cargo(["deny", "--all-features", "check", "bans", "licenses", "sources"]));
+    let result =
+        workspace::run(&mut workspace::cargo(["deny", "--all-features", "check", "bans", "licenses", "sources"]));
     Ok(result.err().map(|error| error.to_string()).into_iter().collect())
 }

@@ -29,7 +29,9 @@ mod tests {
     #[test]
     fn the_table_must_be_there_and_say_so() {
         assert!(takes_workspace_lints("[package]\n\n[lints]\n# why\nworkspace = true\n"));
-        for manifest in ["", "[lints]\n", "[lints]\n[dependencies]\nworkspace = true\n", "[package]\nworkspace = true\n"] {
+        for manifest in
+            ["", "[lints]\n", "[lints]\n[dependencies]\nworkspace = true\n", "[package]\nworkspace = true\n"]
+        {
             assert!(!takes_workspace_lints(manifest), "{manifest:?}");
         }
     }

@@ -135,7 +135,7 @@ impl Applier {
         let answer = Call::get(&path).send(&self.client, left(deadline)).await;
         match answer.and_then(|answer| answer.decode::<WireObject>()) {
             Ok(wire) if is_ours(&wire, apply) => WriteError::Conflict { object, message: refusal.to_string() },
-            Ok(wire) => WriteError::Foreign { object, owner: owner_of(&wire, &apply.manager) },
+            Ok(wire) => WriteError::Foreign { object, owner: owner_of(&wire, apply) },
             Err(error) if error.code() == 404 => WriteError::Stale { object, message: error.to_string() },
             Err(error) => unavailable(object, "read", &error),
         }

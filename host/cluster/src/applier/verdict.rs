@@ -38,7 +38,7 @@ pub(super) fn judge(status: &Status, apply: &Apply) -> Verdict {
 /// Whether a refusal is about the uid given: the object is gone (409), or another by now (409 on delete, 422 on apply).
 pub(super) fn names_uid(status: &Status) -> bool {
     match status.code {
-        409 => status.message.contains("uid mismatch") || status.message.contains("Precondition failed: UID"),
+        409 => status.message.contains("uid mismatch") || status.message.contains("the UID in the precondition"),
         422 => causes(status).any(|cause| cause.field == "metadata.uid"),
         _ => false,
     }
@@ -58,7 +58,7 @@ pub(super) fn stranger(answer: &WireObject, apply: &Apply) -> Option<String> {
         Some(controller) => controller_uid(apply) != Some(controller.uid.as_str()),
         None => false,
     };
-    (is_stranger || makers(answer, &apply.manager).next().is_some()).then(|| owner_of(answer, &apply.manager))
+    (is_stranger || makers(answer, &apply.manager).next().is_some()).then(|| owner_of(answer, apply))
 }
 
 /// Whether the subject of the apply controls the object.
@@ -67,25 +67,28 @@ pub(super) fn is_ours(object: &WireObject, apply: &Apply) -> bool {
     controller.is_some_and(|controller| Some(controller.uid.as_str()) == controller_uid(apply))
 }
 
-/// Names the owner of an object for a person: the managers that made it, and its controller.
-pub(super) fn owner_of(object: &WireObject, manager: &str) -> String {
-    let mut managers: Vec<&str> = makers(object, manager).map(|entry| entry.manager.as_str()).collect();
+/// Names the owner of an object for a person: its controller, and the managers that made it.
+pub(super) fn owner_of(object: &WireObject, apply: &Apply) -> String {
+    let mut managers: Vec<&str> = makers(object, &apply.manager).map(|entry| entry.manager.as_str()).collect();
     managers.sort_unstable();
     managers.dedup();
-    let by_managers = format!("the field managers {}", managers.join(", "));
-    match object.metadata.controller() {
-        Some(controller) if managers.is_empty() => format!("{} {}", controller.kind, controller.name),
-        Some(controller) => format!("{} {} ({by_managers})", controller.kind, controller.name),
+    let managers = managers.join(", ");
+    // Ours stands in the answer to an apply that has not been withdrawn yet.
+    let controller = object.metadata.controller().filter(|_| !is_ours(object, apply));
+    match controller.map(|controller| format!("{} {}", controller.kind, controller.name)) {
+        Some(controller) if managers.is_empty() => controller,
+        Some(controller) => format!("{controller} (field managers: {managers})"),
         None if managers.is_empty() => "nobody known".to_owned(),
-        None => by_managers,
+        None => format!("others (field managers: {managers})"),
     }
 }
 
 /// The other managers that hold more of the object than labels and annotations.
 fn makers<'a>(object: &'a WireObject, manager: &'a str) -> impl Iterator<Item = &'a ManagedFields> {
-    object.managed_fields.iter().filter(move |entry| {
-        entry.manager != manager && entry.subresource.is_empty() && holds_more_than_notes(entry)
-    })
+    object
+        .managed_fields
+        .iter()
+        .filter(move |entry| entry.manager != manager && entry.subresource.is_empty() && holds_more_than_notes(entry))
 }
 
 fn holds_more_than_notes(entry: &ManagedFields) -> bool {
@@ -111,17 +114,118 @@ fn is_field_conflict(status: &Status) -> bool {
 
 fn has_second_controller(status: &Status) -> bool {
     causes(status).any(|cause| {
-        cause.field == "metadata.ownerReferences" && cause.message.contains("Only one reference can have Controller set to true")
+        cause.field == "metadata.ownerReferences"
+            && cause.message.contains("Only one reference can have Controller set to true")
     })
 }
 
 /// Whether a "not found" is about the object itself, not about its namespace or kind.
 fn is_about(status: &Status, apply: &Apply) -> bool {
-    status.details.as_ref().is_some_and(|details| {
-        details.name == apply.object.at.name && details.kind == apply.resource.plural
-    })
+    status
+        .details
+        .as_ref()
+        .is_some_and(|details| details.name == apply.object.at.name && details.kind == apply.resource.plural)
 }
 
 fn causes(status: &Status) -> impl Iterator<Item = &StatusCause> {
     status.details.iter().flat_map(|details| &details.causes)
+}
+
+#[cfg(test)]
+mod tests {
+    use dask_wasm_operator_core::object::{GroupVersionKind, NamespacedName, ObjectKey, Resource};
+    use serde_json::json;
+
+    use super::*;
+
+    fn apply(creates: bool, target: ApplyTarget) -> Apply {
+        let kind = GroupVersionKind::new("apps", "v1", "Deployment");
+        Apply {
+            resource: Resource { kind: kind.clone(), plural: "deployments".into(), namespaced: true },
+            object: ObjectKey { kind, at: NamespacedName::new("n", "a") },
+            target,
+            manager: "dask-operator/group".into(),
+            body: json!({"metadata": {"ownerReferences": [{"controller": true, "uid": "ours"}]}}),
+            force: false,
+            creates,
+        }
+    }
+
+    fn status(code: u16, message: &str, details: Value) -> Status {
+        let status = json!({"code": code, "message": message, "details": details, "status": "Failure"});
+        serde_json::from_value(status).unwrap()
+    }
+
+    /// The answer to an apply; `fields` are what another manager holds.
+    fn answer(controller: &str, subresource: &str, fields: Value) -> WireObject {
+        let ours = json!({"manager": "dask-operator/group", "operation": "Apply", "fieldsV1": {"f:spec": {}}});
+        let other = json!({
+            "manager": "other", "operation": "Update", "subresource": subresource, "fieldsV1": fields,
+        });
+        let controller =
+            json!({"apiVersion": "v1", "kind": "Other", "name": "o", "uid": controller, "controller": true});
+        let object = json!({"metadata": {"managedFields": [ours, other], "ownerReferences": [controller]}});
+        serde_json::from_str(&object.to_string()).unwrap()
+    }
+
+    #[test]
+    fn refusals_are_told_apart_by_what_they_are_about() {
+        let conflict =
+            json!({"causes": [{"reason": "FieldManagerConflict", "message": "conflict with \"x\"", "field": ".spec"}]});
+        let second = json!({"causes": [{
+            "reason": "FieldValueInvalid", "field": "metadata.ownerReferences",
+            "message": "Invalid value: []: Only one reference can have Controller set to true. Found \"true\" in references for A/a and B/b",
+        }]});
+        let uid = json!({"causes": [{"reason": "FieldValueInvalid", "field": "metadata.uid", "message": "field is immutable"}]});
+        let gone = json!({"name": "a", "kind": "deployments"});
+        let no_namespace = json!({"name": "n", "kind": "namespaces"});
+        let object = ApplyTarget::Object;
+        for (code, message, details, creates, target, expected) in [
+            (409, "", &conflict, false, object, Verdict::Conflict),
+            (409, "", &conflict, true, object, Verdict::Taken),
+            (409, "the object has been modified", &json!({}), false, object, Verdict::Stale),
+            (
+                409,
+                "uid mismatch: the provided object specified uid 1, and no existing object was found",
+                &json!({}),
+                false,
+                object,
+                Verdict::Stale,
+            ),
+            (422, "", &second, false, object, Verdict::Taken),
+            (422, "", &uid, false, object, Verdict::Stale),
+            (422, "spec is invalid", &json!({}), false, object, Verdict::Refused),
+            (404, "", &gone, false, ApplyTarget::Status, Verdict::Stale),
+            (404, "", &no_namespace, false, ApplyTarget::Status, Verdict::Refused),
+            (403, "exceeded quota", &json!({}), false, object, Verdict::Refused),
+        ] {
+            let verdict = judge(&status(code, message, details.clone()), &apply(creates, target));
+            assert_eq!(verdict, expected, "{code} {message} {details}");
+        }
+    }
+
+    #[test]
+    fn a_conflict_is_told_by_manager_and_path() {
+        let details = json!({"causes": [
+            {"reason": "FieldManagerConflict", "message": "conflict with \"kubectl\"", "field": ".spec.replicas"},
+            {"reason": "FieldManagerConflict", "message": "conflict with \"x\"", "field": ".data.k"},
+        ]});
+        let text = conflicts(&status(409, "2 conflicts", details));
+        assert_eq!(text, "conflict with \"kubectl\": .spec.replicas; conflict with \"x\": .data.k");
+    }
+
+    #[test]
+    fn who_holds_more_than_notes_has_made_the_object() {
+        let apply = apply(true, ApplyTarget::Object);
+        let strange = |subresource: &str, fields: Value| stranger(&answer("ours", subresource, fields), &apply);
+        assert_eq!(
+            strange("", json!({"f:spec": {"f:replicas": {}}})).as_deref(),
+            Some("others (field managers: other)")
+        );
+        assert!(strange("", json!({"f:metadata": {"f:finalizers": {}}})).is_some());
+        assert_eq!(strange("", json!({"f:metadata": {"f:labels": {".": {}}, "f:annotations": {"f:a": {}}}})), None);
+        assert_eq!(strange("status", json!({"f:status": {}})), None);
+        let other_controller = answer("theirs", "", json!({}));
+        assert_eq!(stranger(&other_controller, &apply).as_deref(), Some("Other o"));
+    }
 }

@@ -88,7 +88,7 @@ impl KindIndex {
             self.untell(&at, watch);
         }
         for at in self.names_where(|entry| !is_held(&self.watches, entry)) {
-            self.take(&*at);
+            self.take(&at);
         }
     }
 
@@ -107,8 +107,7 @@ impl KindIndex {
         }
         self.set_seen(watch, version);
         let missing = self.names_where(|entry| {
-            !listed.contains(&entry.object.at())
-                && (entry.told_by.contains(&watch) || !is_held(&self.watches, entry))
+            !listed.contains(&entry.object.at()) && (entry.told_by.contains(&watch) || !is_held(&self.watches, entry))
         });
         for at in missing {
             self.leave(watch, &at, version, news);
@@ -156,8 +155,11 @@ impl KindIndex {
 
     pub(super) fn deleted(&mut self, at: &NamespacedName, uid: &str, news: &mut News<'_>) {
         self.forget_departed(at);
-        if self.objects.get(at).is_some_and(|entry| entry.object.metadata.uid == uid) {
+        if let Some(version) =
+            self.objects.get(at).filter(|entry| entry.object.metadata.uid == uid).map(|entry| entry.version)
+        {
             self.remove(at, news);
+            self.keep_gone(at, version);
         }
     }
 
@@ -200,13 +202,23 @@ impl KindIndex {
     /// A watch told that an object was not among those that it covers at a version.
     fn leave(&mut self, watch: WatchId, at: &NamespacedName, version: u64, news: &mut News<'_>) {
         self.untell(at, watch);
-        if self.objects.get(at).is_some_and(|entry| is_held(&self.watches, entry)) {
-            return;
-        }
+        let known = match self.objects.get(at) {
+            Some(entry) if is_held(&self.watches, entry) => return,
+            Some(entry) => entry.version,
+            None => 0,
+        };
         self.remove(at, news);
-        let is_behind = |other: &Watch| other.seen < version && other.scope.covers_namespace(at.namespace.as_deref());
+        // Only one that selects nothing knows that the object is gone, and not just without its label.
+        let knows_all = self.watches.get(&watch).is_some_and(|watch| watch.scope.selects_all());
+        self.keep_gone(at, if knows_all { version.max(known) } else { known });
+    }
+
+    /// Watches that are behind must not bring back what an object was before this version.
+    fn keep_gone(&mut self, at: &NamespacedName, version: u64) {
+        let is_behind = |watch: &Watch| watch.seen < version && watch.scope.covers_namespace(at.namespace.as_deref());
         if self.watches.values().any(is_behind) {
-            self.gone.insert(at.clone(), version);
+            let since = self.gone.entry(at.clone()).or_default();
+            *since = version.max(*since);
         }
         if self.gone.len() > GONE_REMEMBERED
             && let Some(oldest) = self.gone.iter().min_by_key(|(_, since)| **since).map(|(at, _)| at.clone())
@@ -236,7 +248,7 @@ impl KindIndex {
         if !self.departed.is_empty() {
             self.forget_departed(&at);
         }
-        let old = self.take(&*at);
+        let old = self.take(&at);
         let told_by = old.as_ref().map(|entry| entry.told_by.clone()).unwrap_or_default();
         if let Some(owner) = object.metadata.controller() {
             self.by_controller.entry(owner.uid.as_str().into()).or_default().insert(Arc::clone(&at));

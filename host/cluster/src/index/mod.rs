@@ -45,6 +45,10 @@ impl Scope {
         self.covers_namespace(object.metadata.namespace.as_deref()) && self.labels.matches(&object.metadata.labels)
     }
 
+    fn selects_all(&self) -> bool {
+        self.labels == Selector::default()
+    }
+
     fn covers_namespace(&self, namespace: Option<&str>) -> bool {
         self.namespace.is_none() || self.namespace.as_deref() == namespace
     }
@@ -290,7 +294,8 @@ pub(crate) fn version_of(object: &Object) -> u64 {
 
 /// Drops what is never asked for: of the managed fields only those of our own managers are.
 pub(crate) fn keep_own_managed_fields(managed_fields: &mut Vec<ManagedFields>) {
-    managed_fields.retain(|entry| entry.manager.starts_with("dask-operator/") || entry.manager.starts_with("dask-plugin/"));
+    managed_fields
+        .retain(|entry| entry.manager.starts_with("dask-operator/") || entry.manager.starts_with("dask-plugin/"));
     managed_fields.shrink_to_fit();
 }
 

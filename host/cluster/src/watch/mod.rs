@@ -18,11 +18,7 @@ use dask_wasm_operator_core::{
 };
 use kube::Client;
 use thiserror::Error;
-use tokio::{
-    sync::watch,
-    task::AbortHandle,
-    time::Instant,
-};
+use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
 use crate::{
     index::{Index, Scope},
@@ -103,7 +99,9 @@ impl WatchProblem {
 impl fmt::Display for WatchProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotServed => f.write_str("the API server does not serve this kind; is its CustomResourceDefinition installed?"),
+            Self::NotServed => {
+                f.write_str("the API server does not serve this kind; is its CustomResourceDefinition installed?")
+            }
             Self::Forbidden(message) => write!(f, "a right to list or watch is missing: {message}"),
             Self::Unavailable(message) => write!(f, "the API server can't be reached: {message}"),
         }
@@ -227,8 +225,15 @@ impl WatchHandle {
 
     /// Waits until everything that it covers has been listed once.
     pub async fn synced(&self) {
-        // The task lives as long as this handle.
-        let _ = self.status.clone().wait_for(|status| status.is_synced).await;
+        self.when_synced().await;
+    }
+
+    /// As [`Self::synced`], for a task of its own. Returns also when the watch has ended.
+    pub fn when_synced(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut status = self.status.clone();
+        async move {
+            let _ = status.wait_for(|status| status.is_synced).await;
+        }
     }
 }
 

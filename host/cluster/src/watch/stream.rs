@@ -177,7 +177,8 @@ impl WatchTask {
         ] {
             path = with_parameter(path, name, value);
         }
-        let request = Request::get(path).body(Vec::new()).map_err(|error| RequestError::Transport(error.to_string()))?;
+        let request =
+            Request::get(path).body(Vec::new()).map_err(|error| RequestError::Transport(error.to_string()))?;
         let started = Instant::now();
         self.attempt();
         let connected = timeout(SILENCE_LIMIT, self.client.request_events::<WireObject>(request)).await;

@@ -33,7 +33,7 @@ pub(super) fn cluster(seen: &Snapshot, problems: &[Problem]) -> Value {
     let workers = Workers::count(seen.related.get(WORKERS).map(Vec::as_slice).unwrap_or_default());
     let wanted = group.and_then(wanted_replicas).or_else(|| wanted_of_cluster(seen)).unwrap_or(0);
 
-    let phase = if problems.iter().any(|problem| ERRORS.contains(&problem.reason.as_str())) {
+    let phase = if problems.iter().any(|problem| ERRORS.contains(&problem.reason)) {
         ClusterPhase::Error
     } else if scheduler.is_none() || group.is_none() || service.is_none() {
         ClusterPhase::Created
@@ -204,7 +204,7 @@ fn degradation(problems: &[Problem]) -> Finding {
         [] => (ConditionStatus::False, "AsWanted".to_owned(), "nothing is wrong".to_owned()),
         [first, rest @ ..] => {
             let more = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
-            (ConditionStatus::True, first.reason.clone(), format!("{}{more}", first.message))
+            (ConditionStatus::True, first.reason.to_owned(), format!("{}{more}", first.message))
         }
     }
 }

@@ -20,6 +20,12 @@ pub(super) struct Done {
 }
 
 impl Pipeline<'_> {
+    /// Drops what is remembered of children that are gone.
+    pub(super) fn forget_lost_children(&self, state: &mut SubjectState, seen: &Snapshot) {
+        let children = seen.children.iter().map(|child| child.metadata.uid.as_str());
+        state.memory.keep_only(&children.chain([seen.subject.metadata.uid.as_str()]).collect());
+    }
+
     pub(super) fn plan(
         &self,
         manager: &str,

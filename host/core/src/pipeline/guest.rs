@@ -75,6 +75,7 @@ impl Pipeline<'_> {
             return Pass::default();
         }
         let seen = self.snapshot(subject, &handler.children, now);
+        self.forget_lost_children(state, &seen);
         if !handler.mounted.matches(subject) {
             return self.let_go(handler, &seen, state).await;
         }

@@ -90,6 +90,11 @@ impl SubjectState {
         &self.problems
     }
 
+    /// Whether the handler was called for this subject, or is given up on it.
+    pub fn is_handled(&self) -> bool {
+        self.handled.input.is_some() || self.handled.created || self.backoff.attempts() > 0
+    }
+
     /// Whether the handler is not called for this subject until something changes.
     pub fn is_parked(&self) -> bool {
         self.parked.is_some()

@@ -23,6 +23,7 @@ impl Pipeline<'_> {
         }
         let manager = field_manager(reconciler);
         let seen = self.observe_native(reconciler, subject, now);
+        self.forget_lost_children(state, &seen);
         let mut wanted = reconciler.reconcile(&seen, self.environment);
         let settled = wanted.children.take().map(|mut children| {
             adopt(&mut children, subject);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Pipeline, SubjectState};
+use super::Pipeline;
 use crate::{
     action::{Action, Apply, ApplyTarget, WriteError},
     contract::{EventNote, EventSeverity},
@@ -10,6 +10,7 @@ use crate::{
     fields::contains,
     object::NamespacedName,
     spec::{Condition, ConditionStatus},
+    wanted::Problem,
 };
 
 impl Pipeline<'_> {
@@ -21,14 +22,14 @@ impl Pipeline<'_> {
         &self,
         reconciler: Reconciler,
         at: &NamespacedName,
-        state: &SubjectState,
+        problems: &[Problem],
         now: u64,
     ) -> Result<Vec<EventNote>, WriteError> {
         let kind = reconciler.subject();
         let subject = self.observed.get(&kind, at).filter(|subject| !subject.is_being_deleted());
         let (Some(subject), Some(resource)) = (subject, self.observed.resource(&kind)) else { return Ok(Vec::new()) };
         let seen = self.observe_native(reconciler, &subject, now);
-        let status = reconciler.status(&seen, state.problems());
+        let status = reconciler.status(&seen, problems);
         let before = subject.field::<Value>("status").and_then(Result::ok).unwrap_or_default();
         if contains(&before, &status) {
             return Ok(Vec::new());

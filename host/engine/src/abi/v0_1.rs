@@ -12,7 +12,7 @@ use self::{
     dask::operator::{host, types},
     exports::dask::operator::handler,
 };
-use crate::sandbox::CallState;
+use crate::sandbox::{CallState, NotStarted};
 
 wasmtime::component::bindgen!({ path: "../../wit", world: "plugin" });
 
@@ -45,8 +45,7 @@ impl Linked {
 
     /// What the plugin says of itself, as it says it.
     pub(crate) fn describe(&self, store: &mut Store<CallState>) -> wasmtime::Result<contract::Manifest> {
-        let plugin = self.0.instantiate(&mut *store)?;
-        plugin.dask_operator_handler().call_describe(store).map(manifest)
+        self.instantiate(store)?.dask_operator_handler().call_describe(store).map(manifest)
     }
 
     pub(crate) fn handle(
@@ -54,9 +53,12 @@ impl Linked {
         store: &mut Store<CallState>,
         call: contract::Call,
     ) -> wasmtime::Result<Result<contract::Outcome, contract::Failure>> {
-        let plugin = self.0.instantiate(&mut *store)?;
-        let answer = plugin.dask_operator_handler().call_handle(store, &self::call(call))?;
+        let answer = self.instantiate(store)?.dask_operator_handler().call_handle(store, &self::call(call))?;
         Ok(answer.map(outcome).map_err(failure))
+    }
+
+    fn instantiate(&self, store: &mut Store<CallState>) -> wasmtime::Result<Plugin> {
+        self.0.instantiate(store).map_err(|error| error.context(NotStarted))
     }
 }
 

@@ -99,9 +99,15 @@ mod tests {
         registry.register_collector(Box::new(Process::started(SystemTime::now())));
         let mut encoded = String::new();
         text::encode(&mut encoded, &registry).unwrap();
-        for name in ["process_start_time_seconds", "process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"] {
+        for name in [
+            "process_start_time_seconds",
+            "process_cpu_seconds_total",
+            "process_resident_memory_bytes",
+            "process_open_fds",
+        ] {
             let line = encoded.lines().find(|line| line.starts_with(&format!("{name} ")));
-            let value: f64 = line.unwrap_or_else(|| panic!("{name}\n{encoded}")).rsplit(' ').next().unwrap().parse().unwrap();
+            let value: f64 =
+                line.unwrap_or_else(|| panic!("{name}\n{encoded}")).rsplit(' ').next().unwrap().parse().unwrap();
             assert!(value >= 0.0);
         }
     }

@@ -73,7 +73,9 @@ fn log_levels() {
         ("run --quiet --verbose", Level::DEBUG, Level::INFO),
     ] {
         let settings = run(line);
-        for (target, level) in [("dask_wasm_operator", ours), ("dask_wasm_operator_cluster", ours), ("guest", ours), ("kube", others)] {
+        for (target, level) in
+            [("dask_wasm_operator", ours), ("dask_wasm_operator_cluster", ours), ("guest", ours), ("kube", others)]
+        {
             assert!(logs(&settings, target, level), "{line}: {target}");
             let finer = [Level::INFO, Level::DEBUG, Level::TRACE].into_iter().find(|finer| *finer > level).unwrap();
             assert!(!logs(&settings, target, finer), "{line}: {target}");
@@ -161,7 +163,9 @@ fn python_handlers_are_refused_with_a_remedy() {
 
 #[test]
 fn own_options() {
-    let settings = run("run --kubeconfig k --context c --operator-namespace dask --plugin-dir p --cache-dir /c --cluster-domain example.org");
+    let settings = run(
+        "run --kubeconfig k --context c --operator-namespace dask --plugin-dir p --cache-dir /c --cluster-domain example.org",
+    );
     assert_eq!(settings.connection, Connection { kubeconfig: Some("k".into()), context: Some("c".into()) });
     assert_eq!(settings.operator_namespace.as_deref(), Some("dask"));
     assert_eq!(settings.plugins, PluginSources::Enabled { directory: Some("p".into()) });
@@ -207,7 +211,9 @@ fn every_option_of_ours_has_an_environment_variable() {
 
 #[test]
 fn render() {
-    let Ok(Invocation::Render(args)) = invocation("render a.yaml b.yaml --plugin x.wasm --plugin y.wasm,y.yaml -o tree") else {
+    let Ok(Invocation::Render(args)) =
+        invocation("render a.yaml b.yaml --plugin x.wasm --plugin y.wasm,y.yaml -o tree")
+    else {
         panic!("it parses");
     };
     assert_eq!(args.files, [Path::new("a.yaml"), Path::new("b.yaml")]);

@@ -13,18 +13,9 @@ use crate::go::{PinnedModule, explain_missing_go};
 /// Environment variable that names another root of the cache than `~/.cache/dask-wasm-operator`.
 pub const CACHE_VARIABLE: &str = "DASK_WASM_OPERATOR_CACHE";
 
-const KUBERNETES: PinnedModule = PinnedModule {
-    directory: "kubernetes",
-    path: "k8s.io/kubernetes",
-};
-const ETCD: PinnedModule = PinnedModule {
-    directory: "etcd",
-    path: "go.etcd.io/etcd/server/v3",
-};
-const HELM: PinnedModule = PinnedModule {
-    directory: "helm",
-    path: "helm.sh/helm/v4",
-};
+const KUBERNETES: PinnedModule = PinnedModule { directory: "kubernetes", path: "k8s.io/kubernetes" };
+const ETCD: PinnedModule = PinnedModule { directory: "etcd", path: "go.etcd.io/etcd/server/v3" };
+const HELM: PinnedModule = PinnedModule { directory: "helm", path: "helm.sh/helm/v4" };
 
 /// One program and how it is made.
 struct Tool {
@@ -114,12 +105,7 @@ impl Binaries {
     pub fn ensure(progress: &dyn Fn(&str)) -> anyhow::Result<Self> {
         let [etcd, kube_apiserver, kube_controller_manager, kubectl] =
             ensure_all(&cache_root()?, CONTROL_PLANE.each_ref(), progress)?;
-        Ok(Self {
-            etcd,
-            kube_apiserver,
-            kube_controller_manager,
-            kubectl,
-        })
+        Ok(Self { etcd, kube_apiserver, kube_controller_manager, kubectl })
     }
 }
 
@@ -133,24 +119,25 @@ pub fn ensure_helm(progress: &dyn Fn(&str)) -> anyhow::Result<PathBuf> {
 
 /// Where everything that the local Kubernetes keeps between runs is stored.
 pub(crate) fn cache_root() -> anyhow::Result<PathBuf> {
+    cache_directory("local-kubernetes")
+}
+
+/// A directory for what may be kept between runs.
+///
+/// # Errors
+/// When there is no home directory and none is named by the environment.
+pub fn cache_directory(name: &str) -> anyhow::Result<PathBuf> {
     let root = match std::env::var_os(CACHE_VARIABLE) {
         Some(root) => PathBuf::from(root),
         None => std::env::home_dir()
             .with_context(|| format!("no home directory for the cache: set {CACHE_VARIABLE}"))?
             .join(".cache/dask-wasm-operator"),
     };
-    Ok(root.join("local-kubernetes"))
+    Ok(root.join(name))
 }
 
-fn ensure_all<const N: usize>(
-    root: &Path,
-    tools: [&Tool; N],
-    progress: &dyn Fn(&str),
-) -> anyhow::Result<[PathBuf; N]> {
-    let places = tools
-        .iter()
-        .map(|tool| Place::of(tool, root))
-        .collect::<anyhow::Result<Vec<_>>>()?;
+fn ensure_all<const N: usize>(root: &Path, tools: [&Tool; N], progress: &dyn Fn(&str)) -> anyhow::Result<[PathBuf; N]> {
+    let places = tools.iter().map(|tool| Place::of(tool, root)).collect::<anyhow::Result<Vec<_>>>()?;
     if places.iter().any(|place| place.verify().is_err()) {
         let _lock = lock(root, progress)?;
         for place in &places {
@@ -187,9 +174,7 @@ struct Place<'a> {
 impl<'a> Place<'a> {
     fn of(tool: &'a Tool, root: &Path) -> anyhow::Result<Self> {
         let version = tool.module.version()?;
-        let directory = root
-            .join(format!("{}-{version}", tool.module.directory))
-            .join("bin");
+        let directory = root.join(format!("{}-{version}", tool.module.directory)).join("bin");
         Ok(Self {
             binary: directory.join(tool.name),
             stamp: directory.join(format!("{}.stamp", tool.name)),
@@ -288,4 +273,66 @@ fn follow(name: &str, lines: impl Iterator<Item = String>, progress: &dyn Fn(&st
         last_lines.push_back(line);
     }
     Vec::from(last_lines).join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    const TOOL: Tool = Tool {
+        name: "tool",
+        module: ETCD,
+        package: "unused",
+        version_variables: KUBERNETES_VERSION,
+        print_version: &["--version"],
+    };
+
+    fn place(directory: &Path, printed: &str) -> Place<'static> {
+        let binary = directory.join("tool");
+        fs::write(&binary, format!("#!/bin/sh\necho '{printed}'\n")).unwrap();
+        fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+        let stamp = directory.join("tool.stamp");
+        let place = Place { tool: &TOOL, version: "v1.2.3".into(), stamp, binary };
+        fs::write(&place.stamp, place.stamp_of(&place.binary).unwrap()).unwrap();
+        place
+    }
+
+    #[test]
+    fn a_finished_program_of_the_pinned_version_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        for printed in ["Kubernetes v1.2.3", "etcd Version: 1.2.3", "v1.2.3+g0123456"] {
+            place(directory.path(), printed).verify().unwrap();
+        }
+    }
+
+    #[test]
+    fn damaged_or_unfinished_programs_and_other_versions_are_not() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(place(directory.path(), "v1.2.30").verify().is_err());
+
+        let without_stamp = place(directory.path(), "v1.2.3");
+        fs::remove_file(&without_stamp.stamp).unwrap();
+        assert!(without_stamp.verify().is_err());
+
+        // Cut behind the version, so that only the size tells.
+        let truncated = place(directory.path(), "v1.2.3");
+        fs::write(&truncated.binary, "#!/bin/sh\necho v1.2.3\n").unwrap();
+        assert!(truncated.verify_version(&truncated.binary).is_ok());
+        assert!(truncated.verify().is_err());
+
+        let missing = place(directory.path(), "v1.2.3");
+        fs::remove_file(&missing.binary).unwrap();
+        assert!(missing.verify().is_err());
+    }
+
+    #[test]
+    fn the_version_is_linked_in() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(
+            place(directory.path(), "").linker_flags().unwrap(),
+            "-s -w -X k8s.io/component-base/version.gitVersion=v1.2.3 \
+             -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=2"
+        );
+    }
 }

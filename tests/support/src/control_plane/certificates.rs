@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 
 /// Files that kube-apiserver, etcd and kube-controller-manager are pointed at.
@@ -36,21 +35,16 @@ impl Credentials {
         parameters.distinguished_name.push(DnType::CommonName, "local-kubernetes");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        let authority = parameters
-            .self_signed(&authority_key)
-            .context("making the certificate of the authority")?;
+        let authority = parameters.self_signed(&authority_key).context("making the certificate of the authority")?;
         let issuer = Issuer::new(parameters, authority_key);
 
         let key = KeyPair::generate().context("making the key of the servers")?;
-        let mut parameters = CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()])
-            .context("naming the servers")?;
+        let mut parameters =
+            CertificateParams::new(["127.0.0.1".to_owned(), "localhost".to_owned()]).context("naming the servers")?;
         parameters.distinguished_name.push(DnType::CommonName, "control-plane");
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        parameters.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = parameters
-            .signed_by(&key, &issuer)
-            .context("making the certificate of the servers")?;
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = parameters.signed_by(&key, &issuer).context("making the certificate of the servers")?;
 
         let service_account_key = KeyPair::generate().context("making the key of the ServiceAccounts")?;
         let admin_token = random_token()?;
@@ -81,8 +75,6 @@ impl Credentials {
 
 fn random_token() -> anyhow::Result<String> {
     let mut bytes = [0; 16];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .context("reading /dev/urandom")?;
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("reading /dev/urandom")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

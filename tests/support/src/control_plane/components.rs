@@ -66,14 +66,8 @@ impl Components<'_> {
                 ("tls-private-key-file", text(&self.credentials.key)),
                 ("authorization-mode", "Node,RBAC".into()),
                 ("token-auth-file", text(&self.credentials.tokens)),
-                (
-                    "service-account-key-file",
-                    text(&self.credentials.service_account_public_key),
-                ),
-                (
-                    "service-account-signing-key-file",
-                    text(&self.credentials.service_account_key),
-                ),
+                ("service-account-key-file", text(&self.credentials.service_account_public_key)),
+                ("service-account-signing-key-file", text(&self.credentials.service_account_key)),
                 ("service-account-issuer", "https://kubernetes.default.svc".into()),
                 ("service-cluster-ip-range", "10.96.0.0/16".into()),
                 // The Service `kubernetes` must not point at a loopback address.
@@ -90,8 +84,7 @@ impl Components<'_> {
 
     pub(crate) fn kube_controller_manager(&self) -> anyhow::Result<Program> {
         let kubeconfig = self.directory.join("kube-controller-manager.kubeconfig");
-        self.kubeconfig(&self.credentials.controller_manager_token)?
-            .write(&kubeconfig)?;
+        self.kubeconfig(&self.credentials.controller_manager_token)?.write(&kubeconfig)?;
         self.start(
             "kube-controller-manager",
             &self.binaries.kube_controller_manager,
@@ -101,10 +94,7 @@ impl Components<'_> {
                 ("leader-elect", "false".into()),
                 ("use-service-account-credentials", "true".into()),
                 ("root-ca-file", text(&self.credentials.authority)),
-                (
-                    "service-account-private-key-file",
-                    text(&self.credentials.service_account_key),
-                ),
+                ("service-account-private-key-file", text(&self.credentials.service_account_key)),
                 ("profiling", "false".into()),
                 // With the default of 20 requests per second, collecting the children of 200 clusters takes minutes.
                 ("kube-api-qps", "1000".into()),
@@ -124,10 +114,7 @@ impl Components<'_> {
     }
 
     fn start(&self, name: &'static str, binary: &Path, options: &[(&str, String)]) -> anyhow::Result<Program> {
-        let arguments: Vec<String> = options
-            .iter()
-            .map(|(option, value)| format!("--{option}={value}"))
-            .collect();
+        let arguments: Vec<String> = options.iter().map(|(option, value)| format!("--{option}={value}")).collect();
         Program::start(name, binary, &arguments, self.directory)
     }
 }

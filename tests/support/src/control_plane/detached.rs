@@ -11,9 +11,9 @@ use anyhow::Context;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::{Deserialize, Serialize};
 
+use super::Instance;
 use super::binaries::{Binaries, cache_root};
 use super::process::Process;
-use super::Instance;
 use crate::wait::wait_for;
 
 /// SIGKILL takes effect at once unless the machine writes to a slow disk.
@@ -61,15 +61,9 @@ pub async fn start(
     end(directory).await?;
     // Until they are released below, the programs end with this process: an interrupted start leaves nothing.
     let instance = Instance::start(binaries, crds, &data(directory)).await?;
-    let processes = instance
-        .programs
-        .iter()
-        .map(|program| Process::of(program.pid()))
-        .collect::<anyhow::Result<_>>()?;
-    let state = State {
-        processes,
-        kubeconfig: instance.kubeconfig_path(),
-    };
+    let processes =
+        instance.programs.iter().map(|program| Process::of(program.pid())).collect::<anyhow::Result<_>>()?;
+    let state = State { processes, kubeconfig: instance.kubeconfig_path() };
     state.write(directory)?;
     for program in instance.programs {
         program.release()?;
@@ -142,9 +136,7 @@ impl State {
     fn read(directory: &Path) -> anyhow::Result<Option<Self>> {
         let path = Self::path(directory);
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map(Some)
-                .with_context(|| format!("parsing {}", path.display())),
+            Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| format!("parsing {}", path.display())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
         }

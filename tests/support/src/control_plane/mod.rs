@@ -19,6 +19,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -27,7 +28,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::{Api, Client};
 use tempfile::TempDir;
 
-pub use binaries::{Binaries, CACHE_VARIABLE, ensure_helm};
+pub use binaries::{Binaries, CACHE_VARIABLE, cache_directory, ensure_helm};
 
 use crate::audit::AuditLog;
 use crate::client::apply_crds;
@@ -65,11 +66,7 @@ impl ControlPlane {
         let (directory, lock) =
             new_directory(&runs).with_context(|| format!("creating a directory in {}", runs.display()))?;
         let instance = Instance::start(binaries, crds, &directory.path().join("data")).await?;
-        Ok(Self {
-            instance,
-            directory,
-            _lock: lock,
-        })
+        Ok(Self { instance, directory, _lock: lock })
     }
 
     /// The kubeconfig of an administrator (group `system:masters`).
@@ -97,11 +94,7 @@ impl ControlPlane {
 
     /// Name and process identifier of each program.
     pub fn pids(&self) -> Vec<(&'static str, u32)> {
-        self.instance
-            .programs
-            .iter()
-            .map(|program| (program.name(), program.pid()))
-            .collect()
+        self.instance.programs.iter().map(|program| (program.name(), program.pid())).collect()
     }
 
     /// Environment variables that make the tests in a child process use this control plane, see
@@ -120,9 +113,7 @@ impl ControlPlane {
     pub fn stop(self) -> anyhow::Result<()> {
         drop(self.instance);
         let path = self.directory.path().to_owned();
-        self.directory
-            .close()
-            .with_context(|| format!("removing {}", path.display()))
+        self.directory.close().with_context(|| format!("removing {}", path.display()))
     }
 }
 
@@ -157,14 +148,10 @@ struct Instance {
 
 impl Instance {
     /// Starts in `directory`, which is made anew.
-    async fn start(
-        binaries: &Binaries,
-        crds: &[CustomResourceDefinition],
-        directory: &Path,
-    ) -> anyhow::Result<Self> {
+    async fn start(binaries: &Binaries, crds: &[CustomResourceDefinition], directory: &Path) -> anyhow::Result<Self> {
         let mut attempt = 1;
         loop {
-            match Self::attempt(binaries, crds, directory).await {
+            match Self::attempt(binaries, crds, directory, free_ports()?).await {
                 Err(error) if attempt < PORT_ATTEMPTS && error.is::<PortTaken>() => attempt += 1,
                 result => return result.context("starting a local control plane"),
             }
@@ -175,23 +162,15 @@ impl Instance {
         binaries: &Binaries,
         crds: &[CustomResourceDefinition],
         directory: &Path,
+        [etcd_port, api_port]: [u16; 2],
     ) -> anyhow::Result<Self> {
         if directory.exists() {
             fs::remove_dir_all(directory).with_context(|| format!("removing {}", directory.display()))?;
         }
         // It holds keys and tokens.
-        DirBuilder::new()
-            .mode(0o700)
-            .create(directory)
-            .with_context(|| format!("creating {}", directory.display()))?;
-        let [etcd_port, api_port] = free_ports()?;
-        let components = Components {
-            binaries,
-            directory,
-            credentials: Credentials::create(directory)?,
-            etcd_port,
-            api_port,
-        };
+        DirBuilder::new().mode(0o700).create(directory).with_context(|| format!("creating {}", directory.display()))?;
+        let components =
+            Components { binaries, directory, credentials: Credentials::create(directory)?, etcd_port, api_port };
         let kubeconfig = components.kubeconfig(&components.credentials.admin_token)?;
         let mut instance = Self {
             programs: vec![components.etcd()?, components.kube_apiserver()?],
@@ -216,24 +195,14 @@ impl Instance {
     async fn until(
         &mut self,
         description: &str,
-        mut condition: impl AsyncFnMut() -> anyhow::Result<Option<()>>,
+        condition: impl AsyncFnMut() -> anyhow::Result<Option<()>>,
     ) -> anyhow::Result<()> {
-        let programs = &mut self.programs;
-        let reached = wait_for(description, START_TIMEOUT, async || {
-            for program in programs.iter_mut() {
-                if let Some(status) = program.exit_status()? {
-                    return Ok(Some(Err(ended(program, &status.to_string()))));
-                }
-            }
-            Ok(condition().await?.map(Ok))
-        });
-        match reached.await {
-            Ok(result) => result,
-            Err(error) => {
-                let tails: String = self.programs.iter().map(describe_log).collect();
-                Err(error.context(tails))
-            }
-        }
+        // Side by side: while a port is somebody else's, a request to it may hang for a long time.
+        let reached = tokio::select! {
+            error = first_end(&mut self.programs) => return Err(error),
+            reached = wait_for(description, START_TIMEOUT, condition) => reached,
+        };
+        reached.with_context(|| self.programs.iter().map(describe_log).collect::<String>())
     }
 
     fn kubeconfig_path(&self) -> PathBuf {
@@ -247,12 +216,25 @@ async fn ready(client: &Client) -> anyhow::Result<Option<()>> {
     Ok(Some(()))
 }
 
+/// Waits until a program ends, which none should; says which and why.
+async fn first_end(programs: &mut [Program]) -> anyhow::Error {
+    let ended = wait_for("a program to end", 2 * START_TIMEOUT, async || {
+        for program in programs.iter_mut() {
+            if let Some(status) = program.exit_status()? {
+                return Ok(Some(ended(program, status)));
+            }
+        }
+        Ok(None)
+    });
+    ended.await.unwrap_or_else(|error| error)
+}
+
 /// Another process took the port that was free a moment ago.
 #[derive(Debug, thiserror::Error)]
 #[error("a port was taken by another process")]
 struct PortTaken;
 
-fn ended(program: &Program, status: &str) -> anyhow::Error {
+fn ended(program: &Program, status: ExitStatus) -> anyhow::Error {
     let log = describe_log(program);
     if log.contains("address already in use") {
         anyhow::Error::new(PortTaken).context(log)
@@ -276,4 +258,24 @@ fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
         listeners.push(listener);
     }
     Ok(ports)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_lost_to_another_process_is_recognized() {
+        let binaries = Binaries::ensure(&|line| eprintln!("{line}")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let foreign = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let taken = foreign.local_addr().unwrap().port();
+        for choose in [|taken, free| [taken, free], |taken, free| [free, taken]] {
+            let [free] = free_ports().unwrap();
+            let data = directory.path().join("data");
+            let outcome = Instance::attempt(&binaries, &[], &data, choose(taken, free)).await;
+            let error = outcome.unwrap_err();
+            assert!(error.is::<PortTaken>(), "{error:#}");
+        }
+    }
 }

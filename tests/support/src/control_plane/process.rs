@@ -20,11 +20,7 @@ impl Process {
     /// The process that has this number now.
     pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
         let stat = Stat::read(pid).with_context(|| format!("process {pid} has no readable /proc/{pid}/stat"))?;
-        Ok(Self {
-            pid,
-            start_ticks: stat.start_ticks,
-            boot: boot()?,
-        })
+        Ok(Self { pid, start_ticks: stat.start_ticks, boot: boot()? })
     }
 
     /// Whether this very process still runs; one that has ended and was not waited for does not.
@@ -65,10 +61,7 @@ impl Stat {
     fn parse(text: &str) -> Option<Self> {
         // The second field, the name, is in parentheses and may contain anything, even spaces and parentheses.
         let mut fields = text.rsplit_once(')')?.1.split_whitespace();
-        Some(Self {
-            state: fields.next()?.chars().next()?,
-            start_ticks: fields.nth(18)?.parse().ok()?,
-        })
+        Some(Self { state: fields.next()?.chars().next()?, start_ticks: fields.nth(18)?.parse().ok()? })
     }
 }
 
@@ -79,28 +72,16 @@ mod tests {
     #[test]
     fn fields_are_counted_behind_the_name() {
         let text = "4242 (a) b) S 1 4 4 0 -1 4194304 107 0 0 0 1 2 3 4 20 0 1 0 98765 9 9";
-        assert_eq!(
-            Stat::parse(text),
-            Some(Stat {
-                state: 'S',
-                start_ticks: 98765
-            })
-        );
+        assert_eq!(Stat::parse(text), Some(Stat { state: 'S', start_ticks: 98765 }));
     }
 
     #[test]
     fn a_number_taken_over_by_another_process_is_not_the_process() {
         let this = Process::of(std::process::id()).unwrap();
         assert!(this.is_running());
-        let earlier = Process {
-            start_ticks: this.start_ticks - 1,
-            ..this.clone()
-        };
+        let earlier = Process { start_ticks: this.start_ticks - 1, ..this.clone() };
         assert!(!earlier.is_running());
-        let before_the_last_boot = Process {
-            boot: "other".into(),
-            ..this
-        };
+        let before_the_last_boot = Process { boot: "other".into(), ..this };
         assert!(!before_the_last_boot.is_running());
     }
 }

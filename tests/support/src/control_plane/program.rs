@@ -46,12 +46,7 @@ impl Program {
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {name}"))?;
-        Ok(Self {
-            name,
-            lifeline: child.stdin.take(),
-            child,
-            log,
-        })
+        Ok(Self { name, lifeline: child.stdin.take(), child, log })
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -64,9 +59,7 @@ impl Program {
 
     /// How the program ended, if it did.
     pub(crate) fn exit_status(&mut self) -> anyhow::Result<Option<ExitStatus>> {
-        self.child
-            .try_wait()
-            .with_context(|| format!("asking for the state of {}", self.name))
+        self.child.try_wait().with_context(|| format!("asking for the state of {}", self.name))
     }
 
     /// The last lines that the program wrote.
@@ -86,9 +79,7 @@ impl Program {
     /// Lets the program live on after this process.
     pub(crate) fn release(mut self) -> anyhow::Result<()> {
         let mut lifeline = self.lifeline.take().expect("taken only here and by drop");
-        lifeline
-            .write_all(b"\n")
-            .with_context(|| format!("releasing {}", self.name))
+        lifeline.write_all(b"\n").with_context(|| format!("releasing {}", self.name))
     }
 }
 
@@ -123,7 +114,9 @@ mod tests {
         };
         assert!(grandchild.is_running());
         drop(program);
-        while grandchild.is_running() {}
+        while grandchild.is_running() {
+            std::thread::yield_now();
+        }
     }
 
     #[test]

@@ -1,0 +1,264 @@
+//! Creating, taking back, preconditions, conflicts, deleting.
+
+use std::sync::Arc;
+
+use dask_wasm_operator_cluster::{applier::Applier, gate::Gate};
+use dask_wasm_operator_core::{
+    action::{Action, ApplyTarget, WriteError, Written},
+    object::NamespacedName,
+    ports::Writes,
+};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::{controlled_by, in_world, managers};
+
+fn deployment(image: &str) -> Value {
+    json!({
+        "spec": {
+            "selector": {"matchLabels": {"app": "a"}},
+            "template": {
+                "metadata": {"labels": {"app": "a"}},
+                "spec": {"containers": [{"name": "c", "image": image}]},
+            },
+        },
+    })
+}
+
+#[tokio::test]
+async fn what_was_written_can_be_read_at_once() -> anyhow::Result<()> {
+    in_world(async |world| {
+        let _watch = world.watch("configmap", None).await?;
+        let mut create = world.apply("configmap", "a", json!({"data": {"k": "1"}}));
+        create.creates = true;
+        let created = world.write(create).await?;
+        assert_eq!(world.known("configmap", "a").unwrap().metadata.uid, created.metadata.uid);
+        assert!(created.applied_by(crate::MANAGER).is_some(), "manager names with slashes are accepted");
+        for n in 0..20 {
+            let written = world.write(world.apply("configmap", "a", json!({"data": {"k": n.to_string()}}))).await?;
+            let known = world.known("configmap", "a").unwrap();
+            assert!(Arc::ptr_eq(&known, &written) || known.to_value()["data"]["k"] == n.to_string());
+        }
+        assert!(matches!(world.delete("configmap", "a", &created.metadata.uid).await?, Written::Deleted));
+        assert!(world.known("configmap", "a").is_none());
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_object_of_somebody_else_is_left_as_it_was() -> anyhow::Result<()> {
+    in_world(async |world| {
+        let owner = world.write(world.apply("configmap", "owner", json!({}))).await?;
+        let before = world.somebody_applies("configmap", "a", json!({"data": {"theirs": "1"}})).await?;
+        let mut create = world.apply("configmap", "a", json!({"data": {"ours": "2"}}));
+        create.body["metadata"]["ownerReferences"] = controlled_by(&owner);
+        create.creates = true;
+        let error = world.write(create).await.unwrap_err();
+        assert_eq!(
+            error,
+            WriteError::Foreign {
+                object: world.key("configmap", "a"),
+                owner: "others (field managers: somebody)".into()
+            }
+        );
+        let after = world.live("configmap", "a").await?.unwrap();
+        assert_eq!(after["data"], before["data"]);
+        assert_eq!(after["metadata"]["ownerReferences"], Value::Null);
+        assert_eq!(managers(&after), ["somebody"]);
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_deployment_of_somebody_else_is_told_by_its_fields() -> anyhow::Result<()> {
+    in_world(async |world| {
+        world.somebody_applies("deployment", "a", deployment("theirs")).await?;
+        let mut create = world.apply("deployment", "a", deployment("ours"));
+        create.creates = true;
+        let error = world.write(create).await.unwrap_err();
+        assert_eq!(error.kind(), "ForeignObject");
+        assert!(error.to_string().contains("somebody"), "{error}");
+        let live = world.live("deployment", "a").await?.unwrap();
+        assert_eq!(live["spec"]["template"]["spec"]["containers"][0]["image"], "theirs");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn notes_of_others_do_not_make_an_object_theirs() -> anyhow::Result<()> {
+    in_world(async |world| {
+        let mut create = world.apply("deployment", "a", deployment("ours"));
+        create.creates = true;
+        world.write(create.clone()).await?;
+        world.somebody_applies("deployment", "a", json!({"metadata": {"annotations": {"note": "1"}}})).await?;
+        world.write(create).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_second_controller_is_refused_and_the_first_named() -> anyhow::Result<()> {
+    in_world(async |world| {
+        let ours = world.write(world.apply("configmap", "ours", json!({}))).await?;
+        let theirs = world.write(world.apply("configmap", "theirs", json!({}))).await?;
+        let metadata = json!({"ownerReferences": controlled_by(&theirs)});
+        world.somebody_applies("configmap", "a", json!({"metadata": metadata})).await?;
+        let mut create = world.apply("configmap", "a", json!({}));
+        create.body["metadata"]["ownerReferences"] = controlled_by(&ours);
+        create.creates = true;
+        let error = world.write(create).await.unwrap_err();
+        assert_eq!(error.kind(), "ForeignObject");
+        assert!(error.to_string().contains("ConfigMap theirs"), "{error}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_wrong_uid_is_stale_whether_or_not_the_object_exists() -> anyhow::Result<()> {
+    in_world(async |world| {
+        world.write(world.apply("configmap", "a", json!({}))).await?;
+        for name in ["a", "absent"] {
+            let mut apply = world.apply("configmap", name, json!({}));
+            apply.body["metadata"]["uid"] = json!("00000000-0000-0000-0000-000000000000");
+            let error = world.write(apply).await.unwrap_err();
+            assert_eq!(error.kind(), "Stale", "{name}: {error:?}");
+        }
+        assert!(world.live("configmap", "absent").await?.is_none());
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_departed_object_is_forgotten_when_the_server_says_that_it_is_gone() -> anyhow::Result<()> {
+    in_world(async |world| {
+        let _watch = world.watch("configmap", None).await?;
+        let owner = world.write(world.apply("configmap", "owner", json!({}))).await?;
+        let metadata = json!({"ownerReferences": controlled_by(&owner)});
+        let child = world.write(world.apply("configmap", "a", json!({"metadata": metadata}))).await?;
+        let departed = || world.index.departed(&child.kind, &owner.metadata.uid);
+        world.somebody_deletes("configmap", "a").await?;
+        dask_wasm_operator_test_support::wait_for("the departure", crate::PATIENCE, async || {
+            Ok((!departed().is_empty()).then_some(()))
+        })
+        .await?;
+        let mut apply = world.apply("configmap", "a", json!({}));
+        apply.body["metadata"]["uid"] = json!(departed()[0].metadata.uid);
+        assert_eq!(world.write(apply).await.unwrap_err().kind(), "Stale");
+        assert!(departed().is_empty());
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_conflict_names_manager_and_field() -> anyhow::Result<()> {
+    in_world(async |world| {
+        let owner = world.write(world.apply("configmap", "owner", json!({}))).await?;
+        let metadata = json!({"ownerReferences": controlled_by(&owner)});
+        world.write(world.apply("configmap", "a", json!({"metadata": metadata, "data": {"k": "1"}}))).await?;
+        world.somebody_applies("configmap", "a", json!({"data": {"k": "2"}})).await?;
+        let apply = world.apply("configmap", "a", json!({"metadata": metadata, "data": {"k": "3"}}));
+        for creates in [false, true] {
+            let mut apply = apply.clone();
+            apply.creates = creates;
+            let error = world.write(apply).await.unwrap_err();
+            assert_eq!(error.kind(), "FieldConflict", "{error:?}");
+            assert!(error.to_string().contains("\"somebody\"") && error.to_string().contains(".data.k"), "{error}");
+        }
+        let mut forced = apply.clone();
+        forced.force = true;
+        assert_eq!(world.write(forced).await?.to_value()["data"]["k"], "3");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn refusals_carry_the_words_of_the_server() -> anyhow::Result<()> {
+    in_world(async |world| {
+        let mut elsewhere = world.apply("configmap", "a", json!({}));
+        elsewhere.object.at = NamespacedName::new("no-such-namespace", "a");
+        elsewhere.body["metadata"]["namespace"] = json!("no-such-namespace");
+        let error = world.write(elsewhere).await.unwrap_err();
+        assert!(matches!(error, WriteError::Refused { code: 404, .. }), "{error:?}");
+        assert!(error.to_string().contains("no-such-namespace"), "{error}");
+
+        let invalid = json!({"spec": {"template": {"spec": {"containers": []}}}});
+        let error = world.write(world.apply("deployment", "a", invalid)).await.unwrap_err();
+        assert!(matches!(error, WriteError::Refused { code: 422, .. }), "{error:?}");
+        assert!(error.to_string().contains("spec.selector"), "{error}");
+
+        let unknown = json!({"data": {}, "noSuchField": 1});
+        let error = world.write(world.apply("configmap", "a", unknown)).await.unwrap_err();
+        assert_eq!(error.kind(), "Refused", "{error:?}");
+        assert!(error.to_string().contains("noSuchField"), "{error}");
+
+        let error = world.write(world.apply("configmap", "x?force=true", json!({}))).await.unwrap_err();
+        assert_eq!(error.kind(), "Refused", "{error:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_status_of_what_is_gone_is_stale() -> anyhow::Result<()> {
+    in_world(async |world| {
+        let mut apply = world.apply("deployment", "absent", json!({"status": {"observedGeneration": 1}}));
+        apply.target = ApplyTarget::Status;
+        let error = world.write(apply).await.unwrap_err();
+        assert_eq!(error.kind(), "Stale", "{error:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn only_the_very_object_is_deleted() -> anyhow::Result<()> {
+    in_world(async |world| {
+        let _watch = world.watch("service", None).await?;
+        let ports = json!({"spec": {"ports": [{"port": 80}]}});
+        let service = world.write(world.apply("service", "a", ports)).await?;
+        world.delete("service", "a", "00000000-0000-0000-0000-000000000000").await?;
+        assert!(world.live("service", "a").await?.is_some());
+        assert!(world.known("service", "a").is_some());
+        world.delete("service", "a", &service.metadata.uid).await?;
+        assert!(world.live("service", "a").await?.is_none());
+        assert!(world.known("service", "a").is_none());
+        world.delete("service", "a", &service.metadata.uid).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_object_that_waits_for_a_finalizer_is_known_to_be_on_its_way() -> anyhow::Result<()> {
+    in_world(async |world| {
+        let _watch = world.watch("configmap", None).await?;
+        let metadata = json!({"finalizers": ["plugins.dask.org/istio"]});
+        let object = world.write(world.apply("configmap", "a", json!({"metadata": metadata}))).await?;
+        world.delete("configmap", "a", &object.metadata.uid).await?;
+        assert!(world.known("configmap", "a").unwrap().is_being_deleted());
+        world.write(world.apply("configmap", "a", json!({}))).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn nothing_is_written_without_the_lease() -> anyhow::Result<()> {
+    in_world(async |world| {
+        let (_sender, closed) = watch::channel(None);
+        let applier = Applier::new(world.clients.unary.clone(), Arc::clone(&world.index), Gate::held_until(closed), 1);
+        let apply = world.apply("configmap", "a", json!({}));
+        assert_eq!(applier.write(Action::Apply(apply)).await.unwrap_err(), WriteError::NotLeader);
+        assert!(world.live("configmap", "a").await?.is_none());
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,85 @@
+//! Missing rights, and Events.
+
+use dask_wasm_operator_cluster::{
+    access::{Right, missing_rights},
+    events::{Events, Regarding},
+    gate::Gate,
+};
+use dask_wasm_operator_core::contract::{EventNote, EventSeverity};
+use dask_wasm_operator_test_support::{TestCluster, service_account_token, wait_for};
+use k8s_openapi::api::events::v1::Event;
+use kube::{Api, api::ListParams};
+use serde_json::json;
+
+use crate::{PATIENCE, connect, in_world};
+
+#[tokio::test]
+async fn every_missing_right_is_named() -> anyhow::Result<()> {
+    in_world(async |world| {
+        world.write(world.apply("serviceaccount", "half", json!({}))).await?;
+        let rules = json!([{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", "patch"]}]);
+        world.write(world.apply("role", "half", json!({"rules": rules}))).await?;
+        let binding = json!({
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "half"},
+            "subjects": [{"kind": "ServiceAccount", "name": "half", "namespace": world.namespace}],
+        });
+        world.write(world.apply("rolebinding", "half", binding)).await?;
+        let token = service_account_token(&world.admin, &world.namespace, "half").await?;
+        let clients = connect(&TestCluster::obtain(&[]).await?.kubeconfig().with_token(&token)?).await?;
+        let here = Some(world.namespace.as_str());
+        let needed = [
+            Right::new("apps", "deployments", "patch", here),
+            Right::new("apps", "deployments/status", "patch", here),
+            Right::new("apps", "deployments", "patch", None),
+            Right::new("", "services", "list", here),
+        ];
+        let missing = wait_for("the binding to be in force", PATIENCE, async || {
+            let missing = missing_rights(&clients.unary, &needed).await?;
+            Ok((missing.len() < needed.len()).then_some(missing))
+        })
+        .await?;
+        let lines: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            lines,
+            [
+                format!("patch deployments.apps/status in namespace {}", world.namespace),
+                "patch deployments.apps in all namespaces".to_owned(),
+                format!("list services in namespace {}", world.namespace),
+            ]
+        );
+        let all = missing_rights(&world.clients.unary, &needed).await?;
+        assert_eq!(all, [], "an administrator may do everything");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_event_is_posted_once() -> anyhow::Result<()> {
+    in_world(async |world| {
+        let object = world.write(world.apply("configmap", "a", json!({}))).await?;
+        let events = Events::start(world.clients.unary.clone(), Gate::open(), "test".to_owned());
+        let note = |message: &str| EventNote {
+            severity: EventSeverity::Warning,
+            reason: "ForeignObject".to_owned(),
+            message: message.to_owned(),
+        };
+        for message in ["x", "x", "last"] {
+            events.post(Regarding::from(&*object), note(message));
+        }
+        let api: Api<Event> = Api::namespaced(world.admin.clone(), &world.namespace);
+        let posted = wait_for("the last Event", PATIENCE, async || {
+            let list = api.list(&ListParams::default()).await?.items;
+            Ok(list.iter().any(|event| event.note.as_deref() == Some("last")).then_some(list))
+        })
+        .await?;
+        assert_eq!(posted.len(), 2);
+        let regarding = posted[0].regarding.clone().unwrap();
+        assert_eq!(regarding.uid.as_deref(), Some(object.metadata.uid.as_str()));
+        assert_eq!(posted[0].reporting_controller.as_deref(), Some("dask-wasm-operator"));
+        assert_eq!(posted[0].type_.as_deref(), Some("Warning"));
+        assert_eq!(events.dropped(), 0);
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,130 @@
+//! One call of the example plugin, in a fresh sandbox, against the same function called natively.
+//!
+//! Both are called in turn in one run, because a machine's speed changes between runs. `cargo bench -p dask-wasm-operator-engine`
+
+use std::{
+    error::Error,
+    fs,
+    hint::black_box,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use dask_operator_sdk::{Call, Value, json, testing};
+use dask_wasm_operator_core::contract;
+use dask_wasm_operator_engine::{COMPILE_SUBCOMMAND, Compiler, Engine, EngineSettings, PluginSettings, compile_child};
+
+/// Calls that are not counted, and calls that are.
+const WARM_UP: usize = 500;
+const CALLS: usize = 5_000;
+
+/// Bytes of the subject: an ordinary Service with its annotations.
+const SUBJECT: usize = 4 << 10;
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == COMPILE_SUBCOMMAND) {
+        return Ok(compile_child(arguments));
+    }
+    let component = fs::read(dask_operator_componentize::build("istio-virtual-service")?)?;
+    let directory = tempfile::tempdir()?;
+    let engine = Engine::new(EngineSettings {
+        cache_directory: directory.path().join("compiled"),
+        cache_capacity: 1 << 30,
+        compiler: Compiler::current_executable()?,
+    })?;
+    let started = Instant::now();
+    let plugin = engine.prepare(&[&component], &PluginSettings::default())?;
+    let first = started.elapsed();
+    let started = Instant::now();
+    drop(engine.prepare(&[&component], &PluginSettings::default())?);
+    let cached = started.elapsed();
+
+    let native_call = testing::call("dashboard", &service());
+    let wasm_call = same(&native_call);
+    let native_plugin = istio_virtual_service::plugin;
+    let (mut native, mut wasm) = (Vec::with_capacity(CALLS), Vec::with_capacity(CALLS));
+    for round in 0..WARM_UP + CALLS {
+        let (call, copy) = (native_call.clone(), wasm_call.clone());
+        let (native_time, native_answer) = timed(|| native_plugin().handle(black_box(&call)));
+        let (wasm_time, report) = timed(|| plugin.call_blocking(black_box(copy)));
+        let (native_answer, wasm_answer) = (native_answer.map_err(|failure| format!("{failure:?}"))?, report.result?);
+        let same_answer = native_answer.children.iter().flatten().map(|child| &child.object)
+            .eq(wasm_answer.children.iter().flatten().map(|child| &child.object));
+        if !same_answer {
+            return Err("the plugin answers otherwise than the native function".into());
+        }
+        if round >= WARM_UP {
+            native.push(native_time);
+            wasm.push(wasm_time);
+        }
+    }
+
+    println!("component {} bytes; prepare: {first:.1?} compiling, {cached:.1?} cached", component.len());
+    println!("one call about a Service of {} bytes, {CALLS} calls in turn:", native_call.subject.object.len());
+    println!("{:>22} {:>10} {:>10} {:>10}", "", "p50", "p95", "p99");
+    let mut middle = [Duration::ZERO; 2];
+    for ((name, times), middle) in [("native", &mut native), ("wasm, fresh sandbox", &mut wasm)].into_iter().zip(&mut middle) {
+        times.sort_unstable();
+        let at = |percent: usize| times[times.len() * percent / 100];
+        println!("{name:>22} {:>10.1?} {:>10.1?} {:>10.1?}", at(50), at(95), at(99));
+        *middle = at(50);
+    }
+    println!("ratio of p50: {:.2}", middle[1].as_secs_f64() / middle[0].as_secs_f64());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn timed<T>(function: impl FnOnce() -> T) -> (Duration, T) {
+    let started = Instant::now();
+    let answer = function();
+    (started.elapsed(), answer)
+}
+
+fn service() -> Value {
+    let with_note = |note: String| {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {
+                "name": "simple-scheduler",
+                "namespace": "default",
+                "uid": "0f4f2b6e-7b0a-4f0e-9a53-2f6f2f1f7a11",
+                "labels": {"dask.org/cluster-name": "simple", "dask.org/component": "scheduler"},
+                "annotations": {"example.org/note": note},
+            },
+            "spec": {
+                "type": "ClusterIP",
+                "selector": {"dask.org/cluster-name": "simple", "dask.org/component": "scheduler"},
+                "ports": [
+                    {"name": "tcp-comm", "port": 8786, "protocol": "TCP", "targetPort": "tcp-comm"},
+                    {"name": "http-dashboard", "port": 8787, "protocol": "TCP", "targetPort": "http-dashboard"},
+                ],
+            },
+        })
+    };
+    let bare = with_note(String::new()).to_string().len();
+    with_note("word ".repeat(SUBJECT)[..SUBJECT - bare].to_owned())
+}
+
+/// The guest's call as the host has it.
+fn same(call: &Call) -> contract::Call {
+    contract::Call {
+        handler: call.handler.clone(),
+        trigger: contract::Trigger::Created,
+        redelivery: false,
+        attempt: 1,
+        now: 0,
+        subject: contract::Subject {
+            api_version: call.subject.api_version.clone(),
+            kind: call.subject.kind.clone(),
+            namespace: call.subject.namespace.clone(),
+            name: call.subject.name.clone(),
+            uid: call.subject.uid.clone(),
+            object: call.subject.object.clone(),
+        },
+        related: Vec::new(),
+        children: Vec::new(),
+        conflicts: Vec::new(),
+        config: call.config.clone(),
+    }
+}

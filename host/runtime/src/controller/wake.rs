@@ -1,0 +1,188 @@
+//! Which subjects a change concerns.
+
+use std::{sync::{Arc, PoisonError}, time::Duration};
+
+use dask_wasm_operator_cluster::index::Change;
+use dask_wasm_operator_core::{
+    dask::Reconciler,
+    object::{GroupVersionKind, NamespacedName, Object, OwnerReference},
+    pipeline::MountedHandler,
+};
+
+use super::{Controller, Inner, STATUS_WINDOW, Work};
+
+/// What of an object changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// More than its status: somebody may have to do something about it.
+    Whole,
+    /// Its status only.
+    Status,
+    /// Nothing that anybody looks at.
+    Nothing,
+}
+
+fn extent(old: Option<&Object>, new: Option<&Object>) -> Extent {
+    let (Some(old), Some(new)) = (old, new) else { return Extent::Whole };
+    let (before, after) = (&old.metadata, &new.metadata);
+    let metadata = before.uid == after.uid
+        && before.labels == after.labels
+        && before.annotations == after.annotations
+        && before.owner_references == after.owner_references
+        && before.finalizers == after.finalizers
+        && before.deletion_timestamp == after.deletion_timestamp;
+    if !metadata || !beside_status(old).eq(beside_status(new)) || !held(old).eq(held(new)) {
+        Extent::Whole
+    } else if status(old) != status(new) {
+        Extent::Status
+    } else {
+        Extent::Nothing
+    }
+}
+
+fn beside_status(object: &Object) -> impl Iterator<Item = (&str, &str)> {
+    object.fields.iter().filter(|(name, _)| *name != "status").map(|(name, raw)| (name.as_str(), raw.get()))
+}
+
+fn status(object: &Object) -> Option<&str> {
+    object.fields.get("status").map(|raw| raw.get())
+}
+
+/// The sets of fields that are held through the object itself: one that shrinks is drift.
+fn held(object: &Object) -> impl Iterator<Item = (&str, Option<&str>)> {
+    let entries = object.managed_fields.iter().filter(|entry| entry.subresource.is_empty());
+    entries.map(|entry| (entry.manager.as_str(), entry.fields.as_ref().map(|fields| fields.get())))
+}
+
+impl Controller {
+    /// Wakes everybody whom a change concerns.
+    pub(super) fn wake(&self, change: &Change) {
+        let extent = extent(change.old.as_deref(), change.new.as_deref());
+        let Some(object) = change.new.as_ref().or(change.old.as_ref()) else { return };
+        if extent == Extent::Nothing {
+            return;
+        }
+        let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
+        self.wake_subject(&mut inner, object, extent, handlers.values());
+        let mut owners: Vec<OwnerReference> = Vec::new();
+        for side in [&change.old, &change.new].into_iter().flatten() {
+            if let Some(owner) = side.metadata.controller()
+                && !owners.contains(owner)
+            {
+                owners.push(owner.clone());
+            }
+        }
+        for owner in owners {
+            self.wake_owner(&mut inner, object, &owner, extent, handlers.values());
+        }
+    }
+
+    /// The object is the subject of some handlers.
+    fn wake_subject<'a>(
+        &self,
+        inner: &mut Inner,
+        object: &Arc<Object>,
+        extent: Extent,
+        handlers: impl Iterator<Item = &'a Arc<MountedHandler>>,
+    ) {
+        for handler in handlers.filter(|handler| handler.subject.kind.same_kind(&object.kind)) {
+            inner.queue.wake(Work::Call(handler.name.clone()), object.at());
+        }
+        if extent != Extent::Whole {
+            return;
+        }
+        for reconciler in Reconciler::ALL.into_iter().filter(|reconciler| reconciler.subject().same_kind(&object.kind)) {
+            inner.queue.wake(Work::Reconcile(reconciler), object.at());
+        }
+        if Reconciler::Cluster.subject().same_kind(&object.kind) {
+            self.wake_groups(inner, object);
+        }
+    }
+
+    /// Groups look at their cluster, those that wait for it to appear included.
+    fn wake_groups(&self, inner: &mut Inner, cluster: &Object) {
+        let group = Reconciler::WorkerGroup;
+        let owned = self.surroundings.index.controlled_by(&group.subject(), &cluster.metadata.uid);
+        let mut keys: Vec<_> = owned.iter().map(|group| group.at()).collect();
+        let same_namespace = |at: &NamespacedName| at.namespace == cluster.metadata.namespace;
+        keys.extend(inner.waiting.iter().filter(|(_, at)| same_namespace(at)).map(|(_, at)| at.clone()));
+        keys.into_iter().for_each(|at| inner.queue.wake(Work::Reconcile(group), at));
+    }
+
+    /// The object is a child of the subject of some handlers.
+    fn wake_owner<'a>(
+        &self,
+        inner: &mut Inner,
+        object: &Object,
+        owner: &OwnerReference,
+        extent: Extent,
+        handlers: impl Iterator<Item = &'a Arc<MountedHandler>>,
+    ) {
+        let kind = GroupVersionKind::from_api_version(&owner.api_version, &owner.kind);
+        let at = NamespacedName { namespace: object.metadata.namespace.clone(), name: owner.name.clone() };
+        for reconciler in Reconciler::ALL.into_iter().filter(|reconciler| reconciler.subject().same_kind(&kind)) {
+            if extent == Extent::Whole {
+                inner.queue.wake(Work::Reconcile(reconciler), at.clone());
+            }
+            self.wake_status(inner, reconciler, &at, STATUS_WINDOW);
+            if reconciler == Reconciler::WorkerGroup {
+                self.wake_status_of_cluster(inner, &at);
+            }
+        }
+        if extent == Extent::Whole {
+            let concerned = handlers.filter(|handler| {
+                handler.subject.kind.same_kind(&kind) && handler.children.iter().any(|child| child.same_kind(&object.kind))
+            });
+            concerned.for_each(|handler| inner.queue.wake(Work::Call(handler.name.clone()), at.clone()));
+        }
+    }
+
+    /// A cluster counts the workers of its group.
+    fn wake_status_of_cluster(&self, inner: &mut Inner, group: &NamespacedName) {
+        let group = self.surroundings.index.get(&Reconciler::WorkerGroup.subject(), group);
+        if let Some(owner) = group.as_ref().and_then(|group| group.metadata.controller()) {
+            let at = NamespacedName { namespace: group.as_ref().and_then(|group| group.metadata.namespace.clone()), name: owner.name.clone() };
+            self.wake_status(inner, Reconciler::Cluster, &at, STATUS_WINDOW);
+        }
+    }
+
+    fn wake_status(&self, inner: &mut Inner, reconciler: Reconciler, at: &NamespacedName, after: Duration) {
+        let due = self.millis_after(after);
+        inner.queue.wake_at(Work::Publish(reconciler), at.clone(), due);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn object(change: impl FnOnce(&mut Value)) -> Object {
+        let mut value = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "a", "uid": "u", "resourceVersion": "1", "labels": {"a": "b"},
+                "managedFields": [{"manager": "m", "operation": "Apply", "fieldsV1": {"f:spec": {}}}]},
+            "spec": {"replicas": 1}, "status": {"replicas": 0},
+        });
+        change(&mut value);
+        Object::from_value(&value).unwrap()
+    }
+
+    fn extent_of(change: impl FnOnce(&mut Value)) -> Extent {
+        extent(Some(&object(|_| {})), Some(&object(change)))
+    }
+
+    #[test]
+    fn what_changed_is_told_apart() {
+        assert_eq!(extent_of(|object| object["metadata"]["resourceVersion"] = json!("2")), Extent::Nothing);
+        assert_eq!(extent_of(|object| object["status"]["replicas"] = json!(1)), Extent::Status);
+        assert_eq!(extent_of(|object| object["spec"]["replicas"] = json!(2)), Extent::Whole);
+        assert_eq!(extent_of(|object| object["metadata"]["labels"] = json!({})), Extent::Whole);
+        assert_eq!(extent_of(|object| object["metadata"]["uid"] = json!("other")), Extent::Whole);
+        assert_eq!(extent_of(|object| object["metadata"]["deletionTimestamp"] = json!("x")), Extent::Whole);
+        assert_eq!(extent_of(|object| object["metadata"]["managedFields"][0]["fieldsV1"] = json!({})), Extent::Whole);
+        assert_eq!(extent(None, Some(&object(|_| {}))), Extent::Whole);
+    }
+}

@@ -1,0 +1,152 @@
+//! Where a plugin's code is: ConfigMaps, or files.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use dask_wasm_operator_core::{
+    object::{GroupVersionKind, NamespacedName},
+    ports::Observed,
+    spec::{ConfigMapKeys, DaskPluginSpec, SelectedSource, SourceError},
+};
+use serde::Deserialize;
+
+/// The bytes of a source, in order, and their fingerprint.
+pub(crate) struct Code {
+    pub(crate) parts: Vec<Vec<u8>>,
+    pub(crate) fingerprint: u64,
+    /// Whether people who can't edit the DaskPlugin may be able to change the code.
+    pub(crate) is_config_map: bool,
+}
+
+/// Why there is no code.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CodeError {
+    /// No source, or several.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A source that this version does not serve.
+    #[error("spec.source.{kind} is not served by this version of the operator; put the component into a ConfigMap (spec.source.configMap)")]
+    NotServed {
+        /// Which.
+        kind: &'static str,
+    },
+    /// The ConfigMap is not there.
+    #[error("spec.source.configMap: there is no ConfigMap {name} in namespace {namespace}; create it: kubectl create configmap {name} -n {namespace} --from-file=plugin.wasm")]
+    NoConfigMap {
+        /// Namespace of the operator.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// The ConfigMap has no such key.
+    #[error("spec.source.configMap: ConfigMap {name} has no key {key}; it has: {}", .keys.join(", "))]
+    NoKey {
+        /// Name of the ConfigMap.
+        name: String,
+        /// The key.
+        key: String,
+        /// Those that it has.
+        keys: Vec<String>,
+    },
+    /// No keys are named, and there is not exactly one.
+    #[error("spec.source.configMap.keys is empty and ConfigMap {name} has {count} keys; name the one that holds the component")]
+    WhichKey {
+        /// Name of the ConfigMap.
+        name: String,
+        /// How many keys.
+        count: usize,
+    },
+    /// Code in several pieces can be seen half changed.
+    #[error("spec.source.configMap joins several keys, so spec.source.sha256 must say what they give together")]
+    JoinedWithoutDigest,
+    /// The file can't be read.
+    #[error("spec.source.path: {} can't be read", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl CodeError {
+    /// One word in CamelCase.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Source(_) => "InvalidSource",
+            Self::NotServed { .. } => "NotServedYet",
+            Self::NoConfigMap { .. } => "ConfigMapNotFound",
+            Self::NoKey { .. } | Self::WhichKey { .. } => "KeyNotFound",
+            Self::JoinedWithoutDigest => "DigestRequired",
+            Self::File { .. } => "FileNotReadable",
+        }
+    }
+}
+
+/// What is read of a ConfigMap.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ConfigMapData {
+    data: std::collections::BTreeMap<String, String>,
+    binary_data: std::collections::BTreeMap<String, String>,
+}
+
+/// Reads the code of a plugin: ConfigMaps from what is observed, files from disk.
+pub(crate) fn read(spec: &DaskPluginSpec, namespace: &str, observed: &dyn Observed) -> Result<Code, CodeError> {
+    match spec.source.select()? {
+        SelectedSource::ConfigMap(source) => {
+            let first = ConfigMapKeys { name: source.name.clone(), keys: source.keys.clone() };
+            let maps: Vec<_> = std::iter::once(&first).chain(&source.continued).collect();
+            let mut parts = Vec::new();
+            for map in maps {
+                parts.extend(config_map(map, namespace, observed)?);
+            }
+            if parts.len() > 1 && spec.source.sha256.is_none() {
+                return Err(CodeError::JoinedWithoutDigest);
+            }
+            Ok(code(parts, true))
+        }
+        SelectedSource::Path(path) => file(Path::new(path)),
+        SelectedSource::Script(_) => Err(CodeError::NotServed { kind: "script" }),
+        SelectedSource::Oci(_) => Err(CodeError::NotServed { kind: "oci" }),
+    }
+}
+
+/// Reads a component from a file.
+pub(crate) fn file(path: &Path) -> Result<Code, CodeError> {
+    let bytes = std::fs::read(path).map_err(|source| CodeError::File { path: path.to_owned(), source })?;
+    Ok(code(vec![bytes], false))
+}
+
+fn code(parts: Vec<Vec<u8>>, is_config_map: bool) -> Code {
+    let mut hasher = DefaultHasher::new();
+    parts.hash(&mut hasher);
+    Code { parts, fingerprint: hasher.finish(), is_config_map }
+}
+
+fn config_map(wanted: &ConfigMapKeys, namespace: &str, observed: &dyn Observed) -> Result<Vec<Vec<u8>>, CodeError> {
+    let name = wanted.name.clone();
+    let object = observed.get(&GroupVersionKind::new("", "v1", "ConfigMap"), &NamespacedName::new(namespace, &name));
+    let object = object.ok_or_else(|| CodeError::NoConfigMap { namespace: namespace.to_owned(), name: name.clone() })?;
+    let data = ConfigMapData {
+        data: object.field("data").and_then(Result::ok).unwrap_or_default(),
+        binary_data: object.field("binaryData").and_then(Result::ok).unwrap_or_default(),
+    };
+    let have: Vec<String> = data.data.keys().chain(data.binary_data.keys()).cloned().collect();
+    let keys = match (wanted.keys.as_slice(), have.as_slice()) {
+        ([], [only]) => vec![only.clone()],
+        ([], several) => return Err(CodeError::WhichKey { name, count: several.len() }),
+        (keys, _) => keys.to_vec(),
+    };
+    keys.into_iter()
+        .map(|key| {
+            let binary = data.binary_data.get(&key).and_then(|text| STANDARD.decode(text).ok());
+            let bytes = binary.or_else(|| data.data.get(&key).map(|text| text.clone().into_bytes()));
+            bytes.ok_or_else(|| CodeError::NoKey { name: name.clone(), key, keys: have.clone() })
+        })
+        .collect()
+}

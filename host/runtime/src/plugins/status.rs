@@ -1,0 +1,109 @@
+//! What the status of a DaskPlugin says.
+
+use dask_wasm_operator_core::{
+    contract::Manifest,
+    spec::{
+        Condition, ConditionStatus, DaskPluginStatus, HandlerState, HandlerStatus, LastError, PluginCounts, PluginState,
+    },
+    time::rfc3339,
+};
+
+/// Where a plugin stands.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Standing {
+    /// What serves calls now.
+    pub(super) serving: Option<Serving>,
+    /// What the newest specification and code came to.
+    pub(super) newest: Newest,
+}
+
+/// A plugin that serves calls.
+#[derive(Clone, Debug)]
+pub(super) struct Serving {
+    pub(super) digest: String,
+    pub(super) manifest: Manifest,
+    pub(super) handlers: Vec<HandlerStatus>,
+}
+
+/// What the newest specification and code came to.
+#[derive(Clone, Debug)]
+pub(super) struct Newest {
+    pub(super) state: PluginState,
+    pub(super) reason: String,
+    pub(super) message: String,
+    /// Its digest, if it is known and is not what serves.
+    pub(super) digest: Option<String>,
+}
+
+impl Default for Newest {
+    fn default() -> Self {
+        Self::new(PluginState::Found, "Found", "its source is being read")
+    }
+}
+
+impl Newest {
+    pub(super) fn new(state: PluginState, reason: &str, message: impl Into<String>) -> Self {
+        Self { state, reason: reason.to_owned(), message: message.into(), digest: None }
+    }
+}
+
+impl Standing {
+    /// As it is to be written.
+    pub(super) fn status(
+        &self,
+        figures: (PluginCounts, Option<LastError>),
+        generation: Option<i64>,
+        before: &[Condition],
+        now: u64,
+    ) -> DaskPluginStatus {
+        let serving = self.serving.as_ref();
+        let handlers = serving.map(|serving| serving.handlers.clone()).unwrap_or_default();
+        let unserved: Vec<_> = handlers.iter().filter(|handler| handler.state == HandlerState::NotServed).collect();
+        let newest = &self.newest;
+        let ready = newest.state == PluginState::Ready;
+        let all_served = match unserved.as_slice() {
+            [] => (ConditionStatus::True, "AllServed".to_owned(), "all handlers are served".to_owned()),
+            [first, ..] => {
+                let why = first.message.clone().unwrap_or_default();
+                let reason = first.reason.clone().unwrap_or_else(|| "NotServed".to_owned());
+                (ConditionStatus::False, reason, format!("{} of {} handlers are not served; {}: {why}", unserved.len(), handlers.len(), first.name))
+            }
+        };
+        let (counts, last_error) = figures;
+        let degraded = match (&last_error, counts.parked) {
+            (Some(error), parked) if parked > 0 => {
+                (ConditionStatus::True, error.reason.clone(), format!("given up on {parked} subjects; {}: {}", error.subject, error.message))
+            }
+            _ => (ConditionStatus::False, "AsWanted".to_owned(), "no subject is given up".to_owned()),
+        };
+        let is_ready = if ready { ConditionStatus::True } else { ConditionStatus::False };
+        let found = [
+            ("Ready", (is_ready, newest.reason.clone(), newest.message.clone())),
+            ("HandlersServed", all_served),
+            ("Degraded", degraded),
+        ];
+        let conditions = found
+            .into_iter()
+            .map(|(type_, (status, reason, message))| {
+                let same = before.iter().find(|condition| condition.type_ == type_ && condition.status == status);
+                let last_transition_time = same.map_or_else(|| rfc3339(now), |same| same.last_transition_time.clone());
+                Condition { type_: type_.to_owned(), status, observed_generation: generation, last_transition_time, reason, message }
+            })
+            .collect();
+        DaskPluginStatus {
+            state: Some(newest.state),
+            reason: Some(newest.reason.clone()),
+            message: Some(newest.message.clone()),
+            digest: serving.map(|serving| serving.digest.clone()),
+            pending_digest: newest.digest.clone(),
+            describes_as: serving.map(|serving| serving.manifest.name.clone()),
+            version: serving.map(|serving| serving.manifest.version.clone()),
+            interface_version: serving.map(|serving| serving.manifest.interface_version.clone()),
+            handlers,
+            counts: Some(counts),
+            last_error,
+            conditions,
+            observed_generation: generation,
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The applier, counted.
+
+use std::sync::Arc;
+
+use dask_wasm_operator_cluster::applier::Applier;
+use dask_wasm_operator_core::{
+    action::{Action, WriteError, Written},
+    ports::{Pending, Writes},
+};
+
+use crate::Metrics;
+
+/// Performs writes and counts them by verb and result.
+pub(crate) struct MeteredWrites {
+    applier: Applier,
+    metrics: Arc<Metrics>,
+}
+
+impl MeteredWrites {
+    pub(crate) fn new(applier: Applier, metrics: Arc<Metrics>) -> Self {
+        Self { applier, metrics }
+    }
+}
+
+impl Writes for MeteredWrites {
+    fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>> {
+        let verb = action.verb();
+        Box::pin(async move {
+            let result = self.applier.write(action).await;
+            self.metrics.wrote(verb, &result);
+            result
+        })
+    }
+}

@@ -1,0 +1,233 @@
+//! A plugin that does whatever a plugin must not do: what `spec.config` says, as a [`Behaviour`].
+
+use dask_operator_sdk::{Call, Child, Failure, Handler, KindReference, Outcome, Plugin, TriggerRequest, json};
+use serde::{Deserialize, Serialize};
+
+/// What the handler does. The tests match on it, so that none can be forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Behaviour {
+    /// What it should: one ConfigMap.
+    Answer,
+    /// Loops for ever.
+    Loop,
+    /// Fills a large memory for ever, by an instruction that nothing interrupts.
+    Fill,
+    /// Loops over a call of the host.
+    LoopLog,
+    /// Takes ever more memory.
+    Hog,
+    /// Panics with a message.
+    Panic,
+    /// Executes `unreachable`.
+    Unreachable,
+    /// Answers a child of 100 MB.
+    Output,
+    /// Answers ten million children without content.
+    Children,
+    /// Answers a text that is not UTF-8.
+    InvalidUtf8,
+    /// Answers a child that is not JSON.
+    InvalidJson,
+    /// Logs one line of 100 MB.
+    LogLarge,
+    /// Logs a million lines.
+    LogMany,
+    /// Nests calls for ever, with nothing but the engine's own stack.
+    Recurse,
+    /// Nests calls for ever, with variables in memory.
+    RecurseInMemory,
+    /// Fails, and asks to be called again after a minute.
+    Temporary,
+    /// Fails for good.
+    Permanent,
+}
+
+impl Behaviour {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::Answer,
+        Self::Loop,
+        Self::Fill,
+        Self::LoopLog,
+        Self::Hog,
+        Self::Panic,
+        Self::Unreachable,
+        Self::Output,
+        Self::Children,
+        Self::InvalidUtf8,
+        Self::InvalidJson,
+        Self::LogLarge,
+        Self::LogMany,
+        Self::Recurse,
+        Self::RecurseInMemory,
+        Self::Temporary,
+        Self::Permanent,
+    ];
+}
+
+/// What `describe` does: the text after [`DESCRIBE`] in the component, which the tests overwrite before they load it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Description {
+    /// What it should.
+    Honest,
+    /// Loops for ever.
+    Loop,
+    /// Panics.
+    Panic,
+    /// Claims another version of the interface.
+    OtherVersion,
+    /// Names a handler with a path.
+    Path,
+    /// Declares the same handler twice.
+    Twice,
+    /// Declares no handler.
+    Empty,
+    /// Declares a name of 100 MB.
+    Large,
+}
+
+/// What the tests look for in the component; one letter follows.
+pub const DESCRIBE: &[u8] = b"what the odd guest says of itself: ";
+
+static DESCRIPTION: [u8; DESCRIBE.len() + 1] = *b"what the odd guest says of itself: H";
+
+impl Description {
+    /// All of them.
+    pub const ALL: [Self; 8] =
+        [Self::Honest, Self::Loop, Self::Panic, Self::OtherVersion, Self::Path, Self::Twice, Self::Empty, Self::Large];
+
+    /// The letter that stands for it in the component.
+    pub fn letter(self) -> u8 {
+        match self {
+            Self::Honest => b'H',
+            Self::Loop => b'L',
+            Self::Panic => b'P',
+            Self::OtherVersion => b'V',
+            Self::Path => b'/',
+            Self::Twice => b'2',
+            Self::Empty => b'0',
+            Self::Large => b'M',
+        }
+    }
+
+    fn of_this_component() -> Self {
+        let letter = std::hint::black_box(&DESCRIPTION)[DESCRIBE.len()];
+        Self::ALL.into_iter().find(|description| description.letter() == letter).unwrap_or(Self::Honest)
+    }
+}
+
+/// The plugin.
+pub fn plugin() -> Plugin {
+    let handler = |name| Handler::new(name, KindReference::core("ConfigMap")).on(TriggerRequest::Observed);
+    let plugin = |name| Plugin::new(name, "1.0");
+    match Description::of_this_component() {
+        Description::Honest => plugin("odd").handler(handler("odd"), handle).creates(KindReference::core("ConfigMap")),
+        Description::Loop => endless(),
+        Description::Panic => boom("describing"),
+        Description::OtherVersion => {
+            let mut lying = plugin("odd").handler(handler("odd"), handle);
+            lying.manifest_mut().interface_version = "9.9.9".into();
+            lying
+        }
+        Description::Path => plugin("odd").handler(handler("../../odd"), handle),
+        Description::Twice => plugin("odd").handler(handler("odd"), handle).handler(handler("odd"), handle),
+        Description::Empty => plugin("odd"),
+        Description::Large => plugin(&large_text()).handler(handler("odd"), handle),
+    }
+}
+
+/// Does what the configuration says.
+pub fn handle(call: &Call) -> Result<Outcome, Failure> {
+    match call.config()? {
+        Behaviour::Answer => {
+            let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": call.subject.name}});
+            Ok(Outcome::children([Child::new("answer", &object)?]))
+        }
+        Behaviour::Loop => endless(),
+        Behaviour::Fill => {
+            let mut memory = vec![0_u8; 48 << 20];
+            loop {
+                std::hint::black_box(&mut memory).fill(1);
+            }
+        }
+        Behaviour::LoopLog => loop {
+            dask_operator_sdk::log::info("again");
+        },
+        Behaviour::Hog => {
+            let mut hog = Vec::new();
+            loop {
+                hog.push(vec![1_u8; 1 << 20]);
+                std::hint::black_box(&hog);
+            }
+        }
+        Behaviour::Panic => boom("handling"),
+        Behaviour::Unreachable => unreachable(),
+        Behaviour::Output => answer(large_text()),
+        Behaviour::Children => {
+            let child = Child { key: String::new(), object: String::new() };
+            Ok(Outcome::children(std::iter::repeat_n(child, 5_000_000)))
+        }
+        Behaviour::InvalidUtf8 => answer(invalid_text()),
+        Behaviour::InvalidJson => answer("{\"kind\":".into()),
+        Behaviour::LogLarge => {
+            dask_operator_sdk::log::info(large_text());
+            Ok(Outcome::default())
+        }
+        Behaviour::LogMany => {
+            (0..1_000_000).for_each(dask_operator_sdk::log::info);
+            Ok(Outcome::default())
+        }
+        Behaviour::Recurse => answer(ackermann(std::hint::black_box(4), std::hint::black_box(4)).to_string()),
+        Behaviour::RecurseInMemory => answer(nest(0).to_string()),
+        Behaviour::Temporary => Err(Failure::temporary_for("not yet", std::time::Duration::from_secs(60))),
+        Behaviour::Permanent => Err(Failure::permanent("never")),
+    }
+}
+
+dask_operator_sdk::export_plugin!(plugin);
+
+fn answer(object: String) -> Result<Outcome, Failure> {
+    Ok(Outcome::children([Child { key: "answer".into(), object }]))
+}
+
+fn large_text() -> String {
+    "a".repeat(100_000_000)
+}
+
+fn endless() -> ! {
+    loop {
+        std::hint::black_box(());
+    }
+}
+
+#[expect(clippy::panic, reason = "what this guest is for")]
+fn boom(doing: &str) -> ! {
+    panic!("boom while {doing}")
+}
+
+fn unreachable() -> ! {
+    #[cfg(target_arch = "wasm32")]
+    core::arch::wasm32::unreachable();
+    #[cfg(not(target_arch = "wasm32"))]
+    endless()
+}
+
+#[expect(unsafe_code, reason = "what this guest is for")]
+fn invalid_text() -> String {
+    // SAFETY: there is none; the host must not rely on it.
+    unsafe { String::from_utf8_unchecked(vec![0xff]) }
+}
+
+fn ackermann(m: u64, n: u64) -> u64 {
+    match (m, n) {
+        (0, n) => n + 1,
+        (m, 0) => ackermann(m - 1, 1),
+        (m, n) => ackermann(m - 1, ackermann(m, n - 1)),
+    }
+}
+
+#[expect(unconditional_recursion, reason = "what this guest is for")]
+fn nest(depth: u64) -> u64 {
+    let frame = std::hint::black_box([depth; 512]);
+    nest(frame[7] + 1) + frame[9]
+}

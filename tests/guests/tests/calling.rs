@@ -1,0 +1,186 @@
+//! Whatever a guest does in a call is a named error of that call, and a healthy plugin beside it goes on.
+
+use std::{
+    path::Path,
+    sync::LazyLock,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use dask_wasm_operator_core::{
+    contract::{Call, Child, Failure, Outcome},
+    ports::{CallError, CallReport, Guest, LogLevel},
+};
+use dask_wasm_operator_engine::{Engine, Limits, LoadedPlugin, PluginSettings};
+use dask_wasm_operator_test_guests::{call, component, engine};
+use futures::executor::block_on;
+use odd_guest::Behaviour;
+
+static ENGINE: LazyLock<Engine> =
+    LazyLock::new(|| engine(Path::new(env!("CARGO_TARGET_TMPDIR")), env!("CARGO_BIN_EXE_compile-component")));
+
+fn limits() -> Limits {
+    Limits { deadline: Duration::from_secs(2), memory: 256 << 20, ..Limits::default() }
+}
+
+fn plugin(package: &'static str, limits: Limits) -> LoadedPlugin {
+    ENGINE.prepare(&[component(package)], &PluginSettings { limits, ..PluginSettings::default() }).unwrap()
+}
+
+fn odd_call(behaviour: Behaviour) -> Call {
+    call("odd", &serde_json::to_string(&behaviour).unwrap())
+}
+
+fn children(result: Result<Outcome, CallError>) -> Vec<Child> {
+    result.unwrap().children.unwrap()
+}
+
+/// What a call must come to: an answer with a child of this object, or an error of this kind whose text holds this.
+enum Expected {
+    Child(&'static str),
+    Nothing,
+    Error(&'static str, &'static str),
+}
+
+fn expected(behaviour: Behaviour) -> Expected {
+    use Expected::{Child, Error, Nothing};
+    match behaviour {
+        Behaviour::Answer => Child(r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"simple"}}"#),
+        Behaviour::Loop | Behaviour::Fill | Behaviour::LoopLog => Error("DeadlineExceeded", "its deadline of 2s"),
+        Behaviour::Hog => Error("MemoryExceeded", "268435456 bytes"),
+        Behaviour::Panic => Error("Trap", "boom while handling"),
+        Behaviour::Unreachable => Error("Trap", "unreachable"),
+        Behaviour::Output | Behaviour::Children | Behaviour::LogLarge => Error("OutputExceeded", "4194304 bytes"),
+        Behaviour::InvalidUtf8 => Error("BadAnswer", "utf-8"),
+        // What a child is made of is the pipeline's to check, against kinds and grants.
+        Behaviour::InvalidJson => Child("{\"kind\":"),
+        Behaviour::LogMany => Nothing,
+        Behaviour::Recurse => Error("StackExceeded", "524288 bytes"),
+        Behaviour::RecurseInMemory => Error("Trap", "out of bounds"),
+        Behaviour::Temporary => Error("TemporaryFailure", "not yet"),
+        Behaviour::Permanent => Error("PermanentFailure", "never"),
+    }
+}
+
+#[test]
+fn each_behaviour_has_its_named_answer_and_a_healthy_plugin_goes_on() {
+    let (odd, healthy) = (plugin("odd-guest", limits()), plugin("odd-guest", Limits::default()));
+    for behaviour in Behaviour::ALL {
+        let CallReport { result, .. } = block_on(odd.call(odd_call(behaviour)));
+        match (expected(behaviour), result) {
+            (Expected::Child(object), result) => assert_eq!(children(result)[0].object, object, "{behaviour:?}"),
+            (Expected::Nothing, result) => assert_eq!(result, Ok(Outcome::default()), "{behaviour:?}"),
+            (Expected::Error(kind, text), Err(error)) => {
+                assert_eq!(error.kind(), kind, "{behaviour:?}: {error}");
+                assert!(error.to_string().contains(text), "{behaviour:?}: {error}");
+            }
+            (Expected::Error(kind, _), Ok(_)) => panic!("{behaviour:?}: answered instead of {kind}"),
+        }
+        assert!(block_on(healthy.call(odd_call(Behaviour::Answer))).result.is_ok(), "after {behaviour:?}");
+    }
+}
+
+#[test]
+fn a_temporary_failure_carries_its_delay() {
+    let report = block_on(plugin("odd-guest", limits()).call(odd_call(Behaviour::Temporary)));
+    let Err(CallError::Handler(Failure::Temporary { retry_after, .. })) = report.result else { panic!("expected a failure") };
+    assert_eq!(retry_after, Some(Duration::from_secs(60)));
+}
+
+#[test]
+fn a_million_lines_of_log_are_counted_and_dropped() {
+    let report = block_on(plugin("odd-guest", limits()).call(odd_call(Behaviour::LogMany)));
+    assert_eq!(report.log.len(), 100);
+    assert_eq!(report.log_dropped, 999_900);
+    assert_eq!((report.log[99].level, report.log[99].message.as_str()), (LogLevel::Info, "99"));
+}
+
+#[test]
+fn a_looping_plugin_delays_only_itself() {
+    let looping = plugin("odd-guest", Limits { deadline: Duration::from_secs(10), ..limits() });
+    let healthy = plugin("odd-guest", Limits::default());
+    let mut context = Context::from_waker(Waker::noop());
+
+    let mut first = looping.call(odd_call(Behaviour::Loop));
+    let mut second = looping.call(odd_call(Behaviour::Answer));
+    for _ in 0..50 {
+        assert!(block_on(healthy.call(odd_call(Behaviour::Answer))).result.is_ok());
+    }
+    assert!(matches!(first.as_mut().poll(&mut context), Poll::Pending));
+    assert!(matches!(second.as_mut().poll(&mut context), Poll::Pending));
+
+    assert_eq!(block_on(first).result.unwrap_err().kind(), "DeadlineExceeded");
+    assert!(block_on(second).result.is_ok());
+}
+
+#[test]
+fn a_call_that_nobody_waits_for_disturbs_no_other() {
+    let plugin = plugin("odd-guest", Limits { deadline: Duration::from_millis(50), ..limits() });
+    drop(plugin.call(odd_call(Behaviour::Loop)));
+    drop(plugin.call(odd_call(Behaviour::Loop)));
+    assert!(block_on(plugin.call(odd_call(Behaviour::Answer))).result.is_ok());
+}
+
+fn wasi(config: &str, change: impl FnOnce(&mut Call)) -> CallReport {
+    let mut call = call("look", config);
+    change(&mut call);
+    block_on(plugin("wasi-guest", Limits::default()).call(call))
+}
+
+fn seen(change: impl FnOnce(&mut Call)) -> serde_json::Value {
+    let report = wasi("null", change);
+    assert_eq!(report.log.iter().map(|line| line.message.as_str()).collect::<Vec<_>>(), ["looking around"]);
+    serde_json::from_str(&children(report.result)[0].object).unwrap()
+}
+
+#[test]
+fn wasi_has_nothing_to_give_and_the_time_of_the_call() {
+    let mut seen = seen(|_| {});
+    let random = seen["random"].take();
+    assert_ne!(random[0], random[1]);
+    let expected = serde_json::json!({
+        "wall": [1_700_000_000, 250_000_000],
+        "monotonic": 1_700_000_000_250_000_000_u64,
+        "ready": [0, 1],
+        "environment": [],
+        "arguments": [],
+        "directory": null,
+        "preopens": 0,
+        "random": null,
+        "lookup": "Some(ErrorCode::AccessDenied)",
+        "socket": "Some(ErrorCode::AccessDenied)",
+    });
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn randomness_depends_on_the_subject_and_not_on_the_call() {
+    let random = |change: fn(&mut Call)| seen(change)["random"].clone();
+    let first = random(|_| {});
+    assert_eq!(first, random(|call| (call.now, call.attempt) = (1_800_000_000_000, 2)));
+    assert_ne!(first, random(|call| call.subject.uid = "another".into()));
+}
+
+#[test]
+fn what_wasi_refuses_is_named() {
+    let cases = [
+        ("\"exit\"", "ended itself by calling exit"),
+        ("\"refused\"", "called wasi:clocks/timezone#utc-offset, which plugins can't use"),
+        ("\"random\"", "asked for 1099511627776 random bytes at once"),
+    ];
+    for (config, text) in cases {
+        let error = wasi(config, |_| {}).result.unwrap_err();
+        assert_eq!(error.kind(), "Trap");
+        assert!(error.to_string().contains(text), "{error}");
+    }
+}
+
+#[test]
+fn what_a_runtime_writes_to_stderr_comes_with_the_trap_and_into_the_log() {
+    let report = wasi("\"traceback\"", |_| {});
+    let lines: Vec<_> = report.log.iter().map(|line| (line.level, line.message.as_str())).collect();
+    let expected = ["Traceback:", "  File \"plugin.py\", line 12", "ValueError: boom"].map(|line| (LogLevel::Warn, line));
+    assert_eq!(lines, expected);
+    let Err(CallError::Trap { last_words, .. }) = report.result else { panic!("expected a trap") };
+    assert!(last_words.ends_with("ValueError: boom"), "{last_words}");
+}

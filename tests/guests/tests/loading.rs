@@ -1,0 +1,207 @@
+//! What can't be loaded has a named error that says what to do.
+
+use std::{collections::BTreeSet, fs, io::Write, path::Path};
+
+use dask_wasm_operator_core::ports::CallError;
+use dask_wasm_operator_engine::{Compiler, Engine, EngineSettings, Limits, LoadError, LoadedPlugin, PluginSettings, Profile, Stage};
+use dask_wasm_operator_test_guests::{call, component, engine};
+use odd_guest::{DESCRIBE, Description};
+
+const COMPILER: &str = env!("CARGO_BIN_EXE_compile-component");
+
+fn shared_engine() -> Engine {
+    engine(Path::new(env!("CARGO_TARGET_TMPDIR")), COMPILER)
+}
+
+fn refusal(bytes: &[u8], settings: &PluginSettings) -> LoadError {
+    match shared_engine().prepare(&[bytes], settings) {
+        Ok(_) => panic!("it was loaded"),
+        Err(error) => error,
+    }
+}
+
+fn wat(name: &str) -> Vec<u8> {
+    wat::parse_file(Path::new(env!("CARGO_MANIFEST_DIR")).join("wat").join(name)).unwrap()
+}
+
+/// File in `wat/`, step, kind, and what the message must say.
+const REFUSED: [(&str, Stage, &str, &str); 10] = [
+    ("core-module.wat", Stage::Check, "CoreModule", "wasm-tools component new"),
+    ("other-world.wat", Stage::Check, "WrongWorld", "does not export dask:operator/handler@0.1.0, but [\"run\"]"),
+    ("http.wat", Stage::Check, "ImportsRefused", "what plugins can't have: acme:secrets/read, wasi:http/outgoing-handler@0.2.6;"),
+    ("newer.wat", Stage::Check, "InterfaceVersion", "uses dask:operator/host@0.1.7"),
+    ("next-minor.wat", Stage::Check, "InterfaceVersion", "uses dask:operator/handler@0.2.0"),
+    ("no-functions.wat", Stage::Check, "InterfaceMismatch", "build it against the wit files"),
+    ("composed.wat", Stage::Check, "Composed", "mount each as a plugin"),
+    ("utf16.wat", Stage::Check, "StringEncoding", "choose UTF-8"),
+    ("many-instances.wat", Stage::Check, "CoreInstancesExceeded", "65 core instances, more than the 64"),
+    ("simd.wat", Stage::Compile, "InvalidComponent", "SIMD"),
+];
+
+#[test]
+fn each_file_has_its_named_error() {
+    for (file, stage, kind, message) in REFUSED {
+        let error = refusal(&wat(file), &PluginSettings::default());
+        assert_eq!((error.stage(), error.kind()), (stage, kind), "{file}: {error}");
+        assert!(error.to_string().contains(message), "{file}: {error}");
+    }
+}
+
+#[test]
+fn every_file_is_claimed() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("wat");
+    let files = fs::read_dir(directory).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    assert_eq!(files.collect::<BTreeSet<_>>(), REFUSED.iter().map(|(file, ..)| (*file).to_owned()).collect());
+}
+
+#[test]
+fn what_is_not_wasm_says_what_it_is() {
+    for bytes in [&b""[..], b"\0asn", b"<html>not found</html>", b"apiVersion: v1"] {
+        let error = refusal(bytes, &PluginSettings::default());
+        assert_eq!((error.stage(), error.kind()), (Stage::Check, "NotWasm"), "{error}");
+    }
+    let html = refusal(b"<html>", &PluginSettings::default()).to_string();
+    assert!(html.contains("it starts with \"<html>\""), "{html}");
+}
+
+#[test]
+fn a_component_that_is_cut_short_or_changed_anywhere_does_no_harm() {
+    let whole = component("istio-virtual-service");
+    for length in [8, 9, 100, whole.len() / 2, whole.len() - 1] {
+        let error = refusal(&whole[..length], &PluginSettings::default());
+        assert!(matches!(error.kind(), "Malformed" | "WrongWorld" | "InvalidComponent"), "{length}: {error}");
+    }
+    let settings = PluginSettings::default();
+    for position in (8..whole.len()).step_by(whole.len() / 16) {
+        let mut changed = whole.to_vec();
+        changed[position] ^= 0x55;
+        // Any answer is right as long as there is one: some bytes are names or data.
+        if let Err(error) = shared_engine().prepare(&[&changed], &settings) {
+            assert_ne!(error.kind(), "HostFailure", "{position}: {error}");
+        }
+    }
+}
+
+/// The odd guest with another `describe`.
+fn describing(description: Description) -> Vec<u8> {
+    let mut bytes = component("odd-guest").to_vec();
+    let found: Vec<_> = bytes.windows(DESCRIBE.len()).enumerate().filter(|(_, window)| *window == DESCRIBE).map(|(at, _)| at).collect();
+    for at in found {
+        bytes[at + DESCRIBE.len()] = description.letter();
+    }
+    bytes
+}
+
+fn expected(description: Description) -> Result<(), (&'static str, &'static str)> {
+    match description {
+        Description::Honest => Ok(()),
+        Description::Loop => Err(("DeadlineExceeded", "`describe` failed")),
+        Description::Panic => Err(("Trap", "`describe` failed")),
+        Description::OtherVersion => Err(("ManifestInvalid", "interface-version: is \"9.9.9\", but the component exports version 0.1.0")),
+        Description::Path => Err(("ManifestInvalid", "handlers[0].name: \"../../odd\" must be lower-case letters")),
+        Description::Twice => Err(("ManifestInvalid", "handlers: two are named \"odd\"")),
+        Description::Empty => Err(("ManifestInvalid", "handlers: is empty")),
+        Description::Large => Err(("OutputExceeded", "`describe` failed")),
+    }
+}
+
+#[test]
+fn each_way_to_describe_has_its_answer() {
+    let settings = PluginSettings {
+        limits: Limits { deadline: std::time::Duration::from_secs(2), memory: 256 << 20, ..Limits::default() },
+        ..PluginSettings::default()
+    };
+    for description in Description::ALL {
+        match (shared_engine().prepare(&[&describing(description)], &settings), expected(description)) {
+            (Ok(plugin), Ok(())) => assert_eq!(plugin.manifest().handlers[0].name, "odd"),
+            (Err(error), Err((kind, message))) => {
+                assert_eq!((error.stage(), error.kind()), (Stage::Describe, kind), "{description:?}: {error}");
+                assert!(error.to_string().contains(message), "{description:?}: {error}");
+            }
+            (Ok(_), Err((kind, _))) => panic!("{description:?}: loaded instead of {kind}"),
+            (Err(error), Ok(())) => panic!("{description:?}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn a_panic_in_describe_tells_its_message() {
+    let LoadError::Describe { source: CallError::Trap { last_words, .. } } = refusal(&describing(Description::Panic), &PluginSettings::default())
+    else {
+        panic!("expected a trap");
+    };
+    assert!(last_words.contains("boom while describing"), "{last_words}");
+}
+
+#[test]
+fn limits_below_what_a_component_begins_with_are_told_with_the_figure() {
+    let with = |limits| refusal(component("odd-guest"), &PluginSettings { limits, ..PluginSettings::default() });
+    let LoadError::Describe { source } = with(Limits { memory: 64 << 10, ..Limits::default() }) else { panic!("expected describe") };
+    assert_eq!(source, CallError::Memory(64 << 10));
+    let LoadError::Describe { source } = with(Limits { table_elements: 1, ..Limits::default() }) else { panic!("expected describe") };
+    assert_eq!(source, CallError::Table(1));
+    assert_eq!(with(Limits { component: 1000, ..Limits::default() }).kind(), "ComponentTooLarge");
+    assert_eq!(with(Limits { memory: 1 << 40, ..Limits::default() }).kind(), "LimitsInvalid");
+}
+
+#[test]
+fn the_strict_profile_has_no_wasi() {
+    let strict = PluginSettings { profile: Profile::Strict, ..PluginSettings::default() };
+    let error = refusal(component("wasi-guest"), &strict);
+    assert_eq!(error.kind(), "NotStrict");
+    assert!(error.to_string().contains("wasi:random/random@0.2.6"), "{error}");
+    assert!(shared_engine().prepare(&[component("istio-virtual-service")], &strict).is_ok());
+}
+
+fn load_with(directory: &Path, compiler: Compiler) -> Result<LoadedPlugin, LoadError> {
+    let settings = EngineSettings { cache_directory: directory.join("compiled"), cache_capacity: 1 << 30, compiler };
+    Engine::new(settings).unwrap().prepare(&[component("istio-virtual-service")], &PluginSettings::default())
+}
+
+#[test]
+fn a_compiled_component_is_used_again_and_a_damaged_one_is_made_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let absent = || Compiler::new("/nowhere/compiler", []);
+    let error = load_with(directory.path(), absent()).map(|_| ()).unwrap_err();
+    assert_eq!((error.stage(), error.kind()), (Stage::Compile, "HostFailure"), "{error}");
+
+    load_with(directory.path(), Compiler::new(COMPILER, [])).map(|_| ()).unwrap();
+    load_with(directory.path(), absent()).map(|_| ()).unwrap();
+
+    let entry = fs::read_dir(directory.path().join("compiled")).unwrap().next().unwrap().unwrap().path();
+    let mut file = fs::File::options().write(true).open(&entry).unwrap();
+    file.write_all(b"damaged").unwrap();
+    assert!(load_with(directory.path(), absent()).is_err());
+    load_with(directory.path(), Compiler::new(COMPILER, [])).map(|_| ()).unwrap();
+}
+
+#[test]
+fn a_compiler_that_fails_is_told_and_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let shell = |script: &str| Compiler::new("/bin/sh", ["-c".into(), script.into()]);
+    let cases = [
+        ("cat > /dev/null; echo of no use >&2; exit 1", "CompileCrashed", "of no use"),
+        ("cat > /dev/null; kill -XCPU $$", "CompileTimeExceeded", "120 CPU seconds"),
+        ("cat > /dev/null; echo memory allocation of 64 bytes failed >&2; kill -ABRT $$", "CompileMemoryExceeded", "1073741824 bytes"),
+        ("exec < /dev/null; echo half an answer", "HostFailure", "can't be loaded"),
+    ];
+    for (script, kind, message) in cases {
+        let error = load_with(directory.path(), shell(script)).map(|_| ()).unwrap_err();
+        assert_eq!((error.stage(), error.kind()), (Stage::Compile, kind), "{error}");
+        assert!(error.to_string().contains(message), "{error}");
+    }
+}
+
+#[test]
+fn a_packed_plugin_answers_like_a_plain_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = engine(directory.path(), COMPILER);
+    let plain = component("odd-guest");
+    let packed = ruzstd_of(plain);
+    let plugin = engine.prepare(&[&packed[..100], &packed[100..]], &PluginSettings::default()).unwrap();
+    assert!(plugin.call_blocking(call("odd", "\"Answer\"")).result.is_ok());
+}
+
+fn ruzstd_of(plain: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(plain, ruzstd::encoding::CompressionLevel::Fastest)
+}

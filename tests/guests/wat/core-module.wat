@@ -1,0 +1,3 @@
+;; What a compiler gives before it is turned into a component.
+(module
+  (func (export "handle")))

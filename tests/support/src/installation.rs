@@ -1,0 +1,110 @@
+//! The chart, rendered and applied: everything but the pod, in whose place the operator runs as a process of this machine.
+//!
+//! So whoever runs the operator by an [`Installation`] runs it with exactly the rights that the chart gives.
+
+use std::{path::{Path, PathBuf}, process::Command};
+
+use anyhow::{Context, ensure};
+use kube::{
+    Client, ResourceExt,
+    api::{Api, DynamicObject, Patch, PatchParams},
+    discovery::{Discovery, Scope},
+};
+use serde_json::Value;
+
+use crate::{Kubeconfig, client::service_account_token, control_plane::ensure_helm};
+
+const FIELD_MANAGER: &str = "helm";
+
+/// Name of the release.
+pub const RELEASE: &str = "dask";
+
+/// An installed chart.
+#[derive(Debug)]
+pub struct Installation {
+    /// Namespace of the release.
+    pub namespace: String,
+    /// Name of the operator's ServiceAccount.
+    pub service_account: String,
+    /// What a pod of the operator would be given, for the API server.
+    pub kubeconfig: Kubeconfig,
+}
+
+/// The chart's directory.
+pub fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/dask-wasm-operator")
+}
+
+/// `helm template`: the manifests for these values.
+///
+/// # Errors
+/// When helm refuses the values or the templates.
+pub fn render_chart(namespace: &str, values: &Value) -> anyhow::Result<Vec<Value>> {
+    let helm = ensure_helm(&|line| eprintln!("{line}"))?;
+    let file = tempfile::NamedTempFile::new().context("making a file for the chart's values")?;
+    std::fs::write(file.path(), values.to_string()).context("writing the chart's values")?;
+    let output = Command::new(helm)
+        .args(["template", RELEASE])
+        .arg(chart())
+        .args(["--namespace", namespace, "--values"])
+        .arg(file.path())
+        .output()
+        .context("running helm")?;
+    ensure!(output.status.success(), "helm template failed: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).context("reading what helm rendered")?;
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).context("parsing what helm rendered")?;
+    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
+}
+
+/// Server-side apply of any objects, in their order; those without a namespace go to `namespace`.
+///
+/// # Errors
+/// When the API server does not serve a kind, or refuses an object.
+pub async fn apply_objects(client: &Client, namespace: &str, objects: &[Value]) -> anyhow::Result<()> {
+    let discovery = Discovery::new(client.clone()).run_aggregated().await.context("asking which kinds there are")?;
+    for value in objects {
+        let object: DynamicObject = serde_json::from_value(value.clone()).context("reading an object")?;
+        let name = object.name_any();
+        let types = object.types.clone().context("an object has no kind")?;
+        let kind = kube::core::GroupVersionKind::try_from(&types).context("reading the kind of an object")?;
+        let (resource, capabilities) = discovery.resolve_gvk(&kind).with_context(|| format!("the API server does not serve {}", types.kind))?;
+        let api: Api<DynamicObject> = match capabilities.scope {
+            Scope::Cluster => Api::all_with(client.clone(), &resource),
+            Scope::Namespaced => {
+                let at = object.namespace().unwrap_or_else(|| namespace.to_owned());
+                Api::namespaced_with(client.clone(), &at, &resource)
+            }
+        };
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        api.patch(&name, &parameters, &Patch::Apply(value)).await.with_context(|| format!("applying {} {name}", types.kind))?;
+    }
+    Ok(())
+}
+
+impl Installation {
+    /// Applies the chart with these values to a namespace that exists; its CustomResourceDefinitions must be there.
+    ///
+    /// # Errors
+    /// When helm or the API server refuse something.
+    pub async fn apply(admin: &Kubeconfig, namespace: &str, values: &Value) -> anyhow::Result<Self> {
+        let client = admin.client().await?;
+        let rendered = render_chart(namespace, values)?;
+        let kind = |object: &Value| object["kind"].as_str().unwrap_or_default().to_owned();
+        let service_account = rendered.iter().find(|object| kind(object) == "ServiceAccount");
+        let service_account = service_account.and_then(|object| object["metadata"]["name"].as_str()).context("the chart renders no ServiceAccount")?;
+        let applied: Vec<_> = rendered
+            .iter()
+            .filter(|object| !matches!(kind(object).as_str(), "Deployment" | "CustomResourceDefinition"))
+            .cloned()
+            .collect();
+        apply_objects(&client, namespace, &applied).await?;
+        let token = service_account_token(&client, namespace, service_account).await?;
+        let kubeconfig = admin.with_token(&token)?;
+        Ok(Self { namespace: namespace.to_owned(), service_account: service_account.to_owned(), kubeconfig })
+    }
+
+    /// The identity in the audit log.
+    pub fn user(&self) -> String {
+        format!("system:serviceaccount:{}:{}", self.namespace, self.service_account)
+    }
+}
