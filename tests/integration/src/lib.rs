@@ -1,1 +1,1 @@
-//! The operator against a real API server.
+//! The operator, as a process of its own, against a real API server: what the tests share.

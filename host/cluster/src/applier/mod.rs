@@ -68,7 +68,7 @@ impl Applier {
     }
 
     async fn apply(&self, apply: &Apply, deadline: Instant) -> Result<Written, WriteError> {
-        let path = apply_path(apply)?;
+        let path = apply_path(apply).map_err(|error| bad_name(apply.object.clone(), &error))?;
         let call = Call { content_type: APPLY, ..Call::json(Method::PATCH, &path, &apply.body) };
         let error = match self.send(&call, deadline).await {
             Ok((status, wire)) => {
@@ -109,7 +109,7 @@ impl Applier {
 
     /// Takes our fields, owner reference included, out of an object that turned out to be somebody else's.
     async fn withdraw(&self, apply: &Apply, uid: &str, deadline: Instant) -> Result<(), WriteError> {
-        let path = apply_path(apply)?;
+        let path = apply_path(apply).map_err(|error| bad_name(apply.object.clone(), &error))?;
         let nothing = json!({
             "apiVersion": apply.resource.kind.api_version(),
             "kind": apply.resource.kind.kind,
@@ -217,9 +217,8 @@ enum Failure {
     Request(RequestError),
 }
 
-fn apply_path(apply: &Apply) -> Result<String, WriteError> {
-    let mut path =
-        path::object(&apply.resource, &apply.object.at).map_err(|error| bad_name(apply.object.clone(), &error))?;
+fn apply_path(apply: &Apply) -> Result<String, PathError> {
+    let mut path = path::object(&apply.resource, &apply.object.at)?;
     if apply.target == ApplyTarget::Status {
         path.push_str("/status");
     }

@@ -25,7 +25,7 @@ impl<T: Copy> Limit<T> {
     }
 }
 
-/// Wall time of one call: a slow plugin delays only itself, and 10 s is still shorter than the Lease lives.
+/// Wall time of one call.
 pub const DEADLINE: Limit<Duration> = Limit { default: Duration::from_secs(1), maximum: Duration::from_secs(10) };
 /// Linear memory of one call, all memories of all core instances together.
 pub const MEMORY_BYTES: Limit<u64> = Limit { default: 128 * MEBIBYTE, maximum: 512 * MEBIBYTE };
