@@ -36,6 +36,7 @@ pub(crate) struct TestArgs {
 pub(crate) async fn run(args: TestArgs) -> anyhow::Result<()> {
     let TestArgs { kubeconfig, full, packages, filter } = args;
     workspace::ensure_guest_target()?;
+    workspace::build_operator()?;
     // Tests build them, too, but one after the other and without a word.
     guests::build_all()?;
     let mut cargo = workspace::cargo(["test", "--locked", "--no-fail-fast"]);

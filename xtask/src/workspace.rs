@@ -73,3 +73,15 @@ pub(crate) fn ensure_guest_target() -> anyhow::Result<()> {
     run(Command::new("rustup").args(["target", "add", GUEST_TARGET]).current_dir(root()))
         .with_context(|| format!("guests are built for {GUEST_TARGET}; install its standard library"))
 }
+
+/// Builds the program. With the features of the whole workspace, so that the tests need not build wasmtime again.
+pub(crate) fn build_operator() -> anyhow::Result<()> {
+    run(&mut cargo(["build", "--locked", "--workspace", "--bin", "dask-wasm-operator"]))
+}
+
+/// The program as [`build_operator`] builds it.
+pub(crate) fn operator() -> anyhow::Result<PathBuf> {
+    let metadata =
+        MetadataCommand::new().current_dir(root()).no_deps().exec().context("asking for the target directory")?;
+    Ok(metadata.target_directory.join("debug").join("dask-wasm-operator").into())
+}

@@ -92,7 +92,9 @@ pub enum BuildError {
         source: io::Error,
     },
     /// The package does not compile.
-    #[error("{package} can't be built for {TARGET}; cargo says why above (is the target there? `rustup target add {TARGET}`)")]
+    #[error(
+        "{package} can't be built for {TARGET}; cargo says why above (is the target there? `rustup target add {TARGET}`)"
+    )]
     Package {
         /// Its name.
         package: String,

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::{
-    Child, EventNote, EventSeverity, Failure, Outcome, Patch, PatchStrategy, PatchTarget, TemporaryFailure, call::milliseconds,
+    Child, EventNote, EventSeverity, Failure, Outcome, Patch, PatchStrategy, PatchTarget, TemporaryFailure,
+    call::milliseconds,
 };
 
 /// No opinion on anything.
@@ -113,7 +114,8 @@ impl Failure {
 }
 
 fn write(what: &str, value: &impl Serialize) -> Result<String, Failure> {
-    serde_json::to_string(value).map_err(|error| Failure::permanent(format!("{what} can't be written as JSON: {error}")))
+    serde_json::to_string(value)
+        .map_err(|error| Failure::permanent(format!("{what} can't be written as JSON: {error}")))
 }
 
 #[cfg(test)]
@@ -142,6 +144,8 @@ mod tests {
     #[test]
     fn what_is_no_json_is_a_permanent_failure() {
         let map = std::collections::BTreeMap::from([((1, 2), 3)]);
-        assert!(matches!(Child::new("a", &map), Err(Failure::Permanent(message)) if message.starts_with("a can't be written")));
+        assert!(
+            matches!(Child::new("a", &map), Err(Failure::Permanent(message)) if message.starts_with("a can't be written"))
+        );
     }
 }

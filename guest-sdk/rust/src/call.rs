@@ -32,7 +32,10 @@ impl Call {
     /// A permanent failure that names the field, if one of them has another form.
     pub fn related<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Result<Vec<T>, Failure> {
         let found = self.related.iter().filter(|related| related.name == name);
-        found.flat_map(|related| &related.objects).map(|object| read(&format!("related object {name}"), object)).collect()
+        found
+            .flat_map(|related| &related.objects)
+            .map(|object| read(&format!("related object {name}"), object))
+            .collect()
     }
 }
 
@@ -69,7 +72,9 @@ mod tests {
     fn only_the_fields_of_interest_are_read() {
         assert_eq!(call().subject::<Named<'_>>(), Ok(Named { name: "b" }));
         let failure = call().subject::<Vec<u8>>().unwrap_err();
-        assert!(matches!(failure, Failure::Permanent(message) if message.starts_with("the subject can't be read: invalid type")));
+        assert!(
+            matches!(failure, Failure::Permanent(message) if message.starts_with("the subject can't be read: invalid type"))
+        );
     }
 
     #[test]

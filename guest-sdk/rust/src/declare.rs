@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    AnnotationCondition, FieldCondition, Handler, KindReference, PatchPermission, PatchStrategy, RelatedRequest, RelatedSelection,
-    Subscription, TriggerRequest, Value, ValueTest, call::milliseconds,
+    AnnotationCondition, FieldCondition, Handler, KindReference, PatchPermission, PatchStrategy, RelatedRequest,
+    RelatedSelection, Subscription, TriggerRequest, Value, ValueTest, call::milliseconds,
 };
 
 impl KindReference {

@@ -75,9 +75,9 @@ pub use serde_json::{Value, json};
 pub use self::{
     bindings::dask::operator::types::{
         AnnotationCondition, Call, Child, Conflict, EventNote, EventSeverity, Failure, FieldChange, FieldCondition,
-        HandlerDeclaration as Handler, KindReference, Manifest, Outcome, OwnedChild, Patch, PatchPermission, PatchStrategy,
-        PatchTarget, Permissions, RelatedObjects, RelatedRequest, RelatedSelection, Subject, Subscription, TemporaryFailure,
-        Trigger, TriggerRequest, ValueTest,
+        HandlerDeclaration as Handler, KindReference, Manifest, Outcome, OwnedChild, Patch, PatchPermission,
+        PatchStrategy, PatchTarget, Permissions, RelatedObjects, RelatedRequest, RelatedSelection, Subject,
+        Subscription, TemporaryFailure, Trigger, TriggerRequest, ValueTest,
     },
     plugin::{HandlerFunction, Plugin, report_panics},
 };
@@ -89,7 +89,11 @@ pub use self::{
 macro_rules! export_plugin {
     ($plugin:path) => {
         #[cfg(target_arch = "wasm32")]
-        #[allow(unsafe_code, unsafe_op_in_unsafe_fn, reason = "exported functions of a component are unsafe by their form")]
+        #[allow(
+            unsafe_code,
+            unsafe_op_in_unsafe_fn,
+            reason = "exported functions of a component are unsafe by their form"
+        )]
         const _: () = {
             struct Component;
 
@@ -105,7 +109,7 @@ macro_rules! export_plugin {
                 }
             }
 
-            $crate::bindings::export!(Component with_types_in $crate::bindings);
+    $crate::bindings::export!(Component with_types_in $crate::bindings);
         };
     };
 }

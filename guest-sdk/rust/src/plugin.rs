@@ -18,7 +18,8 @@ pub struct Plugin {
 impl Plugin {
     /// A plugin without handlers. Name and version are for people.
     pub fn new(name: &str, version: &str) -> Self {
-        let permissions = Permissions { read: Vec::new(), create: Vec::new(), patch: Vec::new(), delete_subject: false };
+        let permissions =
+            Permissions { read: Vec::new(), create: Vec::new(), patch: Vec::new(), delete_subject: false };
         let manifest = Manifest {
             name: name.into(),
             version: version.into(),
@@ -105,10 +106,10 @@ mod tests {
     use crate::{TriggerRequest, json, testing};
 
     fn plugin() -> Plugin {
-        Plugin::new("example", "1.0").handler(
-            Handler::new("nothing", KindReference::core("Service")).on(TriggerRequest::Observed),
-            |_| Ok(Outcome::default()),
-        )
+        Plugin::new("example", "1.0")
+            .handler(Handler::new("nothing", KindReference::core("Service")).on(TriggerRequest::Observed), |_| {
+                Ok(Outcome::default())
+            })
     }
 
     #[test]

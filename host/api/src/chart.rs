@@ -19,7 +19,7 @@ pub fn crds_yaml() -> String {
 pub fn chart_files() -> Vec<(String, String)> {
     let mut files: Vec<_> = crds()
         .iter()
-        .map(|crd| (format!("files/crds/{}.yaml", crd.spec.names.plural), format!("{HEADER}{}", to_yaml(crd))))
+        .map(|crd| (format!("crds/{}.yaml", crd.spec.names.plural), format!("{HEADER}{}", to_yaml(crd))))
         .collect();
     files.push(("files/rights.yaml".to_owned(), rights_yaml()));
     files

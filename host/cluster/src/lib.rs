@@ -18,3 +18,6 @@ pub mod observed;
 mod path;
 mod request;
 pub mod watch;
+
+pub use path::PathError;
+pub use request::RequestError;

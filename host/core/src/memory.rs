@@ -143,7 +143,9 @@ impl MemoryCluster {
 
     fn apply(&self, apply: &Apply) -> Result<Written, WriteError> {
         let mut objects = self.lock();
-        let key = &apply.object;
+        // Whatever version is applied, an object is stored once.
+        let kind = self.served(&apply.object.kind).map_or_else(|| apply.object.kind.clone(), |resource| resource.kind);
+        let key = &ObjectKey { kind, at: apply.object.at.clone() };
         let stale = |message: &str| WriteError::Stale { object: key.clone(), message: message.to_owned() };
         let precondition = |field: &str| apply.body["metadata"].get(field).and_then(Value::as_str);
         match objects.stored.get(key) {

@@ -49,8 +49,11 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         let (native_time, native_answer) = timed(|| native_plugin().handle(black_box(&call)));
         let (wasm_time, report) = timed(|| plugin.call_blocking(black_box(copy)));
         let (native_answer, wasm_answer) = (native_answer.map_err(|failure| format!("{failure:?}"))?, report.result?);
-        let same_answer = native_answer.children.iter().flatten().map(|child| &child.object)
-            .eq(wasm_answer.children.iter().flatten().map(|child| &child.object));
+        let same_answer = native_answer.children.iter().flatten().map(|child| &child.object).eq(wasm_answer
+            .children
+            .iter()
+            .flatten()
+            .map(|child| &child.object));
         if !same_answer {
             return Err("the plugin answers otherwise than the native function".into());
         }
@@ -64,7 +67,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     println!("one call about a Service of {} bytes, {CALLS} calls in turn:", native_call.subject.object.len());
     println!("{:>22} {:>10} {:>10} {:>10}", "", "p50", "p95", "p99");
     let mut middle = [Duration::ZERO; 2];
-    for ((name, times), middle) in [("native", &mut native), ("wasm, fresh sandbox", &mut wasm)].into_iter().zip(&mut middle) {
+    for ((name, times), middle) in
+        [("native", &mut native), ("wasm, fresh sandbox", &mut wasm)].into_iter().zip(&mut middle)
+    {
         times.sort_unstable();
         let at = |percent: usize| times[times.len() * percent / 100];
         println!("{name:>22} {:>10.1?} {:>10.1?} {:>10.1?}", at(50), at(95), at(99));

@@ -102,13 +102,17 @@ fn unpack(format: &'static str, decoder: impl Read, limit: u64) -> Result<Vec<u8
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
     /// More bytes than a component may have, packed or unpacked.
-    #[error("the component is larger than {limit} bytes unpacked; build it for size (opt-level \"s\", strip, wasm-opt)")]
+    #[error(
+        "the component is larger than {limit} bytes unpacked; build it for size (opt-level \"s\", strip, wasm-opt)"
+    )]
     TooLarge {
         /// Bytes.
         limit: u64,
     },
     /// The packed bytes are damaged.
-    #[error("the bytes begin like {format} but can't be unpacked: the upload is cut short, or parts are joined in a wrong order")]
+    #[error(
+        "the bytes begin like {format} but can't be unpacked: the upload is cut short, or parts are joined in a wrong order"
+    )]
     Unpack {
         /// `gzip` or `zstd`.
         format: &'static str,
@@ -116,7 +120,9 @@ pub enum ArtifactError {
         source: io::Error,
     },
     /// The bytes are not those that the DaskPlugin promises.
-    #[error("the component has the digest {found}, but spec.source.sha256 is {expected}; set it to the digest of the unpacked .wasm file, or restore the file")]
+    #[error(
+        "the component has the digest {found}, but spec.source.sha256 is {expected}; set it to the digest of the unpacked .wasm file, or restore the file"
+    )]
     Digest {
         /// From the DaskPlugin.
         expected: Digest,

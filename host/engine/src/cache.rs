@@ -9,6 +9,7 @@ use std::{
     io::{self, Read, Seek},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -20,6 +21,9 @@ const ENDING: &str = ".cwasm";
 
 /// An unfinished file of this age belongs to a process that is gone: compiling takes at most minutes.
 const LEFT_OVER: Duration = Duration::from_secs(3600);
+
+/// Files that this process has begun.
+static UNFINISHED: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) struct Cache {
     directory: PathBuf,
@@ -42,9 +46,10 @@ impl Cache {
     /// Finds a file with the compiled form of a component. An entry whose content was changed is removed.
     pub(crate) fn find(&self, key: &Key) -> Result<Option<PathBuf>, CacheError> {
         let prefix = key.prefix();
-        for entry in self.entries()?.into_iter().filter(|entry| entry.name.starts_with(&prefix)) {
+        let is_form = |entry: &Entry| entry.name.starts_with(&prefix) && entry.name.ends_with(ENDING);
+        for entry in self.entries()?.into_iter().filter(is_form) {
             let path = self.directory.join(&entry.name);
-            let checksum = checksum(&mut File::open(&path).map_err(|source| self.failed(&entry.name, source))?);
+            let checksum = File::open(&path).and_then(|mut file| checksum(&mut file));
             if checksum.is_ok_and(|checksum| entry.name == key.name(checksum)) {
                 // Last used, for `prune`; a file system that does not keep times only makes that less exact.
                 let _ = File::options().append(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
@@ -56,8 +61,15 @@ impl Cache {
     }
 
     /// Makes an entry from what `write` puts into a file. A crash on the way leaves no entry.
-    pub(crate) fn insert<E: From<CacheError>>(&self, key: &Key, write: impl FnOnce(&File) -> Result<(), E>) -> Result<PathBuf, E> {
-        let unfinished = Unfinished(self.directory.join(format!("{}{}.part", key.prefix(), std::process::id())));
+    pub(crate) fn insert<E: From<CacheError>>(
+        &self,
+        key: &Key,
+        write: impl FnOnce(&File) -> Result<(), E>,
+    ) -> Result<PathBuf, E> {
+        // Unique, because several engines, also of other processes, may share a directory.
+        let number = UNFINISHED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}{}-{number}.part", key.prefix(), std::process::id());
+        let unfinished = Unfinished(self.directory.join(name));
         let mut file = File::options()
             .read(true)
             .write(true)
@@ -202,7 +214,11 @@ mod tests {
     }
 
     fn insert(cache: &Cache, wasm: &str, compiled: &str) -> PathBuf {
-        cache.insert(&key(wasm), |mut file| file.write_all(compiled.as_bytes()).map_err(|source| cache.failed("", source))).unwrap()
+        cache
+            .insert(&key(wasm), |mut file| {
+                file.write_all(compiled.as_bytes()).map_err(|source| cache.failed("", source))
+            })
+            .unwrap()
     }
 
     #[test]
@@ -230,7 +246,8 @@ mod tests {
     fn a_failed_write_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let cache = Cache::open(directory.path().join("cache").as_path(), 1 << 20).unwrap();
-        let failed: Result<_, CacheError> = cache.insert(&key("one"), |_| Err(cache.failed("", io::ErrorKind::Other.into())));
+        let failed: Result<_, CacheError> =
+            cache.insert(&key("one"), |_| Err(cache.failed("", io::ErrorKind::Other.into())));
         assert!(failed.is_err());
         assert!(cache.entries().unwrap().is_empty());
     }

@@ -13,7 +13,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::PathBuf,
     process::{Child, Command, ExitCode, ExitStatus, Stdio},
-    sync::{Mutex, PoisonError, mpsc},
+    sync::mpsc,
     thread,
     time::Duration,
 };
@@ -47,14 +47,12 @@ const INVALID: u8 = 3;
 pub struct Compiler {
     executable: PathBuf,
     arguments: Vec<OsString>,
-    /// One at a time: the limits are for one.
-    running: Mutex<()>,
 }
 
 impl Compiler {
     /// Runs `executable` with `arguments`, the hidden subcommand among them.
     pub fn new(executable: impl Into<PathBuf>, arguments: impl IntoIterator<Item = OsString>) -> Self {
-        Self { executable: executable.into(), arguments: arguments.into_iter().collect(), running: Mutex::default() }
+        Self { executable: executable.into(), arguments: arguments.into_iter().collect() }
     }
 
     /// Runs the program that is running now with [`COMPILE_SUBCOMMAND`].
@@ -67,7 +65,6 @@ impl Compiler {
 
     /// Compiles a component into a file.
     pub(crate) fn compile(&self, wasm: &[u8], output: &File) -> Result<(), CompileError> {
-        let _running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let start = || {
             Command::new(&self.executable)
                 .args(&self.arguments)
@@ -156,7 +153,8 @@ impl ChildError {
 
 fn compile_here(arguments: impl IntoIterator<Item = OsString>) -> Result<(), ChildError> {
     let mut arguments = arguments.into_iter().map(|argument| argument.to_str()?.parse::<u64>().ok());
-    let (Some(Some(cpu_seconds)), Some(Some(memory)), None) = (arguments.next(), arguments.next(), arguments.next()) else {
+    let (Some(Some(cpu_seconds)), Some(Some(memory)), None) = (arguments.next(), arguments.next(), arguments.next())
+    else {
         return Err(ChildError::Failed("this is an internal command: CPU_SECONDS MEMORY_BYTES < WASM > CODE".into()));
     };
     confine(cpu_seconds, memory).map_err(|error| ChildError::failed("limits")(&error))?;
@@ -169,7 +167,9 @@ fn compile_here(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Chi
 
 /// Limits this process, and ties it to the operator's life.
 fn confine(cpu_seconds: u64, memory: u64) -> io::Result<()> {
-    let limit = |resource, soft, hard| rustix::process::setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) });
+    let limit = |resource, soft, hard| {
+        rustix::process::setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) })
+    };
     limit(Resource::Cpu, cpu_seconds, cpu_seconds + 1)?;
     limit(Resource::As, memory, memory)?;
     limit(Resource::Core, 0, 0)?;
@@ -194,7 +194,9 @@ pub enum CompileError {
         seconds: u64,
     },
     /// It takes too much memory.
-    #[error("compiling takes more than {bytes} bytes of memory; make the component smaller, or split its largest functions")]
+    #[error(
+        "compiling takes more than {bytes} bytes of memory; make the component smaller, or split its largest functions"
+    )]
     Memory {
         /// The limit.
         bytes: u64,

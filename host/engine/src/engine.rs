@@ -5,7 +5,7 @@ use std::{
     io,
     num::NonZeroUsize,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use wasmtime::{Config, component::Component};
@@ -38,7 +38,8 @@ pub(crate) struct Shared {
     pub(crate) wasmtime: wasmtime::Engine,
     pub(crate) ticker: Ticker,
     cache: Cache,
-    compiler: Compiler,
+    /// Taken by one at a time: the limits of compiling are for one, and whoever waited finds what the other has made.
+    compiler: Mutex<Compiler>,
 }
 
 impl Engine {
@@ -49,10 +50,11 @@ impl Engine {
     pub fn new(settings: EngineSettings) -> Result<Self, EngineError> {
         let EngineSettings { cache_directory, cache_capacity, compiler } = settings;
         let cache = Cache::open(&cache_directory, cache_capacity)?;
-        let wasmtime = wasmtime::Engine::new(&config()).map_err(|error| EngineError::Wasmtime { message: format!("{error:#}") })?;
+        let wasmtime = wasmtime::Engine::new(&config())
+            .map_err(|error| EngineError::Wasmtime { message: format!("{error:#}") })?;
         let clock = wasmtime.clone();
         let ticker = Ticker::start(move || clock.increment_epoch()).map_err(|source| EngineError::Clock { source })?;
-        Ok(Self { shared: Arc::new(Shared { wasmtime, ticker, cache, compiler }) })
+        Ok(Self { shared: Arc::new(Shared { wasmtime, ticker, cache, compiler: Mutex::new(compiler) }) })
     }
 }
 
@@ -62,9 +64,10 @@ impl Shared {
         let mut hasher = DefaultHasher::new();
         self.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
         let key = Key { wasm: artifact.digest, engine: hasher.finish() };
+        let compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
         let path = match self.cache.find(&key)? {
             Some(path) => path,
-            None => self.cache.insert(&key, |file| self.compiler.compile(&artifact.wasm, file))?,
+            None => self.cache.insert(&key, |file| compiler.compile(&artifact.wasm, file))?,
         };
         // SAFETY: the file was written by our own compiling process, into a directory that only we can write, and its content
         // is what it was then: its checksum was compared, or it was written just now.

@@ -7,7 +7,8 @@ use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use semver::Version;
 use wasmparser::{
-    BinaryReaderError, CanonicalFunction, CanonicalOption, ComponentExternalKind, ComponentTypeRef, Encoding, Instance, Parser, Payload,
+    BinaryReaderError, CanonicalFunction, CanonicalOption, ComponentExternalKind, ComponentTypeRef, Encoding, Instance,
+    Parser, Payload,
 };
 
 use crate::{
@@ -87,7 +88,9 @@ impl Outside {
         let mut depth = 0_u32;
         for payload in Parser::new(0).parse_all(wasm) {
             match payload.map_err(InspectError::malformed)? {
-                Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => return Err(InspectError::CoreModule),
+                Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
+                    return Err(InspectError::CoreModule);
+                }
                 Payload::Version { .. } => depth += 1,
                 Payload::End(_) => depth = depth.saturating_sub(1),
                 payload if depth == 1 => outside.read_root(payload)?,
@@ -139,7 +142,9 @@ impl Outside {
 fn refuse_inner_code(payload: &Payload<'_>) -> Result<(), InspectError> {
     match payload {
         // Sections of core modules are met here too, and are none of these.
-        Payload::ModuleSection { .. } | Payload::InstanceSection(_) | Payload::ComponentCanonicalSection(_) => Err(InspectError::Composed),
+        Payload::ModuleSection { .. } | Payload::InstanceSection(_) | Payload::ComponentCanonicalSection(_) => {
+            Err(InspectError::Composed)
+        }
         _ => Ok(()),
     }
 }
@@ -156,7 +161,9 @@ fn refuse_other_encodings(function: &CanonicalFunction) -> Result<(), InspectErr
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// Something else than WebAssembly.
-    #[error("this is not WebAssembly: it starts with {start:?} instead of \"\\0asm\"; give the .wasm file itself, or packed by gzip or zstd")]
+    #[error(
+        "this is not WebAssembly: it starts with {start:?} instead of \"\\0asm\"; give the .wasm file itself, or packed by gzip or zstd"
+    )]
     NotWasm {
         /// The first bytes.
         start: String,
@@ -208,7 +215,9 @@ pub enum InspectError {
         refused: Vec<String>,
     },
     /// Several components in one.
-    #[error("the component is composed of several with code of their own; mount each as a plugin, or link them into one module")]
+    #[error(
+        "the component is composed of several with code of their own; mount each as a plugin, or link them into one module"
+    )]
     Composed,
     /// Strings in UTF-16.
     #[error("the component passes its strings as UTF-16; choose UTF-8, the default of most tools, as string encoding")]

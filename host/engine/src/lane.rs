@@ -62,7 +62,8 @@ impl Lane {
             self.shared.changed.notify_one();
         } else if queue.threads < self.shared.concurrency.get() {
             let shared = Arc::clone(&self.shared);
-            let spawned = thread::Builder::new().name("guest".into()).stack_size(THREAD_STACK).spawn(move || work(&shared));
+            let spawned =
+                thread::Builder::new().name("guest".into()).stack_size(THREAD_STACK).spawn(move || work(&shared));
             match spawned {
                 Ok(_) => queue.threads += 1,
                 Err(_) if queue.threads > 0 => {}

@@ -4,8 +4,8 @@
 use std::{collections::BTreeSet, mem::discriminant, time::Duration};
 
 use dask_wasm_operator_core::contract::{
-    AnnotationCondition, FieldCondition, HandlerDeclaration, KindReference, Manifest, PatchPermission, Permissions, RelatedRequest,
-    RelatedSelection, Subscription, TriggerRequest, ValueTest,
+    AnnotationCondition, FieldCondition, HandlerDeclaration, KindReference, Manifest, PatchPermission, Permissions,
+    RelatedRequest, RelatedSelection, Subscription, TriggerRequest, ValueTest,
 };
 use semver::Version;
 
@@ -44,7 +44,8 @@ pub(crate) fn validate(manifest: &Manifest, interface: &Version) -> Checked {
     at.field("name").words(name)?;
     at.field("version").words(version)?;
     if *interface_version != interface.to_string() {
-        let problem = format!("is {interface_version:?}, but the component exports version {interface}; set it to that");
+        let problem =
+            format!("is {interface_version:?}, but the component exports version {interface}; set it to that");
         return at.field("interface-version").refuse(problem);
     }
     if handlers.is_empty() {
@@ -105,9 +106,10 @@ fn triggers(at: &At, triggers: &[TriggerRequest]) -> Checked {
     }
     at.each(triggers, |at, trigger| match trigger {
         TriggerRequest::FieldChanged(path) => self::path(at, path),
-        TriggerRequest::Timer(interval) if *interval < SHORTEST_TIMER => {
-            at.refuse(format!("timer({}) is too short; the shortest interval is 1000 (milliseconds)", interval.as_millis()))
-        }
+        TriggerRequest::Timer(interval) if *interval < SHORTEST_TIMER => at.refuse(format!(
+            "timer({}) is too short; the shortest interval is 1000 (milliseconds)",
+            interval.as_millis()
+        )),
         _ => Ok(()),
     })
 }
@@ -140,7 +142,12 @@ fn kind(at: &At, kind: &KindReference) -> Checked {
     let KindReference { group, version, name } = kind;
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     if let Some(group) = group.as_deref().filter(|group| !group.is_empty()) {
-        at.field("group").matches(group, 253, |byte| is_name(byte) || byte == b'.', "an API group like networking.istio.io")?;
+        at.field("group").matches(
+            group,
+            253,
+            |byte| is_name(byte) || byte == b'.',
+            "an API group like networking.istio.io",
+        )?;
     }
     if let Some(version) = version {
         at.field("version").matches(version, LABEL, is_name, "an API version like v1")?;
@@ -162,7 +169,8 @@ fn path(at: &At, path: &str) -> Checked {
             None => {
                 let end = rest.find(['.', '[']).unwrap_or(rest.len());
                 let (name, rest) = rest.split_at(end);
-                let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'$'));
+                let is_name = !name.is_empty()
+                    && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'$'));
                 is_name.then_some(rest)
             }
         };
@@ -170,7 +178,11 @@ fn path(at: &At, path: &str) -> Checked {
             Some("") => "",
             Some(next) if next.starts_with("[\"") => next,
             Some(next) if next.len() > 1 && next.starts_with('.') && !next.starts_with(".[") => &next[1..],
-            _ => return at.refuse(format!("{path:?} is no path; write names joined by dots, metadata.labels[\"dask.org/component\"]")),
+            _ => {
+                return at.refuse(format!(
+                    "{path:?} is no path; write names joined by dots, metadata.labels[\"dask.org/component\"]"
+                ));
+            }
         };
     }
     Ok(())
@@ -217,7 +229,10 @@ impl At {
             return self.refuse("is empty; it must be given");
         }
         if text.len() > 253 || text.chars().any(char::is_control) {
-            return self.refuse(format!("{:?} is longer than 253 bytes or holds control characters; shorten it", excerpt(text)));
+            return self.refuse(format!(
+                "{:?} is longer than 253 bytes or holds control characters; shorten it",
+                excerpt(text)
+            ));
         }
         Ok(())
     }
@@ -319,9 +334,12 @@ mod tests {
             ("handlers: two are named \"expose\"", |manifest| manifest.handlers.push(manifest.handlers[0].clone())),
             ("handlers: has 65 entries", |manifest| {
                 let handler = manifest.handlers[0].clone();
-                manifest.handlers = (0..65).map(|n| HandlerDeclaration { name: format!("h{n}"), ..handler.clone() }).collect();
+                manifest.handlers =
+                    (0..65).map(|n| HandlerDeclaration { name: format!("h{n}"), ..handler.clone() }).collect();
             }),
-            ("handlers[0].name: \"Expose\" must be lower-case letters", |manifest| manifest.handlers[0].name = "Expose".into()),
+            ("handlers[0].name: \"Expose\" must be lower-case letters", |manifest| {
+                manifest.handlers[0].name = "Expose".into()
+            }),
             ("handlers[0].name: \"-a\" begins or ends with a dash", |manifest| manifest.handlers[0].name = "-a".into()),
             ("handlers[0].subscription.kind.name: \"../pods\" must be a kind", |manifest| {
                 manifest.handlers[0].subscription.kind.name = "../pods".into();
@@ -350,14 +368,21 @@ mod tests {
 
     #[test]
     fn a_timer_is_at_least_a_second() {
-        let found = refusal(|manifest| manifest.handlers[0].triggers = vec![TriggerRequest::Timer(Duration::from_millis(999))]);
+        let found =
+            refusal(|manifest| manifest.handlers[0].triggers = vec![TriggerRequest::Timer(Duration::from_millis(999))]);
         assert!(found.starts_with("handlers[0].triggers[0]: timer(999) is too short"), "{found}");
     }
 
     #[test]
     fn paths_are_names_joined_by_dots_or_in_brackets() {
         let at = At::root();
-        for good in ["spec", "spec.worker.replicas", "metadata.labels[\"dask.org/component\"]", "data[\"a.b\"].c", "a[\"b\"][\"c\"]"] {
+        for good in [
+            "spec",
+            "spec.worker.replicas",
+            "metadata.labels[\"dask.org/component\"]",
+            "data[\"a.b\"].c",
+            "a[\"b\"][\"c\"]",
+        ] {
             assert_eq!(path(&at, good), Ok(()), "{good}");
         }
         for bad in ["", ".", "a.", ".a", "a..b", "a[b]", "a[\"b\"", "a[\"\"]", "a.[\"b\"]", "a b", "a[\"b\"]c", "a/b"] {

@@ -157,7 +157,9 @@ pub enum LoadError {
     #[error(transparent)]
     Compile(#[from] CompileError),
     /// An import or export has another type than the interface gives it.
-    #[error("the component's imports or exports differ from the interface that they name; build it against the wit files of that version: {message}")]
+    #[error(
+        "the component's imports or exports differ from the interface that they name; build it against the wit files of that version: {message}"
+    )]
     Link {
         /// The linker's words.
         message: String,

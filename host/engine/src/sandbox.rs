@@ -148,7 +148,13 @@ enum Exceeded {
 
 impl Memory {
     fn new(limits: &Limits) -> Self {
-        Self { bytes: 0, elements: 0, bytes_limit: limits.memory, elements_limit: limits.table_elements, exceeded: None }
+        Self {
+            bytes: 0,
+            elements: 0,
+            bytes_limit: limits.memory,
+            elements_limit: limits.table_elements,
+            exceeded: None,
+        }
     }
 
     fn exceed(&mut self, what: Exceeded) -> wasmtime::Result<bool> {

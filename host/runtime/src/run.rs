@@ -184,7 +184,9 @@ async fn connect(connection: &Connection) -> Result<Clients, Failure> {
 
 async fn discover(clients: &Clients) -> Result<Arc<Discovery>, Failure> {
     let discovery = Discovery::start(clients.unary.clone()).await;
-    discovery.map(Arc::new).map_err(|error| Failure::Unreachable { server: clients.server.clone(), source: error.into() })
+    discovery
+        .map(Arc::new)
+        .map_err(|error| Failure::Unreachable { server: clients.server.clone(), source: error.into() })
 }
 
 fn check_definitions(discovery: &Discovery) -> Result<(), Failure> {
@@ -199,11 +201,14 @@ async fn check_rights(clients: &Clients, scope: &Scope, operator_namespace: &str
     let required = required_access(scope.served(), operator_namespace);
     let rights: Vec<_> = required.iter().map(right).collect();
     let missing = missing_rights(&clients.unary, &rights).await;
-    let missing = missing.map_err(|error| Failure::Unreachable { server: clients.server.clone(), source: error.into() })?;
+    let missing =
+        missing.map_err(|error| Failure::Unreachable { server: clients.server.clone(), source: error.into() })?;
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Failure::MissingRights { rights: required.into_iter().filter(|access| missing.contains(&right(access))).collect() })
+    Err(Failure::MissingRights {
+        rights: required.into_iter().filter(|access| missing.contains(&right(access))).collect(),
+    })
 }
 
 fn right(access: &Access) -> Right {
@@ -293,6 +298,10 @@ impl Health for OperatorHealth {
     }
 
     fn ready(&self) -> Result<(), String> {
-        if self.in_sync.load(Ordering::Acquire) { Ok(()) } else { Err("what is in the cluster is still being read".to_owned()) }
+        if self.in_sync.load(Ordering::Acquire) {
+            Ok(())
+        } else {
+            Err("what is in the cluster is still being read".to_owned())
+        }
     }
 }

@@ -176,11 +176,11 @@ pub enum SettingsError {
         pattern: String,
     },
     /// No namespace has such a name.
-    #[error("--namespace {name:?} {reason}")]
+    #[error("--namespace {name:?}: {reason}")]
     NamespaceName {
         /// The name.
         name: String,
-        /// What is wrong with it; it is part of the sentence.
+        /// What is wrong with it; it is part of the message.
         reason: NameError,
     },
     /// More than two files.

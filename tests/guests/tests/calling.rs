@@ -19,8 +19,14 @@ use odd_guest::Behaviour;
 static ENGINE: LazyLock<Engine> =
     LazyLock::new(|| engine(Path::new(env!("CARGO_TARGET_TMPDIR")), env!("CARGO_BIN_EXE_compile-component")));
 
+/// Time enough on any machine for what ends by itself.
 fn limits() -> Limits {
-    Limits { deadline: Duration::from_secs(2), memory: 256 << 20, ..Limits::default() }
+    Limits { deadline: Duration::from_secs(10), memory: 256 << 20, ..Limits::default() }
+}
+
+/// For what does not.
+fn impatient() -> Limits {
+    Limits { deadline: Duration::from_millis(100), ..limits() }
 }
 
 fn plugin(package: &'static str, limits: Limits) -> LoadedPlugin {
@@ -35,18 +41,21 @@ fn children(result: Result<Outcome, CallError>) -> Vec<Child> {
     result.unwrap().children.unwrap()
 }
 
-/// What a call must come to: an answer with a child of this object, or an error of this kind whose text holds this.
+/// What a call must come to: an answer with a child of this object or a patch of this body, or an error of this kind whose
+/// text holds this.
 enum Expected {
     Child(&'static str),
+    NoChildren,
+    Patch(&'static str),
     Nothing,
     Error(&'static str, &'static str),
 }
 
 fn expected(behaviour: Behaviour) -> Expected {
-    use Expected::{Child, Error, Nothing};
+    use Expected::{Child, Error, NoChildren, Nothing, Patch};
     match behaviour {
         Behaviour::Answer => Child(r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"simple"}}"#),
-        Behaviour::Loop | Behaviour::Fill | Behaviour::LoopLog => Error("DeadlineExceeded", "its deadline of 2s"),
+        Behaviour::Loop | Behaviour::Fill | Behaviour::LoopLog => Error("DeadlineExceeded", "its deadline of 100ms"),
         Behaviour::Hog => Error("MemoryExceeded", "268435456 bytes"),
         Behaviour::Panic => Error("Trap", "boom while handling"),
         Behaviour::Unreachable => Error("Trap", "unreachable"),
@@ -59,16 +68,30 @@ fn expected(behaviour: Behaviour) -> Expected {
         Behaviour::RecurseInMemory => Error("Trap", "out of bounds"),
         Behaviour::Temporary => Error("TemporaryFailure", "not yet"),
         Behaviour::Permanent => Error("PermanentFailure", "never"),
+        Behaviour::Flaky => Error("TemporaryFailure", "attempt 1 fails on purpose"),
+        // The subject has no data.
+        Behaviour::Mirror | Behaviour::Told => NoChildren,
+        Behaviour::Ungranted => Child(concat!(
+            r#"{"apiVersion":"batch/v1","kind":"Job","metadata":{"name":"simple"},"spec":{"template":{"spec":"#,
+            r#"{"containers":[{"image":"a","name":"a"}],"restartPolicy":"Never"}}}}"#
+        )),
+        Behaviour::Flip => Patch(r#"{"metadata":{"annotations":{"side":"heads"}}}"#),
     }
 }
 
 #[test]
 fn each_behaviour_has_its_named_answer_and_a_healthy_plugin_goes_on() {
-    let (odd, healthy) = (plugin("odd-guest", limits()), plugin("odd-guest", Limits::default()));
+    let [impatient, patient, healthy] = [impatient(), limits(), limits()].map(|limits| plugin("odd-guest", limits));
     for behaviour in Behaviour::ALL {
+        let expected = expected(behaviour);
+        let odd = if matches!(expected, Expected::Error("DeadlineExceeded", _)) { &impatient } else { &patient };
         let CallReport { result, .. } = block_on(odd.call(odd_call(behaviour)));
-        match (expected(behaviour), result) {
+        match (expected, result) {
             (Expected::Child(object), result) => assert_eq!(children(result)[0].object, object, "{behaviour:?}"),
+            (Expected::NoChildren, result) => assert_eq!(children(result), [], "{behaviour:?}"),
+            (Expected::Patch(body), result) => {
+                assert_eq!(result.unwrap().patches.unwrap()[0].body, body, "{behaviour:?}");
+            }
             (Expected::Nothing, result) => assert_eq!(result, Ok(Outcome::default()), "{behaviour:?}"),
             (Expected::Error(kind, text), Err(error)) => {
                 assert_eq!(error.kind(), kind, "{behaviour:?}: {error}");
@@ -83,22 +106,23 @@ fn each_behaviour_has_its_named_answer_and_a_healthy_plugin_goes_on() {
 #[test]
 fn a_temporary_failure_carries_its_delay() {
     let report = block_on(plugin("odd-guest", limits()).call(odd_call(Behaviour::Temporary)));
-    let Err(CallError::Handler(Failure::Temporary { retry_after, .. })) = report.result else { panic!("expected a failure") };
+    let Err(CallError::Handler(Failure::Temporary { retry_after, .. })) = report.result else {
+        panic!("expected a failure")
+    };
     assert_eq!(retry_after, Some(Duration::from_secs(60)));
 }
 
 #[test]
-fn a_million_lines_of_log_are_counted_and_dropped() {
+fn a_hundred_thousand_lines_of_log_are_counted_and_dropped() {
     let report = block_on(plugin("odd-guest", limits()).call(odd_call(Behaviour::LogMany)));
     assert_eq!(report.log.len(), 100);
-    assert_eq!(report.log_dropped, 999_900);
+    assert_eq!(report.log_dropped, 99_900);
     assert_eq!((report.log[99].level, report.log[99].message.as_str()), (LogLevel::Info, "99"));
 }
 
 #[test]
 fn a_looping_plugin_delays_only_itself() {
-    let looping = plugin("odd-guest", Limits { deadline: Duration::from_secs(10), ..limits() });
-    let healthy = plugin("odd-guest", Limits::default());
+    let (looping, healthy) = (plugin("odd-guest", limits()), plugin("odd-guest", limits()));
     let mut context = Context::from_waker(Waker::noop());
 
     let mut first = looping.call(odd_call(Behaviour::Loop));
@@ -115,16 +139,16 @@ fn a_looping_plugin_delays_only_itself() {
 
 #[test]
 fn a_call_that_nobody_waits_for_disturbs_no_other() {
-    let plugin = plugin("odd-guest", Limits { deadline: Duration::from_millis(50), ..limits() });
-    drop(plugin.call(odd_call(Behaviour::Loop)));
-    drop(plugin.call(odd_call(Behaviour::Loop)));
+    let plugin = plugin("odd-guest", limits());
+    drop(plugin.call(odd_call(Behaviour::LogMany)));
+    drop(plugin.call(odd_call(Behaviour::LogMany)));
     assert!(block_on(plugin.call(odd_call(Behaviour::Answer))).result.is_ok());
 }
 
 fn wasi(config: &str, change: impl FnOnce(&mut Call)) -> CallReport {
     let mut call = call("look", config);
     change(&mut call);
-    block_on(plugin("wasi-guest", Limits::default()).call(call))
+    block_on(plugin("wasi-guest", limits()).call(call))
 }
 
 fn seen(change: impl FnOnce(&mut Call)) -> serde_json::Value {
@@ -179,7 +203,8 @@ fn what_wasi_refuses_is_named() {
 fn what_a_runtime_writes_to_stderr_comes_with_the_trap_and_into_the_log() {
     let report = wasi("\"traceback\"", |_| {});
     let lines: Vec<_> = report.log.iter().map(|line| (line.level, line.message.as_str())).collect();
-    let expected = ["Traceback:", "  File \"plugin.py\", line 12", "ValueError: boom"].map(|line| (LogLevel::Warn, line));
+    let expected =
+        ["Traceback:", "  File \"plugin.py\", line 12", "ValueError: boom"].map(|line| (LogLevel::Warn, line));
     assert_eq!(lines, expected);
     let Err(CallError::Trap { last_words, .. }) = report.result else { panic!("expected a trap") };
     assert!(last_words.ends_with("ValueError: boom"), "{last_words}");

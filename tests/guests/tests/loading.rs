@@ -1,11 +1,13 @@
 //! What can't be loaded has a named error that says what to do.
 
-use std::{collections::BTreeSet, fs, io::Write, path::Path};
+use std::{collections::BTreeSet, fs, io::Write, path::Path, time::Duration};
 
 use dask_wasm_operator_core::ports::CallError;
-use dask_wasm_operator_engine::{Compiler, Engine, EngineSettings, Limits, LoadError, LoadedPlugin, PluginSettings, Profile, Stage};
+use dask_wasm_operator_engine::{
+    Compiler, Engine, EngineSettings, Limits, LoadError, LoadedPlugin, PluginSettings, Profile, Stage,
+};
 use dask_wasm_operator_test_guests::{call, component, engine};
-use odd_guest::{DESCRIBE, Description};
+use odd_guest::Description;
 
 const COMPILER: &str = env!("CARGO_BIN_EXE_compile-component");
 
@@ -28,7 +30,12 @@ fn wat(name: &str) -> Vec<u8> {
 const REFUSED: [(&str, Stage, &str, &str); 10] = [
     ("core-module.wat", Stage::Check, "CoreModule", "wasm-tools component new"),
     ("other-world.wat", Stage::Check, "WrongWorld", "does not export dask:operator/handler@0.1.0, but [\"run\"]"),
-    ("http.wat", Stage::Check, "ImportsRefused", "what plugins can't have: acme:secrets/read, wasi:http/outgoing-handler@0.2.6;"),
+    (
+        "http.wat",
+        Stage::Check,
+        "ImportsRefused",
+        "what plugins can't have: acme:secrets/read, wasi:http/outgoing-handler@0.2.6;",
+    ),
     ("newer.wat", Stage::Check, "InterfaceVersion", "uses dask:operator/host@0.1.7"),
     ("next-minor.wat", Stage::Check, "InterfaceVersion", "uses dask:operator/handler@0.2.0"),
     ("no-functions.wat", Stage::Check, "InterfaceMismatch", "build it against the wit files"),
@@ -84,20 +91,17 @@ fn a_component_that_is_cut_short_or_changed_anywhere_does_no_harm() {
 
 /// The odd guest with another `describe`.
 fn describing(description: Description) -> Vec<u8> {
-    let mut bytes = component("odd-guest").to_vec();
-    let found: Vec<_> = bytes.windows(DESCRIBE.len()).enumerate().filter(|(_, window)| *window == DESCRIBE).map(|(at, _)| at).collect();
-    for at in found {
-        bytes[at + DESCRIBE.len()] = description.letter();
-    }
-    bytes
+    description.of(component("odd-guest"))
 }
 
 fn expected(description: Description) -> Result<(), (&'static str, &'static str)> {
     match description {
-        Description::Honest => Ok(()),
+        Description::Honest | Description::Newer | Description::Unserved => Ok(()),
         Description::Loop => Err(("DeadlineExceeded", "`describe` failed")),
         Description::Panic => Err(("Trap", "`describe` failed")),
-        Description::OtherVersion => Err(("ManifestInvalid", "interface-version: is \"9.9.9\", but the component exports version 0.1.0")),
+        Description::OtherVersion => {
+            Err(("ManifestInvalid", "interface-version: is \"9.9.9\", but the component exports version 0.1.0"))
+        }
         Description::Path => Err(("ManifestInvalid", "handlers[0].name: \"../../odd\" must be lower-case letters")),
         Description::Twice => Err(("ManifestInvalid", "handlers: two are named \"odd\"")),
         Description::Empty => Err(("ManifestInvalid", "handlers: is empty")),
@@ -107,11 +111,10 @@ fn expected(description: Description) -> Result<(), (&'static str, &'static str)
 
 #[test]
 fn each_way_to_describe_has_its_answer() {
-    let settings = PluginSettings {
-        limits: Limits { deadline: std::time::Duration::from_secs(2), memory: 256 << 20, ..Limits::default() },
-        ..PluginSettings::default()
-    };
     for description in Description::ALL {
+        let deadline = Duration::from_millis(if description == Description::Loop { 100 } else { 10_000 });
+        let limits = Limits { deadline, memory: 256 << 20, ..Limits::default() };
+        let settings = PluginSettings { limits, ..PluginSettings::default() };
         match (shared_engine().prepare(&[&describing(description)], &settings), expected(description)) {
             (Ok(plugin), Ok(())) => assert_eq!(plugin.manifest().handlers[0].name, "odd"),
             (Err(error), Err((kind, message))) => {
@@ -126,7 +129,8 @@ fn each_way_to_describe_has_its_answer() {
 
 #[test]
 fn a_panic_in_describe_tells_its_message() {
-    let LoadError::Describe { source: CallError::Trap { last_words, .. } } = refusal(&describing(Description::Panic), &PluginSettings::default())
+    let LoadError::Describe { source: CallError::Trap { last_words, .. } } =
+        refusal(&describing(Description::Panic), &PluginSettings::default())
     else {
         panic!("expected a trap");
     };
@@ -136,9 +140,13 @@ fn a_panic_in_describe_tells_its_message() {
 #[test]
 fn limits_below_what_a_component_begins_with_are_told_with_the_figure() {
     let with = |limits| refusal(component("odd-guest"), &PluginSettings { limits, ..PluginSettings::default() });
-    let LoadError::Describe { source } = with(Limits { memory: 64 << 10, ..Limits::default() }) else { panic!("expected describe") };
+    let LoadError::Describe { source } = with(Limits { memory: 64 << 10, ..Limits::default() }) else {
+        panic!("expected describe")
+    };
     assert_eq!(source, CallError::Memory(64 << 10));
-    let LoadError::Describe { source } = with(Limits { table_elements: 1, ..Limits::default() }) else { panic!("expected describe") };
+    let LoadError::Describe { source } = with(Limits { table_elements: 1, ..Limits::default() }) else {
+        panic!("expected describe")
+    };
     assert_eq!(source, CallError::Table(1));
     assert_eq!(with(Limits { component: 1000, ..Limits::default() }).kind(), "ComponentTooLarge");
     assert_eq!(with(Limits { memory: 1 << 40, ..Limits::default() }).kind(), "LimitsInvalid");
@@ -176,13 +184,31 @@ fn a_compiled_component_is_used_again_and_a_damaged_one_is_made_again() {
 }
 
 #[test]
+fn the_same_plugin_can_be_loaded_by_many_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let engines = [engine(directory.path(), COMPILER), engine(directory.path(), COMPILER)];
+    std::thread::scope(|scope| {
+        for engine in engines.iter().cycle().take(8) {
+            scope.spawn(|| {
+                engine.prepare(&[component("istio-virtual-service")], &PluginSettings::default()).map(|_| ()).unwrap()
+            });
+        }
+    });
+    assert_eq!(fs::read_dir(directory.path().join("compiled")).unwrap().count(), 1);
+}
+
+#[test]
 fn a_compiler_that_fails_is_told_and_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let shell = |script: &str| Compiler::new("/bin/sh", ["-c".into(), script.into()]);
     let cases = [
         ("cat > /dev/null; echo of no use >&2; exit 1", "CompileCrashed", "of no use"),
         ("cat > /dev/null; kill -XCPU $$", "CompileTimeExceeded", "120 CPU seconds"),
-        ("cat > /dev/null; echo memory allocation of 64 bytes failed >&2; kill -ABRT $$", "CompileMemoryExceeded", "1073741824 bytes"),
+        (
+            "cat > /dev/null; echo memory allocation of 64 bytes failed >&2; kill -ABRT $$",
+            "CompileMemoryExceeded",
+            "1073741824 bytes",
+        ),
         ("exec < /dev/null; echo half an answer", "HostFailure", "can't be loaded"),
     ];
     for (script, kind, message) in cases {

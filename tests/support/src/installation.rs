@@ -2,7 +2,10 @@
 //!
 //! So whoever runs the operator by an [`Installation`] runs it with exactly the rights that the chart gives.
 
-use std::{path::{Path, PathBuf}, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, ensure};
 use kube::{
@@ -28,6 +31,12 @@ pub struct Installation {
     pub service_account: String,
     /// What a pod of the operator would be given, for the API server.
     pub kubeconfig: Kubeconfig,
+}
+
+/// SHA-256 in hexadecimal digits, as a DaskPlugin names the code that its grants are for.
+pub fn sha256(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The chart's directory.
@@ -67,7 +76,8 @@ pub async fn apply_objects(client: &Client, namespace: &str, objects: &[Value]) 
         let name = object.name_any();
         let types = object.types.clone().context("an object has no kind")?;
         let kind = kube::core::GroupVersionKind::try_from(&types).context("reading the kind of an object")?;
-        let (resource, capabilities) = discovery.resolve_gvk(&kind).with_context(|| format!("the API server does not serve {}", types.kind))?;
+        let (resource, capabilities) =
+            discovery.resolve_gvk(&kind).with_context(|| format!("the API server does not serve {}", types.kind))?;
         let api: Api<DynamicObject> = match capabilities.scope {
             Scope::Cluster => Api::all_with(client.clone(), &resource),
             Scope::Namespaced => {
@@ -76,7 +86,9 @@ pub async fn apply_objects(client: &Client, namespace: &str, objects: &[Value]) 
             }
         };
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        api.patch(&name, &parameters, &Patch::Apply(value)).await.with_context(|| format!("applying {} {name}", types.kind))?;
+        api.patch(&name, &parameters, &Patch::Apply(value))
+            .await
+            .with_context(|| format!("applying {} {name}", types.kind))?;
     }
     Ok(())
 }
@@ -91,7 +103,9 @@ impl Installation {
         let rendered = render_chart(namespace, values)?;
         let kind = |object: &Value| object["kind"].as_str().unwrap_or_default().to_owned();
         let service_account = rendered.iter().find(|object| kind(object) == "ServiceAccount");
-        let service_account = service_account.and_then(|object| object["metadata"]["name"].as_str()).context("the chart renders no ServiceAccount")?;
+        let service_account = service_account
+            .and_then(|object| object["metadata"]["name"].as_str())
+            .context("the chart renders no ServiceAccount")?;
         let applied: Vec<_> = rendered
             .iter()
             .filter(|object| !matches!(kind(object).as_str(), "Deployment" | "CustomResourceDefinition"))

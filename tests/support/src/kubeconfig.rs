@@ -58,6 +58,17 @@ impl Kubeconfig {
         Self::from_value(&value)
     }
 
+    /// The same user at another server: the way through a proxy.
+    ///
+    /// # Errors
+    /// When the kubeconfig is incomplete.
+    pub fn with_server(&self, url: &str) -> anyhow::Result<Self> {
+        let mut value: Value = serde_saphyr::from_str(&self.0).context("parsing a kubeconfig")?;
+        let clusters = value["clusters"].as_array_mut().context("the kubeconfig has no clusters")?;
+        clusters.iter_mut().for_each(|cluster| cluster["cluster"]["server"] = json!(url));
+        Self::from_value(&value)
+    }
+
     /// The YAML text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -20,7 +20,7 @@ mod wait;
 pub use audit::{AuditLog, AuditedRequest};
 pub use client::{apply_crds, service_account_token};
 pub use cluster::{KUBECONFIG_VARIABLE, TestCluster};
-pub use installation::{Installation, RELEASE, apply_objects, chart, render_chart};
+pub use installation::{Installation, RELEASE, apply_objects, chart, render_chart, sha256};
 pub use kubeconfig::Kubeconfig;
 pub use namespace::{namespace_report, with_namespace};
 pub use operator::{Operator, PROGRAM_VARIABLE, program};

@@ -33,7 +33,10 @@ pub fn program() -> anyhow::Result<PathBuf> {
     }
     let executable = std::env::current_exe().context("finding the running program")?;
     let beside = executable.ancestors().skip(1).take(2).map(|directory| directory.join("dask-wasm-operator"));
-    beside.into_iter().find(|path| path.is_file()).context("the operator is not built: cargo build --workspace --bin dask-wasm-operator")
+    beside
+        .into_iter()
+        .find(|path| path.is_file())
+        .context("the operator is not built: cargo build --workspace --bin dask-wasm-operator")
 }
 
 impl Operator {

@@ -1,21 +1,28 @@
 //! `cargo xtask bench`: measurements, each a module of its own.
 
+mod bare;
+mod converge;
+mod peer;
+mod process;
+mod watcher;
+
 use clap::Subcommand;
+
+use crate::workspace;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
     /// Many clusters at once, beside a bare client that makes the same objects.
-    Converge {
-        /// Measure the Python operator, too.
-        #[arg(long)]
-        peer: bool,
-    },
+    Converge(converge::ConvergeArgs),
     /// One call of a plugin, beside the same function compiled natively.
     Call,
 }
 
 pub(crate) fn run(command: BenchCommand) -> anyhow::Result<()> {
     match command {
-        BenchCommand::Converge { peer: _ } | BenchCommand::Call => anyhow::bail!("this bench is not written yet"),
+        BenchCommand::Converge(args) => converge::run(args),
+        BenchCommand::Call => {
+            workspace::run(&mut workspace::cargo(["bench", "--locked", "--workspace", "--bench", "call"]))
+        }
     }
 }

@@ -69,7 +69,8 @@ fn each<From, To>(list: Vec<From>, convert: impl FnMut(From) -> To) -> Vec<To> {
 // ------------------------------------------------------------------------------------------------------ the host's to the guest's
 
 fn call(call: contract::Call) -> handler::Call {
-    let contract::Call { handler, trigger, redelivery, attempt, now, subject, related, children, conflicts, config } = call;
+    let contract::Call { handler, trigger, redelivery, attempt, now, subject, related, children, conflicts, config } =
+        call;
     let contract::Subject { api_version, kind, namespace, name, uid, object } = subject;
     handler::Call {
         handler,
@@ -80,7 +81,11 @@ fn call(call: contract::Call) -> handler::Call {
         subject: types::Subject { api_version, kind, namespace, name, uid, object },
         related: each(related, |contract::RelatedObjects { name, objects }| types::RelatedObjects { name, objects }),
         children: each(children, |contract::OwnedChild { key, object }| types::OwnedChild { key, object }),
-        conflicts: each(conflicts, |contract::Conflict { child, path, manager }| types::Conflict { child, path, manager }),
+        conflicts: each(conflicts, |contract::Conflict { child, path, manager }| types::Conflict {
+            child,
+            path,
+            manager,
+        }),
         config,
     }
 }
@@ -109,7 +114,8 @@ fn trigger(trigger: contract::Trigger) -> types::Trigger {
 fn outcome(outcome: handler::Outcome) -> contract::Outcome {
     let handler::Outcome { children, patches, events, requeue_after, delete_subject } = outcome;
     contract::Outcome {
-        children: children.map(|children| each(children, |types::Child { key, object }| contract::Child { key, object })),
+        children: children
+            .map(|children| each(children, |types::Child { key, object }| contract::Child { key, object })),
         patches: patches.map(|patches| each(patches, patch)),
         events: each(events, |types::EventNote { severity, reason, message }| {
             let severity = match severity {
@@ -162,7 +168,12 @@ fn manifest(manifest: handler::Manifest) -> contract::Manifest {
         version,
         interface_version,
         handlers: each(handlers, declaration),
-        permissions: contract::Permissions { read: each(read, kind), create: each(create, kind), patch, delete_subject },
+        permissions: contract::Permissions {
+            read: each(read, kind),
+            create: each(create, kind),
+            patch,
+            delete_subject,
+        },
     }
 }
 
@@ -173,16 +184,18 @@ fn declaration(declaration: types::HandlerDeclaration) -> contract::HandlerDecla
         subscription: self::subscription(subscription),
         triggers: each(triggers, trigger_request),
         projection,
-        related: each(related, |types::RelatedRequest { name, kind, selection, projection }| contract::RelatedRequest {
-            name,
-            kind: self::kind(kind),
-            selection: match selection {
-                types::RelatedSelection::Labels(selector) => contract::RelatedSelection::Labels(selector),
-                types::RelatedSelection::Named(name) => contract::RelatedSelection::Named(name),
-                types::RelatedSelection::OwnedBySubject => contract::RelatedSelection::OwnedBySubject,
-                types::RelatedSelection::OwnersOfSubject => contract::RelatedSelection::OwnersOfSubject,
-            },
-            projection,
+        related: each(related, |types::RelatedRequest { name, kind, selection, projection }| {
+            contract::RelatedRequest {
+                name,
+                kind: self::kind(kind),
+                selection: match selection {
+                    types::RelatedSelection::Labels(selector) => contract::RelatedSelection::Labels(selector),
+                    types::RelatedSelection::Named(name) => contract::RelatedSelection::Named(name),
+                    types::RelatedSelection::OwnedBySubject => contract::RelatedSelection::OwnedBySubject,
+                    types::RelatedSelection::OwnersOfSubject => contract::RelatedSelection::OwnersOfSubject,
+                },
+                projection,
+            }
         }),
     }
 }
@@ -197,7 +210,10 @@ fn subscription(subscription: types::Subscription) -> contract::Subscription {
             key,
             test: value_test(test),
         }),
-        fields: each(fields, |types::FieldCondition { path, test }| contract::FieldCondition { path, test: value_test(test) }),
+        fields: each(fields, |types::FieldCondition { path, test }| contract::FieldCondition {
+            path,
+            test: value_test(test),
+        }),
         expression,
     }
 }

@@ -43,7 +43,7 @@ struct InputStream;
 struct OutputStream;
 struct Pollable;
 struct IoError;
-/// Descriptors, sockets, networks, terminals: handles to these can't come to be.
+/// Descriptors, sockets, terminals, of which no handle can come to be, and the network, with which nothing can be done.
 struct Nothing;
 
 const STDOUT: u32 = 1;
@@ -132,7 +132,9 @@ pub(crate) fn link(linker: &mut Linker<CallState>, component: &Component) -> was
     let engine = linker.engine().clone();
     for (interface, import) in component.component_type().imports(&engine) {
         let types::ComponentItem::ComponentInstance(instance) = import.ty else { continue };
-        let Some(short) = interface.strip_prefix("wasi:").and_then(|name| Some(name.split_once('@')?.0)) else { continue };
+        let Some(short) = interface.strip_prefix("wasi:").and_then(|name| Some(name.split_once('@')?.0)) else {
+            continue;
+        };
         let mut exports = linker.instance(interface)?;
         for (name, export) in instance.exports(&engine) {
             match export.ty {
@@ -159,22 +161,30 @@ type Call<'a> = StoreContextMut<'a, CallState>;
 
 fn define(exports: &mut LinkerInstance<'_, CallState>, interface: &str, name: &str) -> wasmtime::Result<()> {
     match (interface, name) {
-        ("cli/environment", "get-environment") => exports.func_wrap(name, |_, ()| Ok((Vec::<(String, String)>::new(),))),
+        ("cli/environment", "get-environment") => {
+            exports.func_wrap(name, |_, ()| Ok((Vec::<(String, String)>::new(),)))
+        }
         ("cli/environment", "get-arguments") => exports.func_wrap(name, |_, ()| Ok((Vec::<String>::new(),))),
         ("cli/environment", "initial-cwd") => exports.func_wrap(name, |_, ()| Ok((None::<String>,))),
         ("cli/exit", "exit") => exports.func_wrap(name, |_, (_,): (Result<(), ()>,)| exit()),
         ("cli/exit", "exit-with-code") => exports.func_wrap(name, |_, (_,): (u8,)| exit()),
         ("cli/stdin", "get-stdin") => exports.func_wrap(name, |_, ()| Ok((Resource::<InputStream>::new_own(0),))),
-        ("cli/stdout", "get-stdout") => exports.func_wrap(name, |_, ()| Ok((Resource::<OutputStream>::new_own(STDOUT),))),
-        ("cli/stderr", "get-stderr") => exports.func_wrap(name, |_, ()| Ok((Resource::<OutputStream>::new_own(STDERR),))),
+        ("cli/stdout", "get-stdout") => {
+            exports.func_wrap(name, |_, ()| Ok((Resource::<OutputStream>::new_own(STDOUT),)))
+        }
+        ("cli/stderr", "get-stderr") => {
+            exports.func_wrap(name, |_, ()| Ok((Resource::<OutputStream>::new_own(STDERR),)))
+        }
         ("cli/terminal-stdin" | "cli/terminal-stdout" | "cli/terminal-stderr", _) => {
             exports.func_wrap(name, |_, ()| Ok((None::<Resource<Nothing>>,)))
         }
-        ("clocks/monotonic-clock", "now") => {
-            exports.func_wrap(name, |call: Call<'_>, ()| Ok((u64::try_from(call.data().wasi.now.as_nanos()).unwrap_or(u64::MAX),)))
-        }
+        ("clocks/monotonic-clock", "now") => exports.func_wrap(name, |call: Call<'_>, ()| {
+            Ok((u64::try_from(call.data().wasi.now.as_nanos()).unwrap_or(u64::MAX),))
+        }),
         ("clocks/monotonic-clock", "resolution") => exports.func_wrap(name, |_, ()| Ok((1_000_000_u64,))),
-        ("clocks/monotonic-clock", _) => exports.func_wrap(name, |_, (_,): (u64,)| Ok((Resource::<Pollable>::new_own(0),))),
+        ("clocks/monotonic-clock", _) => {
+            exports.func_wrap(name, |_, (_,): (u64,)| Ok((Resource::<Pollable>::new_own(0),)))
+        }
         ("clocks/wall-clock", "now") => exports.func_wrap(name, |call: Call<'_>, ()| {
             let now = call.data().wasi.now;
             Ok((Datetime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() },))
@@ -198,6 +208,8 @@ fn define(exports: &mut LinkerInstance<'_, CallState>, interface: &str, name: &s
         ("filesystem/preopens", "get-directories") => {
             exports.func_wrap(name, |_, ()| Ok((Vec::<(Resource<Nothing>, String)>::new(),)))
         }
+        // Asked for before each look-up, which is then refused.
+        ("sockets/instance-network", _) => exports.func_wrap(name, |_, ()| Ok((Resource::<Nothing>::new_own(0),))),
         ("io/poll" | "io/streams", _) => define_io(exports, interface, name),
         _ => refuse(exports, interface, name),
     }
@@ -219,8 +231,9 @@ fn define_io(exports: &mut LinkerInstance<'_, CallState>, interface: &str, name:
         "input-stream.subscribe" => {
             exports.func_wrap(name, |_, (_,): (Resource<InputStream>,)| Ok((Resource::<Pollable>::new_own(0),)))
         }
-        "input-stream.read" | "input-stream.blocking-read" => exports
-            .func_wrap(name, |_, _: (Resource<InputStream>, u64)| Ok((Err::<Vec<u8>, _>(StreamError::Closed),))),
+        "input-stream.read" | "input-stream.blocking-read" => {
+            exports.func_wrap(name, |_, _: (Resource<InputStream>, u64)| Ok((Err::<Vec<u8>, _>(StreamError::Closed),)))
+        }
         "output-stream.subscribe" => {
             exports.func_wrap(name, |_, (_,): (Resource<OutputStream>,)| Ok((Resource::<Pollable>::new_own(0),)))
         }

@@ -1,6 +1,9 @@
 //! Which subjects a change concerns.
 
-use std::{sync::{Arc, PoisonError}, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use dask_wasm_operator_cluster::index::Change;
 use dask_wasm_operator_core::{
@@ -92,7 +95,8 @@ impl Controller {
         if extent != Extent::Whole {
             return;
         }
-        for reconciler in Reconciler::ALL.into_iter().filter(|reconciler| reconciler.subject().same_kind(&object.kind)) {
+        for reconciler in Reconciler::ALL.into_iter().filter(|reconciler| reconciler.subject().same_kind(&object.kind))
+        {
             inner.queue.wake(Work::Reconcile(reconciler), object.at());
         }
         if Reconciler::Cluster.subject().same_kind(&object.kind) {
@@ -132,7 +136,8 @@ impl Controller {
         }
         if extent == Extent::Whole {
             let concerned = handlers.filter(|handler| {
-                handler.subject.kind.same_kind(&kind) && handler.children.iter().any(|child| child.same_kind(&object.kind))
+                handler.subject.kind.same_kind(&kind)
+                    && handler.children.iter().any(|child| child.same_kind(&object.kind))
             });
             concerned.for_each(|handler| inner.queue.wake(Work::Call(handler.name.clone()), at.clone()));
         }
@@ -142,7 +147,10 @@ impl Controller {
     fn wake_status_of_cluster(&self, inner: &mut Inner, group: &NamespacedName) {
         let group = self.surroundings.index.get(&Reconciler::WorkerGroup.subject(), group);
         if let Some(owner) = group.as_ref().and_then(|group| group.metadata.controller()) {
-            let at = NamespacedName { namespace: group.as_ref().and_then(|group| group.metadata.namespace.clone()), name: owner.name.clone() };
+            let at = NamespacedName {
+                namespace: group.as_ref().and_then(|group| group.metadata.namespace.clone()),
+                name: owner.name.clone(),
+            };
             self.wake_status(inner, Reconciler::Cluster, &at, STATUS_WINDOW);
         }
     }

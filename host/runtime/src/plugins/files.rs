@@ -11,18 +11,26 @@ use crate::PluginFiles;
 /// The documents of a YAML or JSON file.
 pub(crate) fn documents(file: &Path) -> anyhow::Result<Vec<Value>> {
     let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).with_context(|| format!("{} is no YAML", file.display()))?;
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(&text).with_context(|| format!("{} is no YAML", file.display()))?;
     Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }
 
 /// Name and specification of a plugin. Its source is the component, whatever its DaskPlugin says.
 pub(crate) fn plugin(files: &PluginFiles) -> anyhow::Result<(String, DaskPluginSpec)> {
-    let name = files.wasm.file_name().and_then(|name| name.to_str()).and_then(|name| name.split('.').next()).unwrap_or("plugin");
+    let name = files
+        .wasm
+        .file_name()
+        .and_then(|name| name.to_str())
+        .and_then(|name| name.split('.').next())
+        .unwrap_or("plugin");
     let source = json!({"path": files.wasm});
     let Some(manifest) = &files.manifest else {
         return Ok((name.to_owned(), serde_json::from_value(json!({"source": source}))?));
     };
-    let found = documents(manifest)?.into_iter().find(|document| document.get("kind").and_then(Value::as_str) == Some("DaskPlugin"));
+    let found = documents(manifest)?
+        .into_iter()
+        .find(|document| document.get("kind").and_then(Value::as_str) == Some("DaskPlugin"));
     let Some(mut document) = found else { bail!("{} holds no DaskPlugin", manifest.display()) };
     let name = document.pointer("/metadata/name").and_then(Value::as_str).unwrap_or(name).to_owned();
     let mut spec = document["spec"].take();
@@ -33,7 +41,8 @@ pub(crate) fn plugin(files: &PluginFiles) -> anyhow::Result<(String, DaskPluginS
 
 /// The plugins of a directory: each `NAME.wasm` (or `.wasm.gz`, `.wasm.zst`), with `NAME.yaml` beside it if there is one.
 pub(crate) fn directory(directory: &Path) -> anyhow::Result<Vec<PluginFiles>> {
-    let entries = std::fs::read_dir(directory).with_context(|| format!("reading the plugin directory {}", directory.display()))?;
+    let entries = std::fs::read_dir(directory)
+        .with_context(|| format!("reading the plugin directory {}", directory.display()))?;
     let mut found: Vec<_> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .filter_map(|wasm| {

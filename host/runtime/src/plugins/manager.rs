@@ -25,8 +25,8 @@ use dask_wasm_operator_core::{
     plugin::PLUGIN_LABEL,
     ports::{Guest, Observed, Writes},
     spec::{
-        DASK_PLUGIN, DASK_PLUGIN_RECORD, DaskPluginSpec, DaskPluginStatus, HandlerState, HandlerStatus, Mode, PluginState,
-        RemovalPolicy, SelectedSource,
+        DASK_PLUGIN, DASK_PLUGIN_RECORD, DaskPluginSpec, DaskPluginStatus, HandlerState, HandlerStatus, Mode,
+        PluginState, RemovalPolicy, SelectedSource,
     },
 };
 use dask_wasm_operator_engine::{Engine, LoadedPlugin};
@@ -38,11 +38,16 @@ use tokio::{
 };
 
 use super::{
-    files, mount::{Mountable, mount}, prepare::{prepare, require_digest},
+    files,
+    mount::{Mountable, mount},
+    prepare::{prepare, require_digest},
     source,
     status::{Newest, Serving, Standing},
 };
-use crate::{Shutdown, controller::{Controller, now}};
+use crate::{
+    Shutdown,
+    controller::{Controller, now},
+};
 
 /// Field manager of the status of DaskPlugins.
 const MANAGER: &str = "dask-operator/plugins";
@@ -160,7 +165,8 @@ impl PluginManager {
         }
         let misses = self.plugins.values().any(|entry| entry.misses_kinds);
         if misses && self.surroundings.discovery.refresh().await.unwrap_or(false) {
-            let names: Vec<_> = self.plugins.iter().filter(|(_, entry)| entry.misses_kinds).map(|(name, _)| name.clone()).collect();
+            let names: Vec<_> =
+                self.plugins.iter().filter(|(_, entry)| entry.misses_kinds).map(|(name, _)| name.clone()).collect();
             names.iter().for_each(|name| self.prepare_mount(name));
         }
     }
@@ -168,7 +174,8 @@ impl PluginManager {
     /// Compares what is wanted with what is mounted.
     async fn look(&mut self) {
         let found = self.found();
-        let gone: Vec<_> = self.plugins.keys().filter(|name| found.iter().all(|found| found.name != **name)).cloned().collect();
+        let gone: Vec<_> =
+            self.plugins.keys().filter(|name| found.iter().all(|found| found.name != **name)).cloned().collect();
         for name in gone {
             self.remove(&name).await;
         }
@@ -182,15 +189,20 @@ impl PluginManager {
     fn found(&self) -> Vec<Found> {
         let surroundings = &self.surroundings;
         let objects = surroundings.index.list(&DASK_PLUGIN.group_version_kind());
-        let ours = objects.iter().filter(|object| object.metadata.namespace.as_deref() == Some(&surroundings.operator_namespace));
-        let mut found: Vec<_> = ours.filter(|object| !object.is_being_deleted()).map(|object| of_object(object)).collect();
+        let ours = objects
+            .iter()
+            .filter(|object| object.metadata.namespace.as_deref() == Some(&surroundings.operator_namespace));
+        let mut found: Vec<_> =
+            ours.filter(|object| !object.is_being_deleted()).map(|object| of_object(object)).collect();
         let files = surroundings.directory.as_ref().map(|directory| files::directory(directory));
         match files {
             Some(Ok(files)) => found.extend(files.iter().map(|file| {
                 let default = file.wasm.file_stem().and_then(|stem| stem.to_str()).unwrap_or("plugin").to_owned();
                 match files::plugin(file) {
                     Ok((name, spec)) => Found { name, spec: Ok(spec), generation: None, from_file: true },
-                    Err(error) => Found { name: default, spec: Err(format!("{error:#}")), generation: None, from_file: true },
+                    Err(error) => {
+                        Found { name: default, spec: Err(format!("{error:#}")), generation: None, from_file: true }
+                    }
                 }
             })),
             Some(Err(error)) => tracing::warn!(error = format!("{error:#}"), "the plugin directory can't be read"),
@@ -209,7 +221,8 @@ impl PluginManager {
             self.config_maps = None;
         } else if self.config_maps.is_none() {
             let resource = Resource { kind: config_map_kind(), plural: "configmaps".to_owned(), namespaced: true };
-            let key = WatchKey { resource, namespace: Some(self.surroundings.operator_namespace.clone()), labels: None };
+            let key =
+                WatchKey { resource, namespace: Some(self.surroundings.operator_namespace.clone()), labels: None };
             match self.surroundings.watches.start(&key) {
                 Ok(handle) => {
                     handle.synced().await;
@@ -249,7 +262,8 @@ impl PluginManager {
                 return self.fail(&found.name, newest);
             }
         };
-        entry.standing.newest = Newest::new(PluginState::Compiling, "Loading", "its code is being checked and compiled");
+        entry.standing.newest =
+            Newest::new(PluginState::Compiling, "Loading", "its code is being checked and compiled");
         let engine = self.surroundings.engine.clone();
         let name = found.name;
         self.loads.spawn(async move {
@@ -302,7 +316,8 @@ impl PluginManager {
         let (Some(loaded), Some(spec)) = (&entry.loaded, &entry.spec) else { return };
         let guest: Arc<dyn Guest> = loaded.clone();
         let digest = loaded.digest().to_string();
-        let mut mounting = mount(&Mountable { name, spec, manifest: loaded.manifest(), digest: &digest, guest }, &resolve);
+        let mut mounting =
+            mount(&Mountable { name, spec, manifest: loaded.manifest(), digest: &digest, guest }, &resolve);
         entry.misses_kinds = mounting.statuses.iter().any(|status| status.reason.as_deref() == Some("KindNotServed"))
             || loaded.manifest().permissions.create.iter().any(|kind| resolve(kind).is_err());
 
@@ -323,8 +338,10 @@ impl PluginManager {
                 }
             }
         });
-        entry.standing.serving = Some(Serving { digest, manifest: loaded.manifest().clone(), handlers: mounting.statuses });
-        entry.standing.newest = Newest::new(PluginState::Describing, "WatchesStarting", "what its handlers watch is being read");
+        entry.standing.serving =
+            Some(Serving { digest, manifest: loaded.manifest().clone(), handlers: mounting.statuses });
+        entry.standing.newest =
+            Newest::new(PluginState::Describing, "WatchesStarting", "what its handlers watch is being read");
         let sync: Vec<_> = watches.iter().map(WatchHandle::when_synced).collect();
         // What the former code needed is let go only now, so that a watch that both need goes on.
         entry.watches = watches;
@@ -340,10 +357,16 @@ impl PluginManager {
 
     /// All that the handlers need is known: they are called from now on.
     fn mounted(&mut self, mount: &Mount) {
-        let Some(entry) = self.plugins.get_mut(&mount.plugin).filter(|entry| entry.looked_at == mount.looked_at) else { return };
+        let Some(entry) = self.plugins.get_mut(&mount.plugin).filter(|entry| entry.looked_at == mount.looked_at) else {
+            return;
+        };
         self.surroundings.controller.mount(&mount.plugin, &mount.handlers);
         entry.standing.newest = if mount.handlers.is_empty() {
-            Newest::new(PluginState::NotServed, "NoHandlerServed", "none of its handlers is served; status.handlers says why")
+            Newest::new(
+                PluginState::NotServed,
+                "NoHandlerServed",
+                "none of its handlers is served; status.handlers says why",
+            )
         } else {
             Newest::new(PluginState::Ready, "Ready", format!("{} handlers are called", mount.handlers.len()))
         };
@@ -381,8 +404,13 @@ impl PluginManager {
                 "metadata": {"name": name, "uid": object.metadata.uid}, "status": status,
             });
             let apply = Apply {
-                resource: resource.clone(), object: object.key(), target: ApplyTarget::Status, manager: MANAGER.to_owned(),
-                body, force: true, creates: false,
+                resource: resource.clone(),
+                object: object.key(),
+                target: ApplyTarget::Status,
+                manager: MANAGER.to_owned(),
+                body,
+                force: true,
+                creates: false,
             };
             if let Err(error) = self.surroundings.writes.write(Action::Apply(apply)).await {
                 tracing::debug!(plugin = name, %error, "status not written");
@@ -396,7 +424,8 @@ impl PluginManager {
 fn with_watch_problems(entry: &Entry) -> Standing {
     let mut standing = entry.standing.clone();
     if standing.newest.state == PluginState::Describing
-        && let Some((key, problem)) = entry.watches.iter().find_map(|watch| Some((watch.key(), watch.status().problem?)))
+        && let Some((key, problem)) =
+            entry.watches.iter().find_map(|watch| Some((watch.key(), watch.status().problem?)))
     {
         standing.newest = Newest::new(PluginState::Failed, problem.kind(), format!("{key}: {problem}"));
     }
@@ -406,7 +435,8 @@ fn with_watch_problems(entry: &Entry) -> Standing {
 fn of_object(object: &Object) -> Found {
     let spec = object.fields.get("spec").map_or("{}", |raw| raw.get());
     let mut decoder = serde_json::Deserializer::from_str(spec);
-    let spec = serde_path_to_error::deserialize(&mut decoder).map_err(|error| format!("spec.{}: {}", error.path(), error.inner()));
+    let spec = serde_path_to_error::deserialize(&mut decoder)
+        .map_err(|error| format!("spec.{}: {}", error.path(), error.inner()));
     Found { name: object.metadata.name.clone(), spec, generation: object.metadata.generation, from_file: false }
 }
 
@@ -417,7 +447,11 @@ fn config_map_kind() -> GroupVersionKind {
 /// What of a specification can't be served: a plugin must not get more than its DaskPlugin says.
 fn not_served(spec: &DaskPluginSpec) -> Option<Newest> {
     if spec.suspend {
-        return Some(Newest::new(PluginState::Suspended, "Suspended", "spec.suspend is true; its handlers are not called, its children stay"));
+        return Some(Newest::new(
+            PluginState::Suspended,
+            "Suspended",
+            "spec.suspend is true; its handlers are not called, its children stay",
+        ));
     }
     let unserved = [
         ("serviceAccountName", spec.service_account_name.is_some()),
@@ -428,7 +462,10 @@ fn not_served(spec: &DaskPluginSpec) -> Option<Newest> {
     ];
     let named: Vec<_> = unserved.iter().filter(|(_, asked)| *asked).map(|(name, _)| format!("spec.{name}")).collect();
     (!named.is_empty()).then(|| {
-        let message = format!("this version of the operator does not serve: {}; remove it to have the rest served", named.join(", "));
+        let message = format!(
+            "this version of the operator does not serve: {}; remove it to have the rest served",
+            named.join(", ")
+        );
         Newest::new(PluginState::NotServed, "NotServedYet", message)
     })
 }
@@ -456,10 +493,17 @@ fn watch_keys(
         labels,
     };
     let named = |kind: &GroupVersionKind| {
-        resolve(&KindReference { group: Some(kind.group.clone()), version: Some(kind.version.clone()), name: kind.kind.clone() }).ok()
+        resolve(&KindReference {
+            group: Some(kind.group.clone()),
+            version: Some(kind.version.clone()),
+            name: kind.kind.clone(),
+        })
+        .ok()
     };
     let mut keys = vec![key(&handler.subject, handler.declaration.subscription.labels.clone())];
-    keys.extend(handler.children.iter().filter_map(named).map(|resource| key(&resource, Some(PLUGIN_LABEL.to_owned()))));
+    keys.extend(
+        handler.children.iter().filter_map(named).map(|resource| key(&resource, Some(PLUGIN_LABEL.to_owned()))),
+    );
     if handler.declaration.triggers.contains(&TriggerRequest::Created) {
         keys.extend(named(&DASK_PLUGIN_RECORD.group_version_kind()).map(|resource| key(&resource, None)));
     }

@@ -37,10 +37,7 @@ pub(crate) struct Mountable<'a> {
 }
 
 /// Mounts each handler that can be served. `resolve` finds what the cluster serves by the name that a person gave.
-pub(crate) fn mount(
-    plugin: &Mountable<'_>,
-    resolve: &dyn Fn(&KindReference) -> Result<Resource, String>,
-) -> Mounting {
+pub(crate) fn mount(plugin: &Mountable<'_>, resolve: &dyn Fn(&KindReference) -> Result<Resource, String>) -> Mounting {
     let mut mounting = Mounting { handlers: Vec::new(), statuses: Vec::new() };
     for declaration in &plugin.manifest.handlers {
         let mut status = HandlerStatus {
@@ -73,7 +70,10 @@ fn mount_handler(
     resolve: &dyn Fn(&KindReference) -> Result<Resource, String>,
 ) -> Result<MountedHandler, NotServed> {
     if plugin.name.len() > PLUGIN_NAME_MAX {
-        let why = format!("metadata.name of the DaskPlugin has {} characters, at most {PLUGIN_NAME_MAX} are allowed", plugin.name.len());
+        let why = format!(
+            "metadata.name of the DaskPlugin has {} characters, at most {PLUGIN_NAME_MAX} are allowed",
+            plugin.name.len()
+        );
         return Err(("InvalidName", why));
     }
     let unserved: Vec<_> = unserved(declaration).into_iter().map(|unserved| unserved.what).collect();
@@ -83,7 +83,10 @@ fn mount_handler(
     }
     let namespaces = plugin.spec.namespaces.clone().unwrap_or_default();
     if namespaces.selector.is_some() {
-        return Err(("NotServedYet", "this version of the operator does not serve: spec.namespaces.selector".to_owned()));
+        return Err((
+            "NotServedYet",
+            "this version of the operator does not serve: spec.namespaces.selector".to_owned(),
+        ));
     }
     let subject = resolve(&declaration.subscription.kind).map_err(|why| ("KindNotServed", why))?;
     let mounted = Mounted::new(declaration, &namespaces.names)
@@ -111,7 +114,10 @@ fn mount_handler(
 
 /// Kinds of which the plugin may have children: asked for, granted, and served. One that is not served yet is refused when
 /// it is returned, with its name.
-fn child_kinds(plugin: &Mountable<'_>, resolve: &dyn Fn(&KindReference) -> Result<Resource, String>) -> Vec<GroupVersionKind> {
+fn child_kinds(
+    plugin: &Mountable<'_>,
+    resolve: &dyn Fn(&KindReference) -> Result<Resource, String>,
+) -> Vec<GroupVersionKind> {
     let granted = |kind: &GroupVersionKind| {
         DEFAULT_CHILDREN.contains(&(kind.group.as_str(), kind.kind.as_str()))
             || plugin.spec.grants.create.iter().any(|grant| grant.group == kind.group && grant.kind == kind.kind)

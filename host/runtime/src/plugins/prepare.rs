@@ -3,7 +3,9 @@
 use std::{io, num::NonZeroUsize, path::PathBuf};
 
 use dask_wasm_operator_core::spec::{DaskPluginSpec, LimitError, Limits, LimitsSpec, Profile};
-use dask_wasm_operator_engine::{Compiler, Digest, Engine, EngineError, EngineSettings, LoadError, LoadedPlugin, PluginSettings};
+use dask_wasm_operator_engine::{
+    Compiler, Digest, Engine, EngineError, EngineSettings, LoadError, LoadedPlugin, PluginSettings,
+};
 
 /// Bytes of compiled plugins that are kept: room for ten language runtimes of 35 MB, or a thousand Rust guests.
 const CACHE_CAPACITY: u64 = 400 << 20;
@@ -18,10 +20,14 @@ pub(crate) enum PrepareError {
     #[error(transparent)]
     Limits(#[from] LimitError),
     /// The digest is not 64 hexadecimal digits.
-    #[error("spec.source.sha256 is no SHA-256; write the 64 hexadecimal digits that `sha256sum` prints for the plain component")]
+    #[error(
+        "spec.source.sha256 is no SHA-256; write the 64 hexadecimal digits that `sha256sum` prints for the plain component"
+    )]
     Digest,
     /// Whoever can change the code would inherit the grants.
-    #[error("spec.grants exceed the default, so spec.source.sha256 must name the code that they are for; it is {actual}")]
+    #[error(
+        "spec.grants exceed the default, so spec.source.sha256 must name the code that they are for; it is {actual}"
+    )]
     DigestRequired {
         /// The digest of the code that was found.
         actual: String,
@@ -63,7 +69,12 @@ pub(crate) enum EngineStartError {
 /// Loads a plugin. Blocks while it is compiled.
 pub(crate) fn prepare(engine: &Engine, parts: &[&[u8]], spec: &DaskPluginSpec) -> Result<LoadedPlugin, PrepareError> {
     let limits = Limits::resolve(spec.limits.as_ref().unwrap_or(&LimitsSpec::default()))?;
-    let expected = spec.source.sha256.as_deref().map(|text| text.parse::<Digest>().map_err(|_| PrepareError::Digest)).transpose()?;
+    let expected = spec
+        .source
+        .sha256
+        .as_deref()
+        .map(|text| text.parse::<Digest>().map_err(|_| PrepareError::Digest))
+        .transpose()?;
     let settings = PluginSettings {
         expected,
         profile: match spec.profile {

@@ -28,13 +28,17 @@ pub(crate) enum CodeError {
     #[error(transparent)]
     Source(#[from] SourceError),
     /// A source that this version does not serve.
-    #[error("spec.source.{kind} is not served by this version of the operator; put the component into a ConfigMap (spec.source.configMap)")]
+    #[error(
+        "spec.source.{kind} is not served by this version of the operator; put the component into a ConfigMap (spec.source.configMap)"
+    )]
     NotServed {
         /// Which.
         kind: &'static str,
     },
     /// The ConfigMap is not there.
-    #[error("spec.source.configMap: there is no ConfigMap {name} in namespace {namespace}; create it: kubectl create configmap {name} -n {namespace} --from-file=plugin.wasm")]
+    #[error(
+        "spec.source.configMap: there is no ConfigMap {name} in namespace {namespace}; create it: kubectl create configmap {name} -n {namespace} --from-file=plugin.wasm"
+    )]
     NoConfigMap {
         /// Namespace of the operator.
         namespace: String,
@@ -52,7 +56,9 @@ pub(crate) enum CodeError {
         keys: Vec<String>,
     },
     /// No keys are named, and there is not exactly one.
-    #[error("spec.source.configMap.keys is empty and ConfigMap {name} has {count} keys; name the one that holds the component")]
+    #[error(
+        "spec.source.configMap.keys is empty and ConfigMap {name} has {count} keys; name the one that holds the component"
+    )]
     WhichKey {
         /// Name of the ConfigMap.
         name: String,
@@ -131,7 +137,8 @@ fn code(parts: Vec<Vec<u8>>, is_config_map: bool) -> Code {
 fn config_map(wanted: &ConfigMapKeys, namespace: &str, observed: &dyn Observed) -> Result<Vec<Vec<u8>>, CodeError> {
     let name = wanted.name.clone();
     let object = observed.get(&GroupVersionKind::new("", "v1", "ConfigMap"), &NamespacedName::new(namespace, &name));
-    let object = object.ok_or_else(|| CodeError::NoConfigMap { namespace: namespace.to_owned(), name: name.clone() })?;
+    let object =
+        object.ok_or_else(|| CodeError::NoConfigMap { namespace: namespace.to_owned(), name: name.clone() })?;
     let data = ConfigMapData {
         data: object.field("data").and_then(Result::ok).unwrap_or_default(),
         binary_data: object.field("binaryData").and_then(Result::ok).unwrap_or_default(),

@@ -66,14 +66,20 @@ impl Standing {
             [first, ..] => {
                 let why = first.message.clone().unwrap_or_default();
                 let reason = first.reason.clone().unwrap_or_else(|| "NotServed".to_owned());
-                (ConditionStatus::False, reason, format!("{} of {} handlers are not served; {}: {why}", unserved.len(), handlers.len(), first.name))
+                (
+                    ConditionStatus::False,
+                    reason,
+                    format!("{} of {} handlers are not served; {}: {why}", unserved.len(), handlers.len(), first.name),
+                )
             }
         };
         let (counts, last_error) = figures;
         let degraded = match (&last_error, counts.parked) {
-            (Some(error), parked) if parked > 0 => {
-                (ConditionStatus::True, error.reason.clone(), format!("given up on {parked} subjects; {}: {}", error.subject, error.message))
-            }
+            (Some(error), parked) if parked > 0 => (
+                ConditionStatus::True,
+                error.reason.clone(),
+                format!("given up on {parked} subjects; {}: {}", error.subject, error.message),
+            ),
             _ => (ConditionStatus::False, "AsWanted".to_owned(), "no subject is given up".to_owned()),
         };
         let is_ready = if ready { ConditionStatus::True } else { ConditionStatus::False };
@@ -87,7 +93,14 @@ impl Standing {
             .map(|(type_, (status, reason, message))| {
                 let same = before.iter().find(|condition| condition.type_ == type_ && condition.status == status);
                 let last_transition_time = same.map_or_else(|| rfc3339(now), |same| same.last_transition_time.clone());
-                Condition { type_: type_.to_owned(), status, observed_generation: generation, last_transition_time, reason, message }
+                Condition {
+                    type_: type_.to_owned(),
+                    status,
+                    observed_generation: generation,
+                    last_transition_time,
+                    reason,
+                    message,
+                }
             })
             .collect();
         DaskPluginStatus {

@@ -27,7 +27,11 @@ pub(super) fn read(files: &[PathBuf]) -> anyhow::Result<Manifests> {
                     let items = document.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
                     manifests.objects.extend(items.into_iter().map(|item| (file.clone(), item)));
                 }
-                Some("DaskPlugin") => bail!("{}: a DaskPlugin goes beside its component: --plugin X.wasm,{}", file.display(), file.display()),
+                Some("DaskPlugin") => bail!(
+                    "{}: a DaskPlugin goes beside its component: --plugin X.wasm,{}",
+                    file.display(),
+                    file.display()
+                ),
                 Some(_) => manifests.objects.push((file.clone(), document)),
                 None => bail!("{}: a document has no kind", file.display()),
             }

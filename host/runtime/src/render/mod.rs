@@ -10,17 +10,18 @@ use dask_wasm_operator_core::{
     contract::KindReference,
     dask::{Environment, Reconciler},
     memory::{MemoryCluster, built_in_resources},
-    object::{NamespacedName, ObjectKey, Resource},
+    object::{GroupVersionKind, NamespacedName, ObjectKey, Resource},
     pipeline::{Handler, Pipeline, SubjectState},
     plugin::HandlerName,
     ports::Guest,
-    spec::HandlerState,
+    spec::{DaskPluginSpec, HandlerState},
     time::rfc3339,
 };
 
 use crate::{
-    Failure, RenderArgs, print,
+    Failure, PluginFiles, RenderArgs,
     plugins::{Mountable, engine, mount, plugin, prepare},
+    print,
 };
 
 /// Rounds over all objects. One that needs more is going round in circles.
@@ -36,6 +37,8 @@ pub(crate) fn render(arguments: RenderArgs) -> Result<(), Failure> {
     let manifests = manifests::read(&files)?;
     let mut resources = built_in_resources();
     resources.extend(manifests.definitions);
+    let plugins: Vec<_> = plugins.iter().map(|files| Ok((files, plugin(files)?))).collect::<anyhow::Result<_>>()?;
+    plugins.iter().for_each(|(_, (_, spec))| assume_granted(spec, &mut resources));
     let handlers = load(&plugins, &resources)?;
     let cluster = MemoryCluster::new(resources, &rfc3339(NOW));
     for (file, object) in manifests.objects {
@@ -53,19 +56,31 @@ fn cache_directory() -> PathBuf {
     base.unwrap_or_else(std::env::temp_dir).join("dask-wasm-operator").join("compiled")
 }
 
-fn load(plugins: &[crate::PluginFiles], resources: &[Resource]) -> anyhow::Result<Vec<Handler>> {
+/// Kinds that are granted are taken to be served, in namespaces and in version v1, unless a definition says more.
+fn assume_granted(spec: &DaskPluginSpec, resources: &mut Vec<Resource>) {
+    for grant in &spec.grants.create {
+        let kind = GroupVersionKind::new(&grant.group, "v1", &grant.kind);
+        if !resources.iter().any(|resource| resource.kind.same_kind(&kind)) {
+            let plural = format!("{}s", grant.kind.to_lowercase());
+            resources.push(Resource { kind, plural, namespaced: true });
+        }
+    }
+}
+
+fn load(plugins: &[(&PluginFiles, (String, DaskPluginSpec))], resources: &[Resource]) -> anyhow::Result<Vec<Handler>> {
     let mut handlers = Vec::from(Reconciler::ALL.map(Handler::Native));
     if plugins.is_empty() {
         return Ok(handlers);
     }
     let engine = engine(cache_directory())?;
-    for files in plugins {
-        let (name, spec) = plugin(files)?;
+    for (files, (name, spec)) in plugins {
         let bytes = std::fs::read(&files.wasm).with_context(|| format!("reading {}", files.wasm.display()))?;
-        let loaded = Arc::new(prepare(&engine, &[&bytes], &spec).with_context(|| format!("plugin {name} ({})", files.wasm.display()))?);
+        let loaded = Arc::new(
+            prepare(&engine, &[&bytes], spec).with_context(|| format!("plugin {name} ({})", files.wasm.display()))?,
+        );
         let guest: Arc<dyn Guest> = loaded.clone();
         let digest = loaded.digest().to_string();
-        let mountable = Mountable { name: &name, spec: &spec, manifest: loaded.manifest(), digest: &digest, guest };
+        let mountable = Mountable { name, spec, manifest: loaded.manifest(), digest: &digest, guest };
         let mounting = mount(&mountable, &|reference| resolve(reference, resources));
         for status in mounting.statuses.iter().filter(|status| status.state == HandlerState::NotServed) {
             bail!("plugin {name}: handler {}: {}", status.name, status.message.as_deref().unwrap_or("is not served"));

@@ -15,7 +15,10 @@ pub(super) fn write(cluster: &MemoryCluster, output: RenderOutput) -> anyhow::Re
     match output {
         RenderOutput::Tree => Ok(tree(cluster, &objects)),
         RenderOutput::Json => {
-            let items: Vec<_> = objects.iter().map(|object| json!({"author": author(cluster, object), "object": plain(object)})).collect();
+            let items: Vec<_> = objects
+                .iter()
+                .map(|object| json!({"author": author(cluster, object), "object": plain(object)}))
+                .collect();
             Ok(format!("{}\n", serde_json::to_string_pretty(&items)?))
         }
         RenderOutput::Yaml => {
@@ -68,7 +71,14 @@ fn tree(cluster: &MemoryCluster, objects: &[Arc<Object>]) -> String {
     text
 }
 
-fn branch(cluster: &MemoryCluster, objects: &[Arc<Object>], object: &Object, lead: &str, below: &str, text: &mut String) {
+fn branch(
+    cluster: &MemoryCluster,
+    objects: &[Arc<Object>],
+    object: &Object,
+    lead: &str,
+    below: &str,
+    text: &mut String,
+) {
     let phase = object.field::<Value>("status").and_then(Result::ok).and_then(|status| status.get("phase").cloned());
     let state = phase.as_ref().and_then(Value::as_str).map(|phase| format!("  {phase}")).unwrap_or_default();
     text.push_str(&format!("{lead}{} {}  [{}]{state}\n", object.kind, object.at(), author(cluster, object)));

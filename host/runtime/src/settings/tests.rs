@@ -117,7 +117,8 @@ fn a_scope_that_is_not_served_is_named() {
         assert!(error.contains(&format!("--namespace {pattern:?} is a pattern")), "{error}");
         assert!(error.contains("--all-namespaces"), "{error}");
     }
-    assert!(refused("run -n Team_A").contains("--namespace \"Team_A\" must consist of lower case"));
+    let error = refused("run -n Team_A");
+    assert!(error.contains("--namespace \"Team_A\": ") && error.contains("lower case"), "{error}");
     assert!(refused("run -n a -A").contains("cannot be used with"));
 }
 

@@ -1,7 +1,12 @@
 //! A plugin that does whatever a plugin must not do: what `spec.config` says, as a [`Behaviour`].
 
-use dask_operator_sdk::{Call, Child, Failure, Handler, KindReference, Outcome, Plugin, TriggerRequest, json};
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use dask_operator_sdk::{
+    Call, Child, Failure, Handler, KindReference, Outcome, Patch, PatchPermission, Plugin, TriggerRequest, Value,
+    ValueTest, json,
+};
+use serde::{Deserialize, Serialize, de::IntoDeserializer};
 
 /// What the handler does. The tests match on it, so that none can be forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +35,7 @@ pub enum Behaviour {
     InvalidJson,
     /// Logs one line of 100 MB.
     LogLarge,
-    /// Logs a million lines.
+    /// Logs a hundred thousand lines.
     LogMany,
     /// Nests calls for ever, with nothing but the engine's own stack.
     Recurse,
@@ -40,11 +45,21 @@ pub enum Behaviour {
     Temporary,
     /// Fails for good.
     Permanent,
+    /// Fails twice, then does as [`Behaviour::Mirror`].
+    Flaky,
+    /// A ConfigMap for each entry of the subject's data, but for `do`.
+    Mirror,
+    /// What the subject's data say under `do`; without it as [`Behaviour::Mirror`].
+    Told,
+    /// A Job, which nobody grants.
+    Ungranted,
+    /// Patches an annotation of the subject to what it is not.
+    Flip,
 }
 
 impl Behaviour {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 22] = [
         Self::Answer,
         Self::Loop,
         Self::Fill,
@@ -62,6 +77,11 @@ impl Behaviour {
         Self::RecurseInMemory,
         Self::Temporary,
         Self::Permanent,
+        Self::Flaky,
+        Self::Mirror,
+        Self::Told,
+        Self::Ungranted,
+        Self::Flip,
     ];
 }
 
@@ -84,6 +104,10 @@ pub enum Description {
     Empty,
     /// Declares a name of 100 MB.
     Large,
+    /// What it should, in another version.
+    Newer,
+    /// Declares, beside one that is served, handlers that ask for what the operator does not serve yet.
+    Unserved,
 }
 
 /// What the tests look for in the component; one letter follows.
@@ -93,8 +117,18 @@ static DESCRIPTION: [u8; DESCRIBE.len() + 1] = *b"what the odd guest says of its
 
 impl Description {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Honest, Self::Loop, Self::Panic, Self::OtherVersion, Self::Path, Self::Twice, Self::Empty, Self::Large];
+    pub const ALL: [Self; 10] = [
+        Self::Honest,
+        Self::Loop,
+        Self::Panic,
+        Self::OtherVersion,
+        Self::Path,
+        Self::Twice,
+        Self::Empty,
+        Self::Large,
+        Self::Newer,
+        Self::Unserved,
+    ];
 
     /// The letter that stands for it in the component.
     pub fn letter(self) -> u8 {
@@ -107,7 +141,20 @@ impl Description {
             Self::Twice => b'2',
             Self::Empty => b'0',
             Self::Large => b'M',
+            Self::Newer => b'N',
+            Self::Unserved => b'U',
         }
+    }
+
+    /// The component with this description in the place of its own.
+    pub fn of(self, component: &[u8]) -> Vec<u8> {
+        let mut changed = component.to_vec();
+        for (at, window) in component.windows(DESCRIBE.len()).enumerate() {
+            if window == DESCRIBE {
+                changed[at + DESCRIBE.len()] = self.letter();
+            }
+        }
+        changed
     }
 
     fn of_this_component() -> Self {
@@ -118,10 +165,22 @@ impl Description {
 
 /// The plugin.
 pub fn plugin() -> Plugin {
-    let handler = |name| Handler::new(name, KindReference::core("ConfigMap")).on(TriggerRequest::Observed);
+    let all = |name| Handler::new(name, KindReference::core("ConfigMap")).labels("odd");
+    let handler = |name| all(name).on(TriggerRequest::Observed);
     let plugin = |name| Plugin::new(name, "1.0");
+    let honest = |version| {
+        Plugin::new("odd", version)
+            .handler(handler("odd"), handle)
+            .creates(KindReference::core("ConfigMap"))
+            .creates(KindReference::new("batch", "Job"))
+            .patches(PatchPermission::apply(KindReference::core("ConfigMap"), ["metadata.annotations"]))
+    };
     match Description::of_this_component() {
-        Description::Honest => plugin("odd").handler(handler("odd"), handle).creates(KindReference::core("ConfigMap")),
+        Description::Honest => honest("1.0"),
+        Description::Newer => honest("2.0"),
+        Description::Unserved => honest("1.0")
+            .handler(all("late").on(TriggerRequest::Updated), handle)
+            .handler(handler("choosy").field("data.key", ValueTest::Present), handle),
         Description::Loop => endless(),
         Description::Panic => boom("describing"),
         Description::OtherVersion => {
@@ -138,7 +197,11 @@ pub fn plugin() -> Plugin {
 
 /// Does what the configuration says.
 pub fn handle(call: &Call) -> Result<Outcome, Failure> {
-    match call.config()? {
+    behave(call.config()?, call)
+}
+
+fn behave(behaviour: Behaviour, call: &Call) -> Result<Outcome, Failure> {
+    match behaviour {
         Behaviour::Answer => {
             let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": call.subject.name}});
             Ok(Outcome::children([Child::new("answer", &object)?]))
@@ -174,14 +237,68 @@ pub fn handle(call: &Call) -> Result<Outcome, Failure> {
             Ok(Outcome::default())
         }
         Behaviour::LogMany => {
-            (0..1_000_000).for_each(dask_operator_sdk::log::info);
+            (0..100_000).for_each(dask_operator_sdk::log::info);
             Ok(Outcome::default())
         }
         Behaviour::Recurse => answer(ackermann(std::hint::black_box(4), std::hint::black_box(4)).to_string()),
         Behaviour::RecurseInMemory => answer(nest(0).to_string()),
         Behaviour::Temporary => Err(Failure::temporary_for("not yet", std::time::Duration::from_secs(60))),
         Behaviour::Permanent => Err(Failure::permanent("never")),
+        Behaviour::Flaky if call.attempt < 3 => {
+            Err(Failure::temporary(format!("attempt {} fails on purpose", call.attempt)))
+        }
+        Behaviour::Flaky | Behaviour::Mirror => mirror(call),
+        Behaviour::Told => {
+            let Subject { data, .. } = call.subject()?;
+            match data.get("do") {
+                Some(told) => {
+                    let told: &str = told;
+                    let behaviour = Behaviour::deserialize(told.into_deserializer())
+                        .map_err(|error: serde::de::value::Error| Failure::permanent(format!("data.do: {error}")))?;
+                    behave(behaviour, call)
+                }
+                None => mirror(call),
+            }
+        }
+        Behaviour::Ungranted => {
+            let pod = json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "a"}]});
+            let object = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": call.subject.name},
+                "spec": {"template": {"spec": pod}}});
+            Ok(Outcome::children([Child::new("job", &object)?]))
+        }
+        Behaviour::Flip => {
+            let Subject { metadata, .. } = call.subject()?;
+            let flipped =
+                if metadata.annotations.get("side").is_some_and(|side| side == "heads") { "tails" } else { "heads" };
+            Ok(Outcome::default().patch(Patch::subject(&json!({"metadata": {"annotations": {"side": flipped}}}))?))
+        }
     }
+}
+
+/// What is read of a subject.
+#[derive(Deserialize)]
+struct Subject {
+    #[serde(default)]
+    metadata: Metadata,
+    #[serde(default)]
+    data: BTreeMap<String, String>,
+}
+
+#[derive(Default, Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+fn mirror(call: &Call) -> Result<Outcome, Failure> {
+    let Subject { data, .. } = call.subject()?;
+    let child = |(key, value): (&String, &String)| {
+        let object: Value = json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": format!("{}-{key}", call.subject.name)}, "data": {"value": value}});
+        Child::new(key, &object)
+    };
+    let children = data.iter().filter(|(key, _)| *key != "do").map(child).collect::<Result<Vec<_>, _>>()?;
+    Ok(Outcome::children(children))
 }
 
 dask_operator_sdk::export_plugin!(plugin);

@@ -16,9 +16,7 @@ mod bindings {
 use serde_json::json;
 
 use self::bindings::{
-    dask::operator::types::{
-        Child, HandlerDeclaration, KindReference, Permissions, Subscription, TriggerRequest,
-    },
+    dask::operator::types::{Child, HandlerDeclaration, KindReference, Permissions, Subscription, TriggerRequest},
     exports::dask::operator::handler::{Call, Failure, Guest, Manifest, Outcome},
     wasi::{
         cli::{environment, exit, stderr, stdout},
@@ -51,7 +49,8 @@ impl Guest for Component {
             projection: None,
             related: Vec::new(),
         };
-        let permissions = Permissions { read: Vec::new(), create: Vec::new(), patch: Vec::new(), delete_subject: false };
+        let permissions =
+            Permissions { read: Vec::new(), create: Vec::new(), patch: Vec::new(), delete_subject: false };
         Manifest {
             name: "wasi".into(),
             version: "1.0".into(),

@@ -1,0 +1,8 @@
+//! What the operator does when it is killed, when what it knows is old, and when there is nothing to do.
+
+mod crash;
+mod lease;
+mod quiet;
+mod site;
+mod snapshot;
+mod stale;

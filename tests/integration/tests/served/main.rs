@@ -1,0 +1,10 @@
+//! What the operator does for those whom it serves: Dask objects, plugins, and whoever runs it.
+
+mod chart;
+mod isolation;
+mod manifests;
+mod objects;
+mod pipeline;
+mod plugins;
+mod process;
+mod stage;

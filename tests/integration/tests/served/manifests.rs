@@ -1,0 +1,63 @@
+//! The objects that tests create.
+
+use serde_json::{Value, json};
+
+/// What the manifests of the documentation run.
+pub(crate) const IMAGE: &str = "ghcr.io/dask/dask:latest";
+
+/// A DaskCluster as the documentation writes it.
+pub(crate) fn cluster(name: &str, workers: u32) -> Value {
+    json!({
+        "apiVersion": "kubernetes.dask.org/v1",
+        "kind": "DaskCluster",
+        "metadata": {"name": name},
+        "spec": {
+            "scheduler": {
+                "spec": {"containers": [{
+                    "name": "scheduler",
+                    "image": IMAGE,
+                    "args": ["dask", "scheduler"],
+                    "ports": [
+                        {"name": "tcp-comm", "containerPort": 8786, "protocol": "TCP"},
+                        {"name": "http-dashboard", "containerPort": 8787, "protocol": "TCP"},
+                    ],
+                }]},
+                "service": {
+                    "type": "ClusterIP",
+                    "selector": {"dask.org/cluster-name": name, "dask.org/component": "scheduler"},
+                    "ports": [
+                        {"name": "tcp-comm", "protocol": "TCP", "port": 8786, "targetPort": "tcp-comm"},
+                        {"name": "http-dashboard", "protocol": "TCP", "port": 8787, "targetPort": "http-dashboard"},
+                    ],
+                },
+            },
+            "worker": worker(workers),
+        },
+    })
+}
+
+/// A DaskWorkerGroup made by hand.
+pub(crate) fn group(name: &str, cluster: &str, workers: u32) -> Value {
+    json!({
+        "apiVersion": "kubernetes.dask.org/v1",
+        "kind": "DaskWorkerGroup",
+        "metadata": {"name": name},
+        "spec": {"cluster": cluster, "worker": worker(workers)},
+    })
+}
+
+fn worker(replicas: u32) -> Value {
+    json!({
+        "replicas": replicas,
+        "spec": {"containers": [{
+            "name": "worker",
+            "image": IMAGE,
+            "args": ["dask", "worker", "--name", "$(DASK_WORKER_NAME)"],
+        }]},
+    })
+}
+
+/// A ConfigMap that the odd guest is called for.
+pub(crate) fn odd_subject(name: &str, data: &Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"odd": "yes"}}, "data": data})
+}

@@ -1,0 +1,8 @@
+//! DaskClusters and DaskWorkerGroups on a real API server.
+
+mod creation;
+mod groups;
+mod refusals;
+mod repair;
+mod replicas;
+mod templates;

@@ -1,0 +1,8 @@
+//! Plugins on a real API server.
+
+mod children;
+mod code;
+mod directory;
+mod failures;
+mod istio;
+mod mounting;

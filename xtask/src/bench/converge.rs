@@ -1,0 +1,338 @@
+//! `cargo xtask bench converge`: how fast many clusters come up, and at what cost.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use clap::Args;
+use dask_wasm_operator_api::crds;
+use dask_wasm_operator_test_support::{
+    Installation, Operator, apply_objects,
+    control_plane::{Binaries, ControlPlane},
+    wait_for,
+};
+use futures::future::try_join_all;
+use jiff::Timestamp;
+use kube::{
+    Client,
+    api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, PostParams},
+    core::GroupVersionKind,
+};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    bare::{self, Verb},
+    peer::PythonOperator,
+    process::{Usage, usage},
+    watcher::{Statuses, Times, Watcher},
+};
+use crate::workspace;
+
+#[derive(Args, Debug)]
+pub(crate) struct ConvergeArgs {
+    /// DaskClusters.
+    #[arg(long, default_value_t = 200)]
+    clusters: usize,
+    /// Workers of each.
+    #[arg(long, default_value_t = 10)]
+    workers: usize,
+    /// Rounds, each with all contenders in turn.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Measure the Python operator, too.
+    #[arg(long)]
+    peer: bool,
+    /// Measure this program instead of building one.
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+}
+
+/// How much is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    pub(super) clusters: usize,
+    pub(super) workers: usize,
+}
+
+impl Load {
+    /// Objects besides the DaskClusters: scheduler Deployment and Service, group, workers.
+    pub(super) fn objects(self) -> usize {
+        self.clusters * (3 + self.workers)
+    }
+}
+
+/// A DaskCluster as people write them.
+pub(super) fn dask_cluster(number: usize, workers: usize) -> Value {
+    let name = format!("bench-{number:04}");
+    json!({
+        "apiVersion": "kubernetes.dask.org/v1", "kind": "DaskCluster", "metadata": {"name": name},
+        "spec": {
+            "scheduler": {
+                "spec": {"containers": [{
+                    "name": "scheduler", "image": "ghcr.io/dask/dask:latest", "args": ["dask", "scheduler"],
+                    "ports": [{"name": "tcp-comm", "containerPort": 8786, "protocol": "TCP"}, {"name": "http-dashboard", "containerPort": 8787, "protocol": "TCP"}],
+                    "readinessProbe": {"httpGet": {"port": "http-dashboard", "path": "/health"}, "initialDelaySeconds": 5, "periodSeconds": 10},
+                    "livenessProbe": {"httpGet": {"port": "http-dashboard", "path": "/health"}, "initialDelaySeconds": 15, "periodSeconds": 20},
+                }]},
+                "service": {
+                    "type": "ClusterIP", "selector": {"dask.org/cluster-name": name, "dask.org/component": "scheduler"},
+                    "ports": [{"name": "tcp-comm", "protocol": "TCP", "port": 8786, "targetPort": "tcp-comm"}, {"name": "http-dashboard", "protocol": "TCP", "port": 8787, "targetPort": "http-dashboard"}],
+                },
+            },
+            "worker": {"replicas": workers, "spec": {"containers": [{
+                "name": "worker", "image": "ghcr.io/dask/dask:latest",
+                "args": ["dask", "worker", "--name", "$(DASK_WORKER_NAME)", "--dashboard", "--dashboard-address", "8788"],
+                "ports": [{"name": "http-dashboard", "containerPort": 8788, "protocol": "TCP"}],
+                "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "2Gi"}},
+            }]}},
+        },
+    })
+}
+
+/// One measurement.
+struct Row {
+    contender: &'static str,
+    times: Times,
+    usage: Option<Usage>,
+    /// Processor seconds of the API server.
+    server_seconds: f64,
+    /// Requests per object, watches and the Lease aside.
+    requests: Option<f64>,
+}
+
+pub(crate) fn run(args: ConvergeArgs) -> anyhow::Result<()> {
+    let program = match &args.program {
+        Some(program) => program.clone(),
+        None => {
+            workspace::run(&mut workspace::cargo([
+                "build",
+                "--locked",
+                "--release",
+                "--workspace",
+                "--bin",
+                "dask-wasm-operator",
+            ]))?;
+            workspace::operator()?.with_file_name("").join("../release/dask-wasm-operator")
+        }
+    };
+    measure(&args, &program)
+}
+
+#[tokio::main]
+async fn measure(args: &ConvergeArgs, program: &std::path::Path) -> anyhow::Result<()> {
+    let load = Load { clusters: args.clusters, workers: args.workers };
+    let binaries = Binaries::ensure(&|line| eprintln!("{line}"))?;
+    println!(
+        "{} DaskClusters × {} workers: {} objects and {} DaskClusters; times in seconds",
+        load.clusters,
+        load.workers,
+        load.objects(),
+        load.clusters
+    );
+    println!(
+        "{:<22}{:>9}{:>10}{:>10}{:>10}{:>12}{:>12}{:>12}",
+        "", "objects", "statuses", "unfinal", "cpu s", "peak MiB", "requests", "server s"
+    );
+    let control_plane = ControlPlane::start(&binaries, &crds()).await?;
+    let mut rows = Vec::new();
+    for _ in 0..args.rounds {
+        rows.push(bare_row(&control_plane, load, "bare client, POST", Verb::Create).await?);
+        rows.push(bare_row(&control_plane, load, "bare client, apply", Verb::Apply).await?);
+        rows.push(operator_row(&control_plane, load, program).await?);
+    }
+    let median = |contender: &str, figure: fn(&Row) -> f64| {
+        let mut figures: Vec<f64> = rows.iter().filter(|row| row.contender == contender).map(figure).collect();
+        figures.sort_by(f64::total_cmp);
+        figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+    };
+    let objects = |row: &Row| row.times.objects.as_secs_f64();
+    let statuses = |row: &Row| row.times.statuses.map_or(f64::NAN, |time| time.as_secs_f64());
+    let floor = median("bare client, apply", objects);
+    println!(
+        "medians: objects {:.2} × the bare client's apply, statuses {:.2} ×",
+        median(OPERATOR, objects) / floor,
+        median(OPERATOR, statuses) / floor
+    );
+    if args.peer {
+        drop(control_plane);
+        let peer = peer_row(&binaries, load).await?;
+        let ours = |figure: fn(&Usage) -> f64| {
+            rows.iter().filter_map(|row| row.usage.as_ref()).map(figure).fold(0.0, f64::max)
+        };
+        if let Some(usage) = peer.usage {
+            println!(
+                "the Python operator uses {:.1} × the processor time and {:.1} × the memory of the worst round of ours",
+                usage.cpu_seconds / ours(|usage| usage.cpu_seconds),
+                usage.peak_mib / ours(|usage| usage.peak_mib),
+            );
+        }
+    }
+    Ok(())
+}
+
+const OPERATOR: &str = "dask-wasm-operator";
+
+async fn bare_row(
+    control_plane: &ControlPlane,
+    load: Load,
+    contender: &'static str,
+    verb: Verb,
+) -> anyhow::Result<Row> {
+    let client = control_plane.kubeconfig().client().await?;
+    let namespace = namespace(&client).await?;
+    let watcher = Watcher::begin(&client, &namespace).await?;
+    let server = server_seconds(control_plane)?;
+    let begun = Instant::now();
+    let (times, ()) =
+        tokio::try_join!(watcher.finish(load, Statuses::None, begun), bare::make(&client, &namespace, load, verb))?;
+    let row =
+        Row { contender, times, usage: None, server_seconds: server_seconds(control_plane)? - server, requests: None };
+    finish(&client, &namespace, row).await
+}
+
+async fn operator_row(control_plane: &ControlPlane, load: Load, program: &std::path::Path) -> anyhow::Result<Row> {
+    let client = control_plane.kubeconfig().client().await?;
+    let namespace = namespace(&client).await?;
+    let installation = Installation::apply(control_plane.kubeconfig(), &namespace, &json!({})).await?;
+    let mut operator = Operator::start_program(
+        program,
+        &installation.kubeconfig,
+        &["--all-namespaces", "--operator-namespace", &namespace],
+    )?;
+    operator.ready().await?;
+    let (from, server) = (Timestamp::now(), server_seconds(control_plane)?);
+    let times = clusters(&client, &namespace, load, Statuses::Whole).await?;
+    let usage = usage(operator.pid())?;
+    let requests = control_plane.audit_log().requests_of(&installation.user(), from..)?;
+    let counted =
+        requests.iter().filter(|request| request.verb != "watch" && !request.uri.contains("/leases/")).count();
+    let row = Row {
+        contender: OPERATOR,
+        times,
+        usage: Some(usage),
+        server_seconds: server_seconds(control_plane)? - server,
+        requests: Some(counted as f64 / load.objects() as f64),
+    };
+    let row = finish(&client, &namespace, row).await?;
+    operator.stop().await?;
+    Ok(row)
+}
+
+async fn peer_row(binaries: &Binaries, load: Load) -> anyhow::Result<Row> {
+    let peer = PythonOperator::install()?;
+    let control_plane = ControlPlane::start(binaries, &peer.crds()?).await?;
+    let client = control_plane.kubeconfig().client().await?;
+    let namespace = namespace(&client).await?;
+    let operator = peer.start(control_plane.kubeconfig())?;
+    wait_for_peer(&client, &namespace).await?;
+    let server = server_seconds(&control_plane)?;
+    let times = clusters(&client, &namespace, load, Statuses::Phase).await?;
+    let row = Row {
+        contender: "Python operator",
+        times,
+        usage: Some(usage(operator.pid())?),
+        server_seconds: server_seconds(&control_plane)? - server,
+        requests: None,
+    };
+    drop(operator);
+    row.print();
+    Ok(row)
+}
+
+/// The Python operator is up when it has dealt with a cluster.
+async fn wait_for_peer(client: &Client, namespace: &str) -> anyhow::Result<()> {
+    let api = dask_clusters(client, namespace);
+    let mut probe = dask_cluster(9999, 0);
+    probe["metadata"]["name"] = json!("probe");
+    api.create(&PostParams::default(), &serde_json::from_value(probe)?)
+        .await
+        .context("creating a cluster as a probe")?;
+    wait_for("the Python operator", Duration::from_secs(120), async || {
+        let phase = api.get("probe").await?.data.pointer("/status/phase").cloned();
+        Ok(phase.map(|_| ()))
+    })
+    .await?;
+    api.delete("probe", &DeleteParams::default()).await.context("deleting the probe")?;
+    wait_for("the probe's end", Duration::from_secs(120), async || {
+        Ok(api.get_opt("probe").await?.is_none().then_some(()))
+    })
+    .await
+}
+
+/// Posts all DaskClusters and waits until everything is there.
+async fn clusters(client: &Client, namespace: &str, load: Load, statuses: Statuses) -> anyhow::Result<Times> {
+    let watcher = Watcher::begin(client, namespace).await?;
+    let api = dask_clusters(client, namespace);
+    let begun = Instant::now();
+    let post = async {
+        for batch in (0..load.clusters).collect::<Vec<_>>().chunks(16) {
+            let posts = batch.iter().map(|number| async {
+                let cluster = serde_json::from_value(dask_cluster(*number, load.workers))?;
+                api.create(&PostParams::default(), &cluster).await.context("creating a DaskCluster")
+            });
+            try_join_all(posts).await?;
+        }
+        Ok(())
+    };
+    let (times, ()) = tokio::try_join!(watcher.finish(load, statuses, begun), post)?;
+    Ok(times)
+}
+
+fn dask_clusters(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("kubernetes.dask.org", "v1", "DaskCluster"));
+    Api::namespaced_with(client.clone(), namespace, &resource)
+}
+
+async fn namespace(client: &Client) -> anyhow::Result<String> {
+    let name = format!("bench-{}", Timestamp::now().as_millisecond());
+    apply_objects(client, "default", &[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})])
+        .await?;
+    Ok(name)
+}
+
+fn server_seconds(control_plane: &ControlPlane) -> anyhow::Result<f64> {
+    let pid = control_plane
+        .pids()
+        .into_iter()
+        .find(|(name, _)| *name == "kube-apiserver")
+        .context("there is no API server")?
+        .1;
+    Ok(usage(pid)?.cpu_seconds)
+}
+
+/// Prints the row and removes everything, so that the next contender finds what this one found.
+async fn finish(client: &Client, namespace: &str, row: Row) -> anyhow::Result<Row> {
+    row.print();
+    let api = dask_clusters(client, namespace);
+    api.delete_collection(&DeleteParams::background(), &ListParams::default())
+        .await
+        .context("deleting the clusters")?;
+    let kinds = [("apps", "v1", "Deployment"), ("apps", "v1", "ReplicaSet"), ("", "v1", "Pod"), ("", "v1", "Service")];
+    for (group, version, kind) in kinds {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+        wait_for(&format!("the end of each {kind}"), Duration::from_secs(300), async || {
+            let left = api.list_metadata(&ListParams::default().limit(1)).await?;
+            Ok(left.items.is_empty().then_some(()))
+        })
+        .await?;
+    }
+    Ok(row)
+}
+
+impl Row {
+    fn print(&self) {
+        let or_dash = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.2}"));
+        println!(
+            "{:<22}{:>9.2}{:>10}{:>10}{:>10}{:>12}{:>12}{:>12.1}",
+            self.contender,
+            self.times.objects.as_secs_f64(),
+            or_dash(self.times.statuses.map(|time| time.as_secs_f64())),
+            self.times.unfinished,
+            or_dash(self.usage.map(|usage| usage.cpu_seconds)),
+            or_dash(self.usage.map(|usage| usage.peak_mib)),
+            or_dash(self.requests),
+            self.server_seconds,
+        );
+    }
+}

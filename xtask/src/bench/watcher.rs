@@ -1,0 +1,120 @@
+//! Notes when everything is there, by watches: the same for whoever makes it.
+
+use std::{collections::HashMap, time::Duration};
+
+use anyhow::{Context as _, bail};
+use futures::{StreamExt as _, stream::SelectAll};
+use kube::{
+    Client, ResourceExt,
+    api::{Api, ApiResource, DynamicObject, WatchEvent, WatchParams},
+    core::GroupVersionKind,
+};
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
+
+use super::converge::Load;
+
+/// When it is given up: three times what the Python operator takes.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Kinds that are counted: group, version, kind.
+const KINDS: [(&str, &str, &str); 4] = [
+    ("apps", "v1", "Deployment"),
+    ("", "v1", "Service"),
+    ("kubernetes.dask.org", "v1", "DaskWorkerGroup"),
+    ("kubernetes.dask.org", "v1", "DaskCluster"),
+];
+
+/// Whose statuses are waited for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Statuses {
+    /// Nobody writes any.
+    None,
+    /// Those of the Python operator: the phase.
+    Phase,
+    /// Ours: phase and counts.
+    Whole,
+}
+
+/// Times since the start.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// Until every object existed.
+    pub(super) objects: Duration,
+    /// Until every status was final; none: not within the time allowed.
+    pub(super) statuses: Option<Duration>,
+    /// Statuses that were not final at the end.
+    pub(super) unfinished: usize,
+}
+
+/// Watches that have begun.
+pub(super) struct Watcher {
+    events: SelectAll<futures::stream::BoxStream<'static, kube::Result<WatchEvent<DynamicObject>>>>,
+}
+
+impl Watcher {
+    /// Begins before anything is made.
+    pub(super) async fn begin(client: &Client, namespace: &str) -> anyhow::Result<Self> {
+        let mut events = SelectAll::new();
+        for (group, version, kind) in KINDS {
+            let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+            let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+            let parameters = WatchParams::default().timeout(290).disable_bookmarks();
+            events.push(api.watch(&parameters, "0").await.with_context(|| format!("watching {kind}"))?.boxed());
+        }
+        Ok(Self { events })
+    }
+
+    /// Waits until everything is there.
+    pub(super) async fn finish(mut self, load: Load, statuses: Statuses, begun: Instant) -> anyhow::Result<Times> {
+        let wanted = load.objects() + load.clusters;
+        let mut objects = HashMap::new();
+        let mut is_final: HashMap<String, bool> = HashMap::new();
+        let mut times = Times { objects: PATIENCE, statuses: None, unfinished: 0 };
+        let mut deadline = begun + PATIENCE;
+        loop {
+            let Ok(event) = timeout_at(deadline, self.events.next()).await else {
+                times.unfinished = is_final.values().filter(|done| !**done).count();
+                if objects.len() < wanted {
+                    bail!("{} of {wanted} objects exist after {PATIENCE:?}", objects.len());
+                }
+                return Ok(times);
+            };
+            let object = match event.context("the watches ended")? {
+                Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => object,
+                Ok(_) => continue,
+                Err(error) => return Err(error).context("watching"),
+            };
+            let kind = object.types.as_ref().map(|types| types.kind.clone()).unwrap_or_default();
+            let key = format!("{kind} {}", object.name_any());
+            if let Some(done) = done(statuses, &kind, &object.data, load) {
+                is_final.insert(key.clone(), done);
+            }
+            objects.insert(key, ());
+            if objects.len() == wanted && times.objects == PATIENCE {
+                times.objects = begun.elapsed();
+                if statuses == Statuses::None {
+                    return Ok(times);
+                }
+                // The Python operator leaves some statuses unfinished for ever.
+                deadline = Instant::now() + Duration::from_secs(60);
+            }
+            if times.objects != PATIENCE && is_final.values().all(|done| *done) {
+                times.statuses = Some(begun.elapsed());
+                return Ok(times);
+            }
+        }
+    }
+}
+
+/// Whether an object's status is final; none: it has none that anybody waits for.
+fn done(statuses: Statuses, kind: &str, object: &Value, load: Load) -> Option<bool> {
+    let running = object.pointer("/status/phase").and_then(Value::as_str) == Some("Running");
+    let counted = object.pointer("/status/replicas").and_then(Value::as_u64) == Some(load.workers as u64);
+    match (statuses, kind) {
+        (Statuses::Phase, "DaskCluster") => Some(running),
+        (Statuses::Whole, "DaskCluster") => Some(running && counted),
+        (Statuses::Whole, "DaskWorkerGroup") => Some(counted),
+        _ => None,
+    }
+}
