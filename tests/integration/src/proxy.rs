@@ -8,7 +8,10 @@ use std::{
     convert::Infallible,
     future::pending,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use anyhow::Context;
@@ -63,6 +66,8 @@ struct Shared {
     stopped: watch::Sender<bool>,
     /// The plural of the kind whose watches tell nothing at the moment.
     held: watch::Sender<Option<String>>,
+    /// How often something was to be told while it was held back.
+    held_back: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -100,6 +105,7 @@ impl Proxy {
             faults: Mutex::default(),
             stopped: watch::Sender::new(false),
             held: watch::Sender::new(None),
+            held_back: AtomicUsize::new(0),
         });
         let server = tokio::spawn(serve(listener, Arc::clone(&shared)));
         Ok(Self { shared, kubeconfig: kubeconfig.with_server(&url(address))?, server })
@@ -137,6 +143,11 @@ impl Proxy {
         self.shared.held.send_replace(Some(plural.to_owned()));
     }
 
+    /// How often a watch had something to tell while it was held back: one that is, once.
+    pub fn held_back(&self) -> usize {
+        self.shared.held_back.load(Ordering::Relaxed)
+    }
+
     /// Lets the watches tell what was held back.
     pub fn release(&self) {
         self.shared.held.send_replace(None);
@@ -171,7 +182,7 @@ async fn converse(connection: TcpStream, shared: Arc<Shared>) {
 }
 
 impl Shared {
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
         if !asks_for_change(request.method(), request.uri()) {
             return self.forward(request).await;
         }
@@ -229,7 +240,7 @@ impl Shared {
         }
     }
 
-    async fn forward(&self, request: Request<Incoming>) -> Answer {
+    async fn forward(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
         let watched = watched_plural(request.uri());
         let (mut head, body) = request.into_parts();
         // The client puts its own in their place.
@@ -247,13 +258,18 @@ impl Shared {
     }
 
     /// What a watch tells, when it is not held back.
-    fn holding(&self, plural: String, body: Body) -> UnsyncBoxBody<Bytes, kube::Error> {
-        let held = self.held.subscribe();
+    fn holding(self: &Arc<Self>, plural: String, body: Body) -> UnsyncBoxBody<Bytes, kube::Error> {
+        let shared = Arc::clone(self);
         let frames = BodyStream::new(body).then(move |frame| {
-            let (mut held, plural) = (held.clone(), plural.clone());
+            let (shared, plural) = (Arc::clone(&shared), plural.clone());
             async move {
-                // The sender is gone with the proxy.
-                let _ = held.wait_for(|held| held.as_ref() != Some(&plural)).await;
+                let is_held = |held: &Option<String>| held.as_ref() == Some(&plural);
+                let mut held = shared.held.subscribe();
+                if is_held(&held.borrow()) {
+                    shared.held_back.fetch_add(1, Ordering::Relaxed);
+                }
+                // `shared` has the sender: it does not fail.
+                let _ = held.wait_for(|held| !is_held(held)).await;
                 frame
             }
         });

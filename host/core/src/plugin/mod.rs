@@ -1,12 +1,14 @@
 //! Everything about plugins that can be decided without running one: names, subscriptions, grants, and what an answer may hold.
 
 mod answer;
+mod budget;
 mod delivery;
 mod pods;
 mod projection;
 mod subscription;
 
 pub use answer::{Rights, accept};
+pub use budget::ApplyBudget;
 pub use delivery::{Delivery, Handled, decide};
 pub use projection::{FieldPathError, Projection};
 pub use subscription::{Mounted, Unserved, unserved};

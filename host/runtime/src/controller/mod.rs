@@ -22,7 +22,7 @@ use dask_wasm_operator_core::{
     dask::{Environment, Reconciler},
     object::{NamespacedName, ObjectKey},
     pipeline::{Handler, MountedHandler, Pass, Pipeline, SubjectState},
-    plugin::HandlerName,
+    plugin::{ApplyBudget, HandlerName},
     ports::{CallReport, LogLevel, Observed, Writes},
     queue::Queue,
     retry::{Backoff, Retry},
@@ -115,6 +115,8 @@ struct Inner {
     running: HashMap<(Work, NamespacedName), Instant>,
     /// Keys whose appointment is a requeue that the handler asked for.
     requeues: HashSet<(Work, NamespacedName)>,
+    /// Writes of each plugin.
+    budgets: HashMap<String, ApplyBudget>,
 }
 
 impl Controller {
@@ -291,6 +293,14 @@ impl Controller {
         if self.lock().requeues.remove(&(work.clone(), at.clone())) {
             state.requeue();
         }
+        let limit = handler.rights.limits.applies_per_minute;
+        let wait = self.lock().budgets.entry(name.plugin.clone()).or_default().wait(limit, now());
+        if let Some(wait) = wait {
+            tracing::debug!(plugin = name.plugin, ?wait, "waits for its budget of writes (spec.limits.appliesPerMinute)");
+            let due = self.millis_after(wait);
+            self.lock().queue.wake_at(work, at.clone(), due);
+            return;
+        }
         let subject = ObjectKey { kind: handler.subject.kind.clone(), at: at.clone() };
         let pass = self.pipeline().reconcile(&Handler::Plugin(Arc::clone(&handler)), at, state, now()).await;
         if let Some(report) = &pass.call {
@@ -302,6 +312,7 @@ impl Controller {
         self.post(&subject, &pass.events);
         {
             let mut inner = self.lock();
+            inner.budgets.entry(name.plugin.clone()).or_default().spend(pass.writes, now());
             if pass.requeue_after.is_some() && pass.retry.is_none() {
                 inner.requeues.insert((work.clone(), at.clone()));
             }

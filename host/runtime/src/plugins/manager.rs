@@ -25,7 +25,7 @@ use dask_wasm_operator_core::{
     plugin::PLUGIN_LABEL,
     ports::{Guest, Observed, Writes},
     spec::{
-        DASK_PLUGIN, DASK_PLUGIN_RECORD, DaskPluginSpec, DaskPluginStatus, HandlerState, HandlerStatus, Mode,
+        ConflictPolicy, DASK_PLUGIN, DASK_PLUGIN_RECORD, DaskPluginSpec, DaskPluginStatus, HandlerState, HandlerStatus, Mode,
         PluginState, RemovalPolicy, SelectedSource,
     },
 };
@@ -457,6 +457,7 @@ fn not_served(spec: &DaskPluginSpec) -> Option<Newest> {
         ("serviceAccountName", spec.service_account_name.is_some()),
         ("mode: shadow", spec.mode == Mode::Shadow),
         ("adoptFrom", spec.adopt_from.is_some()),
+        ("onConflict: yield", spec.on_conflict == ConflictPolicy::Yield),
         ("grants.read", !spec.grants.read.is_empty()),
         ("grants.deleteSubject", spec.grants.delete_subject),
     ];

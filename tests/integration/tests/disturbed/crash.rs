@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, ensure};
 use dask_wasm_operator_test_integration::proxy::{Moment, Proxy};
 use dask_wasm_operator_test_support::{Operator, wait_for};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     site::{CLUSTER, Site, TIMEOUT, shared_cluster, with_site},
@@ -81,13 +81,17 @@ impl Step {
         };
         let count = |kind| seen.of_kind(kind).count();
         let deployments = workers as usize + 1;
+        let reason = |object: &Value, condition: &str| {
+            let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+            conditions.find(|found| found["type"] == condition).map(|found| found["reason"].clone())
+        };
+        // No pod ever starts here.
         let shown = seen.of_kind("DaskCluster").chain(seen.of_kind("DaskWorkerGroup")).all(|object| {
-            let progressing = object["status"]["conditions"].as_array().into_iter().flatten();
-            let mut progressing = progressing.filter(|condition| condition["type"] == "Progressing");
             object["status"]["replicas"] == json!(workers)
-                && progressing.all(|condition| condition["status"] == "False")
+                && reason(object, "Progressing") == Some(json!("WorkersStarting"))
+                && reason(object, "Degraded") == Some(json!("AsWanted"))
         });
-        let rolled_out = |deployment: &serde_json::Value| {
+        let rolled_out = |deployment: &Value| {
             deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "1"
         };
         shown
@@ -99,7 +103,8 @@ impl Step {
     /// Waits for the end of a step that nobody disturbs; answers what there is then.
     async fn done(self, site: &Site) -> anyhow::Result<Snapshot> {
         let mut last = Snapshot::default();
-        let done = wait_for(&format!("{self:?} to be done"), TIMEOUT, async || {
+        let description = format!("{self:?} to be done");
+        let done = wait_for(&description, TIMEOUT, async || {
             last = Snapshot::take(site).await?;
             Ok(self.is_done(&last).then_some(()))
         });

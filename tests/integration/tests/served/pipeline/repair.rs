@@ -1,0 +1,213 @@
+//! Whatever happens to what the operator has made is repaired at once; what others add stays.
+
+use anyhow::ensure;
+use serde_json::{Value, json};
+
+use crate::{
+    manifests,
+    objects::{CLUSTER, DEPLOYMENT, GROUP, Kind, SERVICE, condition, controller, name, names, uid},
+    stage::{Stage, image, on_stage},
+};
+
+#[tokio::test]
+async fn what_is_deleted_is_made_anew() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        let cluster = stage.running_cluster("simple", 3).await?;
+        for (kind, name) in [(DEPLOYMENT, "simple-scheduler"), (SERVICE, "simple-scheduler")] {
+            let old = stage.get(kind, name).await?;
+            stage.delete(kind, name).await?;
+            let new = stage.until_new(kind, name, &old).await?;
+            assert_eq!(controller(&new), uid(&cluster));
+        }
+
+        let workers = stage.workers("simple-default").await?;
+        stage.delete(DEPLOYMENT, name(&workers[1])).await?;
+        stage.until_new(DEPLOYMENT, name(&workers[1]), &workers[1]).await?;
+        let repaired = stage.until_workers("simple-default", 3).await?;
+        assert_eq!(names(&repaired), names(&workers), "a worker comes back under its name");
+
+        let group = stage.get(GROUP, "simple-default").await?;
+        stage.delete(GROUP, "simple-default").await?;
+        let new = stage.until_new(GROUP, "simple-default", &group).await?;
+        stage
+            .until(CLUSTER, "simple", "served by workers of the new group", |cluster| cluster["status"]["replicas"] == 3)
+            .await?;
+        for worker in &workers {
+            stage.until_gone(DEPLOYMENT, name(worker)).await?;
+        }
+        let workers = stage.until_workers("simple-default", 3).await?;
+        ensure!(workers.iter().all(|worker| controller(worker) == uid(&new)), "workers of the former group are left");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_happened_while_nobody_looked_is_repaired() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        stage.running_cluster("simple", 2).await?;
+        stage.stop().await?;
+        stage.delete(SERVICE, "simple-scheduler").await?;
+        let workers = stage.workers("simple-default").await?;
+        stage.delete(DEPLOYMENT, name(&workers[0])).await?;
+        stage.merge(DEPLOYMENT, name(&workers[1]), &json!({"spec": {"replicas": 0}})).await?;
+        stage.start(&[]).await?;
+        stage.until_there(SERVICE, "simple-scheduler").await?;
+        stage.until_new(DEPLOYMENT, name(&workers[0]), &workers[0]).await?;
+        stage.until(DEPLOYMENT, name(&workers[1]), "started", |worker| worker["spec"]["replicas"] == 1).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// Every object of a cluster of one worker: kind and name.
+async fn made(stage: &Stage) -> anyhow::Result<Vec<(Kind<'static>, String)>> {
+    let worker = stage.until_workers("simple-default", 1).await?.remove(0);
+    Ok(vec![
+        (DEPLOYMENT, "simple-scheduler".to_owned()),
+        (SERVICE, "simple-scheduler".to_owned()),
+        (GROUP, "simple-default".to_owned()),
+        (DEPLOYMENT, name(&worker).to_owned()),
+    ])
+}
+
+#[tokio::test]
+async fn labels_and_owners_that_are_removed_come_back_and_foreign_ones_stay() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        stage.running_cluster("simple", 1).await?;
+        for (kind, name) in made(stage).await? {
+            let before = stage.get(kind, &name).await?;
+            // With its labels the object leaves what the operator watches. What is foreign comes in the same change, so that
+            // it is there when the repair is made.
+            let none: serde_json::Map<_, _> = before["metadata"]["labels"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(label, _)| (label.clone(), Value::Null))
+                .chain([("example.org/foreign".to_owned(), json!("label"))])
+                .collect();
+            let patch = json!({"metadata": {
+                "labels": none, "annotations": {"example.org/foreign": "annotation"}, "finalizers": ["example.org/foreign"],
+            }});
+            stage.merge(kind, &name, &patch).await?;
+            let repaired = stage
+                .until(kind, &name, "labelled again", |object| {
+                    let labels = before["metadata"]["labels"].as_object().into_iter().flatten();
+                    labels.into_iter().all(|(label, value)| object["metadata"]["labels"][label] == *value)
+                })
+                .await?;
+            assert_eq!(uid(&repaired), uid(&before), "{name}");
+            assert_eq!(repaired["metadata"]["labels"]["example.org/foreign"], "label", "{name}");
+
+            stage.merge(kind, &name, &json!({"metadata": {"ownerReferences": null}})).await?;
+            let repaired = stage
+                .until(kind, &name, "owned again", |object| controller(object) == controller(&before))
+                .await?;
+            assert_eq!(uid(&repaired), uid(&before), "{name}");
+            assert_eq!(repaired["metadata"]["annotations"]["example.org/foreign"], "annotation", "{name}");
+            assert_eq!(repaired["metadata"]["finalizers"], json!(["example.org/foreign"]), "{name}");
+            // Nobody else would take it away.
+            stage.merge(kind, &name, &json!({"metadata": {"finalizers": null}})).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn annotations_of_the_operator_that_are_removed_come_back() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        stage.running_cluster("simple", 1).await?;
+        // The group's own value is not the cluster's, and must not be lost with the record of what was copied.
+        stage.scale(GROUP, "simple-default", 2).await?;
+        stage.until_running("simple", 2).await?;
+        let worker = stage.until_workers("simple-default", 2).await?.remove(0);
+        for (kind, name, annotation) in [
+            (DEPLOYMENT, "simple-scheduler", "operator.dask.org/template-hash"),
+            (DEPLOYMENT, name(&worker), "operator.dask.org/template-hash"),
+            (GROUP, "simple-default", "operator.dask.org/worker-ordinals"),
+            (GROUP, "simple-default", "operator.dask.org/copied-replicas"),
+        ] {
+            let before = stage.get(kind, name).await?;
+            let remove = json!({"metadata": {"annotations": {annotation: null}}});
+            let removed = stage.merge(kind, name, &remove).await?;
+            ensure!(removed["metadata"]["annotations"][annotation].is_null(), "{name} has no {annotation} to remove");
+            let repaired = stage
+                .until(kind, name, &format!("annotated with {annotation}"), |object| {
+                    object["metadata"]["annotations"][annotation] == before["metadata"]["annotations"][annotation]
+                })
+                .await?;
+            assert_eq!(repaired["spec"], before["spec"], "{name} without {annotation}");
+        }
+        assert_eq!(stage.workers("simple-default").await?.len(), 2);
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn edits_of_what_the_cluster_says_are_reverted_and_additions_stay() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        stage.running_cluster("simple", 1).await?;
+        let worker = name(&stage.until_workers("simple-default", 1).await?[0]).to_owned();
+        for deployment in ["simple-scheduler", &worker] {
+            let container = stage.get(DEPLOYMENT, deployment).await?;
+            let container = &crate::stage::container(&container)["name"];
+            let patch = json!({"spec": {
+                "replicas": 4,
+                "revisionHistoryLimit": 3,
+                "template": {"spec": {"containers": [{"name": container, "image": "evil", "tty": true}]}},
+            }});
+            let patch = kube::api::Patch::Strategic(patch);
+            stage.api(DEPLOYMENT).patch(deployment, &kube::api::PatchParams::default(), &patch).await?;
+            let repaired = stage
+                .until(DEPLOYMENT, deployment, "as the cluster says", |object| {
+                    object["spec"]["replicas"] == 1 && image(object) == manifests::IMAGE
+                })
+                .await?;
+            assert_eq!(repaired["spec"]["revisionHistoryLimit"], 3);
+            assert_eq!(crate::stage::container(&repaired)["tty"], true);
+        }
+
+        let patch = json!({"spec": {"selector": {"dask.org/component": "nobody"}, "sessionAffinity": "ClientIP"}});
+        stage.merge(SERVICE, "simple-scheduler", &patch).await?;
+        let service = stage
+            .until(SERVICE, "simple-scheduler", "selecting the scheduler", |service| {
+                service["spec"]["selector"]["dask.org/component"] == "scheduler"
+            })
+            .await?;
+        assert_eq!(service["spec"]["sessionAffinity"], "ClientIP");
+
+        let patch = json!({"spec": {"cluster": "another"}});
+        stage.merge(GROUP, "simple-default", &patch).await?;
+        stage.until(GROUP, "simple-default", "of its cluster", |group| group["spec"]["cluster"] == "simple").await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_paused_cluster_is_left_alone() -> anyhow::Result<()> {
+    const PAUSED: &str = "operator.dask.org/paused";
+    on_stage(async |stage| {
+        stage.running_cluster("simple", 1).await?;
+        stage.merge(CLUSTER, "simple", &json!({"metadata": {"annotations": {PAUSED: "true"}}})).await?;
+        let message = stage.until_condition(CLUSTER, "simple", ["Progressing", "False", "Paused"]).await?;
+        ensure!(message.contains(PAUSED), "{message}");
+
+        stage.delete(SERVICE, "simple-scheduler").await?;
+        stage.merge(CLUSTER, "simple", &json!({"spec": {"worker": {"replicas": 3}}})).await?;
+        // That the Service is gone is seen in the status, and after that another cluster is made.
+        stage.until(CLUSTER, "simple", "without Service", |cluster| cluster["status"]["phase"] == "Created").await?;
+        stage.running_cluster("other", 1).await?;
+        assert_eq!(stage.find(SERVICE, "simple-scheduler").await?, None);
+        assert_eq!(stage.get(GROUP, "simple-default").await?["spec"]["worker"]["replicas"], 1);
+
+        stage.merge(CLUSTER, "simple", &json!({"metadata": {"annotations": {PAUSED: null}}})).await?;
+        let cluster = stage.until_running("simple", 3).await?;
+        assert_ne!(condition(&cluster, "Progressing")["reason"], "Paused");
+        stage.get(SERVICE, "simple-scheduler").await?;
+        Ok(())
+    })
+    .await
+}
