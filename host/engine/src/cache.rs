@@ -114,18 +114,16 @@ impl Cache {
     }
 
     fn entries(&self) -> Result<Vec<Entry>, CacheError> {
-        let read = || {
-            let mut entries = Vec::new();
-            for entry in fs::read_dir(&self.directory)? {
-                let entry = entry?;
-                let metadata = entry.metadata()?;
-                if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
-                    entries.push(Entry { name, size: metadata.len(), used: metadata.modified()? });
-                }
-            }
-            Ok(entries)
-        };
-        read().map_err(|source| CacheError::Open { directory: self.directory.clone(), source })
+        let failed = |source| CacheError::Open { directory: self.directory.clone(), source };
+        let files = fs::read_dir(&self.directory).map_err(failed)?;
+        // What vanishes meanwhile was another process's to finish or to remove.
+        let is_there = |entry: &Result<Option<Entry>, io::Error>| !matches!(entry, Err(error) if error.kind() == io::ErrorKind::NotFound);
+        files
+            .map(|file| Entry::of(&file?))
+            .filter(is_there)
+            .filter_map(Result::transpose)
+            .collect::<Result<_, _>>()
+            .map_err(failed)
     }
 
     fn failed(&self, name: &str, source: io::Error) -> CacheError {
@@ -137,6 +135,17 @@ struct Entry {
     name: String,
     size: u64,
     used: SystemTime,
+}
+
+impl Entry {
+    /// None for what is no entry.
+    fn of(file: &fs::DirEntry) -> io::Result<Option<Self>> {
+        let metadata = file.metadata()?;
+        match file.file_name().into_string() {
+            Ok(name) if metadata.is_file() => Ok(Some(Self { name, size: metadata.len(), used: metadata.modified()? })),
+            _ => Ok(None),
+        }
+    }
 }
 
 /// A file that is removed if it does not become an entry.

@@ -22,7 +22,7 @@ fn handle(call: &Call) -> Result<Outcome, Failure> {
 }
 
 fn port_for(ports: Value) -> Value {
-    let outcome = handle(&testing::call("dashboard", &service(ports))).unwrap();
+    let outcome = handle(&testing::call("dashboard", &service(ports))).expect("the Service is in order");
     testing::child(&outcome, "dashboard")["spec"]["http"][0]["route"][0]["destination"]["port"]["number"].clone()
 }
 

@@ -16,14 +16,12 @@ fn shared_engine() -> Engine {
 }
 
 fn refusal(bytes: &[u8], settings: &PluginSettings) -> LoadError {
-    match shared_engine().prepare(&[bytes], settings) {
-        Ok(_) => panic!("it was loaded"),
-        Err(error) => error,
-    }
+    shared_engine().prepare(&[bytes], settings).map(|_| ()).expect_err("it must not be loaded")
 }
 
 fn wat(name: &str) -> Vec<u8> {
-    wat::parse_file(Path::new(env!("CARGO_MANIFEST_DIR")).join("wat").join(name)).unwrap()
+    wat::parse_file(Path::new(env!("CARGO_MANIFEST_DIR")).join("wat").join(name))
+        .expect("the file is there and is text of wasm")
 }
 
 /// File in `wat/`, step, kind, and what the message must say.
@@ -163,7 +161,9 @@ fn the_strict_profile_has_no_wasi() {
 
 fn load_with(directory: &Path, compiler: Compiler) -> Result<LoadedPlugin, LoadError> {
     let settings = EngineSettings { cache_directory: directory.join("compiled"), cache_capacity: 1 << 30, compiler };
-    Engine::new(settings).unwrap().prepare(&[component("istio-virtual-service")], &PluginSettings::default())
+    Engine::new(settings)
+        .expect("the directory can be written")
+        .prepare(&[component("istio-virtual-service")], &PluginSettings::default())
 }
 
 #[test]

@@ -180,7 +180,7 @@ async fn bare_row(
 ) -> anyhow::Result<Row> {
     let client = control_plane.kubeconfig().client().await?;
     let namespace = namespace(&client).await?;
-    let watcher = Watcher::begin(&client, &namespace).await?;
+    let watcher = Watcher::begin(&client, &namespace);
     let server = server_seconds(control_plane)?;
     let begun = Instant::now();
     let (times, ()) =
@@ -261,7 +261,7 @@ async fn wait_for_peer(client: &Client, namespace: &str) -> anyhow::Result<()> {
 
 /// Posts all DaskClusters and waits until everything is there.
 async fn clusters(client: &Client, namespace: &str, load: Load, statuses: Statuses) -> anyhow::Result<Times> {
-    let watcher = Watcher::begin(client, namespace).await?;
+    let watcher = Watcher::begin(client, namespace);
     let api = dask_clusters(client, namespace);
     let begun = Instant::now();
     let post = async {

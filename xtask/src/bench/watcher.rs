@@ -3,7 +3,11 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context as _, bail};
-use futures::{StreamExt as _, stream::SelectAll};
+use futures::{
+    Stream, StreamExt as _,
+    future::ready,
+    stream::{self, BoxStream, SelectAll},
+};
 use kube::{
     Client, ResourceExt,
     api::{Api, ApiResource, DynamicObject, WatchEvent, WatchParams},
@@ -47,22 +51,23 @@ pub(super) struct Times {
     pub(super) unfinished: usize,
 }
 
+/// What is read of an event: kind, name, and the object if its status counts.
+type Sighting = (&'static str, String, Option<Value>);
+
 /// Watches that have begun.
 pub(super) struct Watcher {
-    events: SelectAll<futures::stream::BoxStream<'static, kube::Result<WatchEvent<DynamicObject>>>>,
+    sightings: SelectAll<BoxStream<'static, Sighting>>,
 }
 
 impl Watcher {
     /// Begins before anything is made.
-    pub(super) async fn begin(client: &Client, namespace: &str) -> anyhow::Result<Self> {
-        let mut events = SelectAll::new();
-        for (group, version, kind) in KINDS {
+    pub(super) fn begin(client: &Client, namespace: &str) -> Self {
+        let streams = KINDS.map(|(group, version, kind)| {
             let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
             let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-            let parameters = WatchParams::default().timeout(290).disable_bookmarks();
-            events.push(api.watch(&parameters, "0").await.with_context(|| format!("watching {kind}"))?.boxed());
-        }
-        Ok(Self { events })
+            if group == "kubernetes.dask.org" { whole(api, kind).boxed() } else { metadata(api, kind).boxed() }
+        });
+        Self { sightings: streams.into_iter().collect() }
     }
 
     /// Waits until everything is there.
@@ -73,21 +78,16 @@ impl Watcher {
         let mut times = Times { objects: PATIENCE, statuses: None, unfinished: 0 };
         let mut deadline = begun + PATIENCE;
         loop {
-            let Ok(event) = timeout_at(deadline, self.events.next()).await else {
+            let Ok(sighting) = timeout_at(deadline, self.sightings.next()).await else {
                 times.unfinished = is_final.values().filter(|done| !**done).count();
                 if objects.len() < wanted {
                     bail!("{} of {wanted} objects exist after {PATIENCE:?}", objects.len());
                 }
                 return Ok(times);
             };
-            let object = match event.context("the watches ended")? {
-                Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => object,
-                Ok(_) => continue,
-                Err(error) => return Err(error).context("watching"),
-            };
-            let kind = object.types.as_ref().map(|types| types.kind.clone()).unwrap_or_default();
-            let key = format!("{kind} {}", object.name_any());
-            if let Some(done) = done(statuses, &kind, &object.data, load) {
+            let (kind, name, object) = sighting.context("the watches ended")?;
+            let key = format!("{kind} {name}");
+            if let Some(done) = object.and_then(|object| done(statuses, kind, &object, load)) {
                 is_final.insert(key.clone(), done);
             }
             objects.insert(key, ());
@@ -104,6 +104,36 @@ impl Watcher {
                 return Ok(times);
             }
         }
+    }
+}
+
+/// A watch that begins again from the present state when the server ends it, as it does with one that reads too slowly.
+fn whole(api: Api<DynamicObject>, kind: &'static str) -> impl Stream<Item = Sighting> {
+    stream::repeat(api).then(async |api| api.watch(&parameters(), "0").await).flat_map(flatten).filter_map(move |event| ready(match event {
+        WatchEvent::Added(object) | WatchEvent::Modified(object) => Some((kind, object.name_any(), Some(object.data))),
+        _ => None,
+    }))
+}
+
+/// As [`whole`], where existence is all that counts.
+fn metadata(api: Api<DynamicObject>, kind: &'static str) -> impl Stream<Item = Sighting> {
+    stream::repeat(api).then(async |api| api.watch_metadata(&parameters(), "0").await).flat_map(flatten).filter_map(move |event| ready(match event {
+        WatchEvent::Added(object) | WatchEvent::Modified(object) => Some((kind, object.name_any(), None)),
+        _ => None,
+    }))
+}
+
+fn parameters() -> WatchParams {
+    WatchParams::default().timeout(290).disable_bookmarks()
+}
+
+/// The events of a watch until it ends; one that could not begin has none.
+fn flatten<T: 'static + Send, S: Stream<Item = kube::Result<WatchEvent<T>>> + Send + 'static>(
+    watch: kube::Result<S>,
+) -> BoxStream<'static, WatchEvent<T>> {
+    match watch {
+        Ok(events) => events.filter_map(|event| ready(event.ok())).boxed(),
+        Err(_) => stream::empty().boxed(),
     }
 }
 

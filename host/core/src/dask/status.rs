@@ -43,12 +43,13 @@ pub(super) fn cluster(seen: &Snapshot, problems: &[Problem]) -> Value {
         ClusterPhase::Running
     };
     let outdated = outdated(problems);
+    let problems: Vec<_> = problems.iter().cloned().chain(group.and_then(problem_of_group)).collect();
     let status = DaskClusterStatus {
         phase: Some(phase),
         conditions: conditions(
             seen,
             &previous.conditions,
-            problems,
+            &problems,
             scheduler_available(scheduler),
             progress(phase == ClusterPhase::Running, &workers, wanted),
         ),
@@ -96,6 +97,14 @@ fn wanted_replicas(group: &Object) -> Option<u32> {
 fn wanted_of_cluster(seen: &Snapshot) -> Option<u32> {
     let spec: DaskClusterSpec = seen.subject.field("spec")?.ok()?;
     Some(spec.worker.replicas)
+}
+
+/// What is wrong with a cluster's group is wrong with the cluster.
+fn problem_of_group(group: &Object) -> Option<Problem> {
+    let status: DaskWorkerGroupStatus = group.field("status")?.ok()?;
+    let degraded = status.conditions.into_iter().find(|condition| condition.type_ == "Degraded");
+    let degraded = degraded.filter(|condition| condition.status == ConditionStatus::True)?;
+    Some(Problem::passing("WorkerGroupDegraded", degraded.message))
 }
 
 fn outdated(problems: &[Problem]) -> u32 {

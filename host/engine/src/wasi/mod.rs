@@ -264,7 +264,13 @@ const DENIALS: [&str; 2] = ["access-denied", "access"];
 
 fn refuse(exports: &mut LinkerInstance<'_, CallState>, interface: &str, name: &str) -> wasmtime::Result<()> {
     let (interface, function) = (format!("wasi:{interface}"), name.to_owned());
-    exports.func_new(name, move |_, ty, _, results| {
+    exports.func_new(name, move |mut call: Call<'_>, ty, parameters, results| {
+        // A handle that was lent must be given back.
+        for parameter in parameters {
+            if let Val::Resource(handle) = parameter {
+                handle.resource_drop(&mut call)?;
+            }
+        }
         let denial = ty.results().next().and_then(|result| denial(&result));
         match (denial, results.first_mut()) {
             (Some(denial), Some(result)) => {

@@ -8,6 +8,7 @@ mod wake;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -254,16 +255,12 @@ impl Controller {
         } else {
             inner.waiting.remove(&key);
         }
-        if pass.problems.is_empty() {
-            inner.problems.remove(&key);
-        } else {
-            inner.problems.insert(key, pass.problems.clone());
-        }
+        let before = inner.problems.insert(key, pass.problems.clone()).unwrap_or_default();
         let at_status = self.millis_after(STATUS_WINDOW);
         inner.queue.wake_at(Work::Publish(reconciler), at.clone(), at_status);
         self.schedule(&mut inner, Work::Reconcile(reconciler), at, &pass);
         drop(inner);
-        self.report(&reconciler.name(), at, &pass.problems);
+        self.report(&reconciler.name(), at, &pass.problems, &before);
     }
 
     async fn publish(&self, reconciler: Reconciler, at: &NamespacedName) {
@@ -319,7 +316,7 @@ impl Controller {
             self.schedule(&mut inner, work, at, &pass);
         }
         if pass.call.is_some() {
-            self.report(name, at, &pass.problems);
+            self.report(name, at, &pass.problems, &[]);
             self.warn_of(&subject, &pass);
         }
     }
@@ -346,11 +343,15 @@ impl Controller {
         }
     }
 
-    /// The one place that logs and counts what could not be done.
-    fn report(&self, handler: &dyn std::fmt::Display, at: &NamespacedName, problems: &[Problem]) {
+    /// The one place that logs and counts what could not be done. What was said before is not said again.
+    fn report(&self, handler: &dyn fmt::Display, at: &NamespacedName, problems: &[Problem], before: &[Problem]) {
         for problem in problems {
-            tracing::warn!(%handler, subject = %at, reason = problem.reason, message = problem.message, "not done");
             self.surroundings.metrics.reconcile_failed(&handler.to_string(), problem.reason);
+            if before.contains(problem) {
+                tracing::debug!(%handler, subject = %at, reason = problem.reason, problem = problem.message, "still not done");
+            } else {
+                tracing::warn!(%handler, subject = %at, reason = problem.reason, problem = problem.message, "not done");
+            }
         }
     }
 

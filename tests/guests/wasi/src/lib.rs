@@ -94,8 +94,8 @@ fn look() -> Outcome {
         "directory": environment::initial_cwd(),
         "preopens": preopens::get_directories().len(),
         "random": [random::get_random_u64(), insecure_seed::insecure_seed().0],
-        "lookup": format!("{:?}", ip_name_lookup::resolve_addresses(&network, "example.org").err()),
-        "socket": format!("{:?}", tcp_create_socket::create_tcp_socket(tcp_create_socket::IpAddressFamily::Ipv4).err()),
+        "lookup": ip_name_lookup::resolve_addresses(&network, "example.org").err().map(|code| code.name()),
+        "socket": tcp_create_socket::create_tcp_socket(tcp_create_socket::IpAddressFamily::Ipv4).err().map(|code| code.name()),
     });
     Outcome {
         children: Some(vec![Child { key: "seen".into(), object: seen.to_string() }]),

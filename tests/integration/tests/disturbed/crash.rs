@@ -149,6 +149,7 @@ impl Scenario {
                             }
                             Err(error) => {
                                 let error = format!("killed at write {n}, {moment:?}: {error:#}");
+                                eprintln!("{error}");
                                 errors.lock().unwrap_or_else(PoisonError::into_inner).push(error);
                             }
                         }

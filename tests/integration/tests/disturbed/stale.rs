@@ -22,6 +22,9 @@ const CHANGES: usize = 50;
 /// The most that is asked for.
 const MOST: u32 = 12;
 
+/// What is asked for in the end.
+const LAST: u32 = 5;
+
 const WORKERS: &str = "dask.org/component=worker";
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -93,9 +96,9 @@ async fn quick_changes(
                 proxy.fail(2, failure);
             }
             let target = target(change);
-            // A cluster's value counts when it is another one than before: the last one is.
-            last = if change + 1 == CHANGES { MOST - 1 } else { random.below(MOST + 1) };
-            if target == Target::Cluster && change + 1 < CHANGES && last == MOST - 1 {
+            // A value of the cluster counts when it is another one than before: the last one is.
+            last = if change + 1 == CHANGES { LAST } else { random.below(MOST + 1) };
+            if target == Target::Cluster && change + 1 < CHANGES && last == LAST {
                 last = MOST;
             }
             highest = highest.max(last);

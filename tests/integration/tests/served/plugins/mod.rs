@@ -5,4 +5,4 @@ mod code;
 mod directory;
 mod failures;
 mod istio;
-mod mounting;
+pub(crate) mod mounting;

@@ -1,0 +1,100 @@
+//! Plugins that fail, or answer what they may not.
+
+use anyhow::ensure;
+use serde_json::{Value, json};
+
+use crate::{
+    objects::{CONFIG_MAP, Kind, PLUGIN, text},
+    stage::on_stage,
+};
+
+const QUOTA: Kind<'_> = Kind("v1", "ResourceQuota");
+
+fn count(plugin: &Value, count: &str) -> u64 {
+    plugin["status"]["counts"][count].as_u64().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_kind_that_is_not_granted_is_refused_by_name() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        stage.mount_odd("greedy", "Ungranted").await?;
+        stage.mount_odd("mirror", "Mirror").await?;
+        stage.subject("subject", &json!({"key": "value"})).await?;
+        let message = stage.until_condition(PLUGIN, "greedy", ["Degraded", "True", "AnswerRefused"]).await?;
+        ensure!(message.contains("ConfigMap") && message.contains("subject"), "{message}");
+        ensure!(message.contains(r#"Job.batch is not granted; an administrator adds {group: "batch", kind: Job}"#), "{message}");
+        let note = stage.until_event(CONFIG_MAP, "subject", "AnswerRefused").await?;
+        ensure!(note.contains("greedy/odd") && note.contains("Job.batch"), "{note}");
+        assert_eq!(stage.list(Kind("batch/v1", "Job"), "").await?, Vec::<Value>::new());
+        stage.until_there(CONFIG_MAP, "subject-key").await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_temporary_failure_is_tried_again_and_a_permanent_one_waits_for_a_change() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        stage.mount_odd("told", "Told").await?;
+        stage.subject("flaky", &json!({"do": "Flaky", "key": "value"})).await?;
+        stage.until_there(CONFIG_MAP, "flaky-key").await?;
+        let told = stage.until(PLUGIN, "told", "called three times", |told| count(told, "calls") == 3).await?;
+        assert_eq!(count(&told, "failures"), 2);
+        assert_eq!(told["status"]["lastError"]["reason"], "TemporaryFailure");
+        assert_eq!(told["status"]["lastError"]["message"], "told/odd: attempt 2 fails on purpose");
+
+        stage.subject("never", &json!({"do": "Permanent", "key": "value"})).await?;
+        let told = stage.until(PLUGIN, "told", "given up on one", |told| count(told, "parked") == 1).await?;
+        assert_eq!((count(&told, "calls"), count(&told, "failures")), (4, 3));
+        let note = stage.until_event(CONFIG_MAP, "never", "PermanentFailure").await?;
+        ensure!(note.contains("told/odd: never; not tried again until something changes"), "{note}");
+        // Another subject is served meanwhile, and this one not once more.
+        stage.subject("well", &json!({"key": "value"})).await?;
+        stage.until_there(CONFIG_MAP, "well-key").await?;
+        let told = stage.until(PLUGIN, "told", "called for the other", |told| count(told, "calls") == 5).await?;
+        assert_eq!((count(&told, "failures"), count(&told, "parked")), (3, 1));
+
+        stage.merge(CONFIG_MAP, "never", &json!({"data": {"do": null}})).await?;
+        stage.until_there(CONFIG_MAP, "never-key").await?;
+        stage.until(PLUGIN, "told", "well again", |told| count(told, "parked") == 0).await?;
+        stage.until_condition(PLUGIN, "told", ["Degraded", "False", "AsWanted"]).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_subject_is_given_up_after_eight_attempts_and_tried_again_on_request() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        stage.mount_odd("mirror", "Mirror").await?;
+        stage
+            .create(&json!({
+                "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full"},
+                "spec": {"hard": {"count/configmaps": "5"}},
+            }))
+            .await?;
+        let counted = |quota: &Value| quota["status"]["used"]["count/configmaps"].is_string();
+        let quota = stage.until(QUOTA, "full", "in force", counted).await?;
+        let used: u32 = text(&quota, "/status/used/count~1configmaps").parse()?;
+        let hard = json!({"spec": {"hard": {"count/configmaps": (used + 1).to_string()}}});
+        stage.merge(QUOTA, "full", &hard).await?;
+        let raised = |quota: &Value| text(quota, "/status/hard/count~1configmaps") == (used + 1).to_string();
+        stage.until(QUOTA, "full", "raised by one", raised).await?;
+
+        stage.subject("subject", &json!({"key": "value"})).await?;
+        let mirror = stage.until(PLUGIN, "mirror", "given up on one", |mirror| count(mirror, "parked") == 1).await?;
+        assert_eq!((count(&mirror, "calls"), count(&mirror, "failures")), (8, 8));
+        let message = stage.until_condition(PLUGIN, "mirror", ["Degraded", "True", "Forbidden"]).await?;
+        ensure!(message.contains("given up on 1 subjects") && message.contains("exceeded quota: full"), "{message}");
+        stage.until_event(CONFIG_MAP, "subject", "Forbidden").await?;
+
+        // That the reason is gone is nothing that the operator sees.
+        stage.delete(QUOTA, "full").await?;
+        let retry = json!({"metadata": {"annotations": {"plugins.dask.org/retry": "mirror"}}});
+        stage.merge(CONFIG_MAP, "subject", &retry).await?;
+        stage.until_there(CONFIG_MAP, "subject-key").await?;
+        stage.until_condition(PLUGIN, "mirror", ["Degraded", "False", "AsWanted"]).await?;
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,285 @@
+//! The program itself: its commands, how it starts, what it says of itself, and how it ends.
+
+use std::{
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use dask_wasm_operator_api::crds;
+use dask_wasm_operator_test_support::{
+    Installation, Operator, chart,
+    control_plane::{Binaries, ControlPlane},
+    program, wait_for,
+};
+use http_body_util::{BodyExt, Empty};
+use hyper::{StatusCode, body::Bytes};
+use hyper_util::{client::legacy::Client as HttpClient, rt::TokioExecutor};
+use serde_json::{Value, json};
+
+use crate::{
+    manifests,
+    objects::{CLUSTER, DEPLOYMENT, Kind, LEASE, SERVICE, TIMEOUT, text},
+    stage::{in_namespace, on_stage, on_stage_with},
+};
+
+const ROLE: Kind<'_> = Kind("rbac.authorization.k8s.io/v1", "Role");
+const LEASE_NAME: &str = "dask-wasm-operator";
+
+/// Runs the program to its end, without a word of this machine's clusters.
+fn run(arguments: &[&str]) -> anyhow::Result<Output> {
+    let output = Command::new(program()?)
+        .args(arguments)
+        .env_remove("KUBECONFIG")
+        .env("HOME", "/nonexistent")
+        .stdin(Stdio::null())
+        .output();
+    output.context("running the operator")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn crds_are_those_of_the_chart() -> anyhow::Result<()> {
+    let output = run(&["crds"])?;
+    ensure!(output.status.success(), "{}", stderr(&output));
+    let printed: Vec<Value> = documents(&String::from_utf8(output.stdout)?)?;
+    assert_eq!(printed.len(), crds().len());
+    let mut files = 0;
+    for file in std::fs::read_dir(chart().join("crds"))? {
+        let committed = documents(&std::fs::read_to_string(file?.path())?)?;
+        for crd in &committed {
+            ensure!(printed.contains(crd), "{} is not what `crds` prints", text(crd, "/metadata/name"));
+        }
+        files += committed.len();
+    }
+    assert_eq!(files, printed.len());
+    Ok(())
+}
+
+fn documents(yaml: &str) -> anyhow::Result<Vec<Value>> {
+    Ok(serde_saphyr::from_multiple(yaml)?)
+}
+
+#[test]
+fn bad_arguments_are_named_with_what_to_write_instead() -> anyhow::Result<()> {
+    for (arguments, says) in [
+        (["run", "--no-such-flag"], "--no-such-flag"),
+        (["run", "--namespace=team-*"], "--namespace \"team-*\" is a pattern"),
+        (["run", "--namespace=a,b"], "is a pattern"),
+        (["run", "--namespace=UPPER"], "--namespace \"UPPER\""),
+        (["run", "--liveness=nonsense"], "--liveness"),
+        (["run", "--module=my.handlers"], "make its handlers a plugin"),
+        (["--namespace=a", "--namespace=b"], "this version serves one namespace or all of them"),
+        (["--all-namespaces", "--namespace=a"], "cannot be used with"),
+    ] {
+        let output = run(&arguments)?;
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        ensure!(stderr(&output).contains(says), "{arguments:?}: {}", stderr(&output));
+    }
+    Ok(())
+}
+
+#[test]
+fn without_a_cluster_it_says_so() -> anyhow::Result<()> {
+    let output = run(&["run", "--kubeconfig=/nonexistent/kubeconfig"])?;
+    assert_eq!(output.status.code(), Some(78), "{}", stderr(&output));
+    ensure!(stderr(&output).contains("name a kubeconfig by --kubeconfig"), "{}", stderr(&output));
+    Ok(())
+}
+
+#[tokio::test]
+async fn missing_definitions_are_named() -> anyhow::Result<()> {
+    let binaries = tokio::task::spawn_blocking(|| Binaries::ensure(&|line| eprintln!("{line}"))).await??;
+    let mut some = crds();
+    some.retain(|crd| !matches!(crd.spec.names.kind.as_str(), "DaskJob" | "DaskPluginRecord"));
+    let control_plane = ControlPlane::start(&binaries, &some).await?;
+    let mut operator = Operator::start(control_plane.kubeconfig(), &[])?;
+    let status = operator.ended(TIMEOUT).await?;
+    assert_eq!(status.code(), Some(78));
+    let log = operator.log();
+    let says = "the cluster has no daskjobs.kubernetes.dask.org, daskpluginrecords.plugins.dask.org; install the definitions";
+    ensure!(log.contains(says), "{log}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_missing_right_is_named() -> anyhow::Result<()> {
+    in_namespace(async |objects, admin| {
+        let values = json!({"rbac": {"cluster": false}});
+        let installation = Installation::apply(&admin, &objects.namespace, &values).await?;
+        let roles = objects.list(ROLE, "").await?;
+        let role = roles.iter().find(|role| role["rules"].to_string().contains("deployments"));
+        let role = role.context("the chart renders a Role for Deployments")?;
+        let mut rules = role["rules"].as_array().cloned().unwrap_or_default();
+        rules.retain(|rule| rule["resources"] != json!(["deployments"]));
+        objects.merge(ROLE, text(role, "/metadata/name"), &json!({"rules": rules})).await?;
+
+        let scope = ["--namespace", &objects.namespace, "--operator-namespace", &objects.namespace, "--standalone"];
+        // The API server's authorizer learns of the change by a watch of its own.
+        let log = wait_for("the operator to lack rights", TIMEOUT, async || {
+            let mut operator = Operator::start(&installation.kubeconfig, &scope)?;
+            let ended = operator.ended(Duration::from_secs(5)).await;
+            Ok(ended.is_ok_and(|status| status.code() == Some(77)).then(|| operator.log()))
+        })
+        .await?;
+        let named: Vec<_> = log.lines().filter(|line| line.contains("deployments")).collect();
+        for verb in ["get", "list", "watch", "create", "patch", "delete"] {
+            let right = format!("{verb} deployments.apps");
+            ensure!(named.iter().any(|line| line.contains(&right)), "{right} is not named in:\n{log}");
+        }
+        assert_eq!(named.len(), 6, "only what is missing is named:\n{log}");
+        ensure!(log.contains("bind it to the roles that the chart renders"), "{log}");
+        Ok(())
+    })
+    .await
+}
+
+/// Status and body of a GET.
+async fn get(port: u16, path: &str) -> anyhow::Result<(StatusCode, String)> {
+    let client: HttpClient<_, Empty<Bytes>> = HttpClient::builder(TokioExecutor::new()).build_http();
+    let answer = client.get(format!("http://127.0.0.1:{port}{path}").parse()?).await?;
+    let status = answer.status();
+    let body = answer.into_body().collect().await?.to_bytes();
+    Ok((status, String::from_utf8(body.to_vec())?))
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> anyhow::Result<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// The value of a metric, all its labels together.
+fn metric(text: &str, name: &str) -> f64 {
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    let ours = samples.filter(|line| line.split(['{', ' ']).next() == Some(name));
+    ours.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+#[tokio::test]
+async fn it_says_how_it_is() -> anyhow::Result<()> {
+    let port = free_port()?;
+    on_stage_with(&json!({}), &[&format!("--admin-address=127.0.0.1:{port}")], async |stage| {
+        assert_eq!(get(port, "/healthz").await?.0, StatusCode::OK);
+        assert_eq!(get(port, "/readyz").await?.0, StatusCode::OK);
+        assert_eq!(get(port, "/nothing").await?.0, StatusCode::NOT_FOUND);
+        stage.running_cluster("simple", 2).await?;
+        let (status, metrics) = get(port, "/metrics").await?;
+        assert_eq!(status, StatusCode::OK);
+        ensure!(metric(&metrics, "dask_operator_api_writes_total") >= 5.0, "{metrics}");
+        ensure!(metric(&metrics, "process_resident_memory_bytes") > 1e6, "{metrics}");
+        let lines = stage.operator.log();
+        let ready = lines.lines().filter(|line| line.ends_with(" ready") || *line == "ready").count();
+        assert_eq!(ready, 1, "{lines}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn sigterm_ends_it_in_the_midst_of_work() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        for index in 0..10 {
+            stage.create(&manifests::cluster(&format!("cluster-{index}"), 5)).await?;
+        }
+        stage.until_there(DEPLOYMENT, "cluster-0-scheduler").await?;
+        stage.stop().await?;
+        let log = stage.operator.log();
+        ensure!(log.lines().any(|line| line.contains("stopped")), "{log}");
+        ensure!(!log.contains("not everything that was under way came to its end"), "{log}");
+        // The next one goes on with what was left.
+        stage.start(&[]).await?;
+        for index in 0..10 {
+            stage.until_running(&format!("cluster-{index}"), 5).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_second_operator_waits_for_the_lease() -> anyhow::Result<()> {
+    in_namespace(async |objects, admin| {
+        let values = json!({"rbac": {"cluster": false}});
+        let kubeconfig = Installation::apply(&admin, &objects.namespace, &values).await?.kubeconfig;
+        let port = free_port()?;
+        let scope = ["--namespace", &objects.namespace, "--operator-namespace", &objects.namespace];
+        let mut first = Operator::start(&kubeconfig, &scope)?;
+        first.ready().await?;
+        objects.create(&manifests::cluster("first", 1)).await?;
+        objects.until(CLUSTER, "first", "Running", |cluster| cluster["status"]["phase"] == "Running").await?;
+        let holder = text(&objects.get(LEASE, LEASE_NAME).await?, "/spec/holderIdentity").to_owned();
+
+        let admin_address = format!("--admin-address=127.0.0.1:{port}");
+        let mut second = Operator::start(&kubeconfig, &[&scope[..], &[&admin_address]].concat())?;
+        second.ready().await?;
+        objects.create(&manifests::cluster("second", 1)).await?;
+        objects.until(CLUSTER, "second", "Running", |cluster| cluster["status"]["phase"] == "Running").await?;
+        let writes = metric(&get(port, "/metrics").await?.1, "dask_operator_api_writes_total");
+        assert_eq!(writes, 0.0, "the second one wrote while the first had the Lease");
+        assert_eq!(text(&objects.get(LEASE, LEASE_NAME).await?, "/spec/holderIdentity"), holder);
+
+        ensure!(first.stop().await?.success(), "{}", first.log());
+        objects.create(&manifests::cluster("third", 1)).await?;
+        objects.until(CLUSTER, "third", "Running", |cluster| cluster["status"]["phase"] == "Running").await?;
+        assert_ne!(text(&objects.get(LEASE, LEASE_NAME).await?, "/spec/holderIdentity"), holder);
+        second.must_run()?;
+        ensure!(second.stop().await?.success(), "{}", second.log());
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn it_starts_as_the_image_of_the_python_operator_does() -> anyhow::Result<()> {
+    let binaries = tokio::task::spawn_blocking(|| Binaries::ensure(&|line| eprintln!("{line}"))).await??;
+    let control_plane = ControlPlane::start(&binaries, &crds()).await?;
+    let port = free_port()?;
+    let directory = tempfile::tempdir()?;
+    let kubeconfig = directory.path().join("kubeconfig");
+    control_plane.kubeconfig().write(&kubeconfig)?;
+    // Without the word `run`, and with the kubeconfig where kubectl looks for it.
+    let mut operator = KillOnDrop(
+        Command::new(program()?)
+            .args([&format!("--liveness=http://127.0.0.1:{port}/healthz"), "--verbose", "--all-namespaces"])
+            .env("KUBECONFIG", &kubeconfig)
+            .env("XDG_CACHE_HOME", directory.path())
+            .stdin(Stdio::null())
+            .stderr(std::fs::File::create(directory.path().join("log"))?)
+            .spawn()?,
+    );
+    let log = || std::fs::read_to_string(directory.path().join("log")).unwrap_or_default();
+    let objects = crate::objects::Objects { client: control_plane.kubeconfig().client().await?, namespace: "default".into() };
+    let served = async {
+        wait_for("the health check", TIMEOUT, async || {
+            Ok((get(port, "/healthz").await?.0 == StatusCode::OK).then_some(()))
+        })
+        .await?;
+        objects.create(&manifests::cluster("simple", 1)).await?;
+        objects.until(CLUSTER, "simple", "Running", |cluster| cluster["status"]["phase"] == "Running").await?;
+        objects.get(SERVICE, "simple-scheduler").await
+    };
+    served.await.with_context(|| format!("log of the operator:\n{}", log()))?;
+    ensure!(operator.0.try_wait()?.is_none(), "{}", log());
+    Ok(())
+}
+
+/// A child that ends with its test.
+struct KillOnDrop(std::process::Child);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn it_knows_its_version() -> anyhow::Result<()> {
+    let output = run(&["--version"])?;
+    assert_eq!(String::from_utf8(output.stdout)?, "dask-wasm-operator 0.1.0\n");
+    Ok(())
+}
