@@ -165,10 +165,8 @@ impl Planner<'_> {
 
     /// An object that is believed absent. If it only left our watches, it still has its uid.
     fn create(&self, seen: &Snapshot, resource: Resource, object: ObjectKey, child: &WantedChild) -> Action {
-        let departed =
-            seen.departed.iter().find(|former| former.kind.same_kind(&object.kind) && former.at() == object.at);
         let mut body = child.object.clone();
-        if let Some(former) = departed {
+        if let Some(former) = seen.former_child(&object.kind, &object.at.name) {
             body["metadata"]["uid"] = json!(former.metadata.uid);
             return self.apply(resource, object, body, self.force, false);
         }

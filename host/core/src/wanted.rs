@@ -30,6 +30,11 @@ impl Snapshot {
         self.children.iter().find(|child| child.kind.same_kind(kind) && child.metadata.name == name)
     }
 
+    /// The child of this kind and name that vanished from our watches, as it was then.
+    pub fn former_child(&self, kind: &GroupVersionKind, name: &str) -> Option<&Arc<Object>> {
+        self.departed.iter().find(|former| former.kind.same_kind(kind) && former.metadata.name == name)
+    }
+
     /// The first object that was found under a name of [`Snapshot::related`].
     pub fn related_one(&self, name: &str) -> Option<&Arc<Object>> {
         self.related.get(name).and_then(|objects| objects.first())

@@ -1,6 +1,14 @@
 //! What can't be loaded has a named error that says what to do.
 
-use std::{collections::BTreeSet, fs, io::Write, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write,
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    process::{Command, ExitStatus, Stdio},
+    time::Duration,
+};
 
 use dask_wasm_operator_core::ports::CallError;
 use dask_wasm_operator_engine::{
@@ -216,6 +224,33 @@ fn a_compiler_that_fails_is_told_and_leaves_nothing() {
         assert_eq!((error.stage(), error.kind()), (Stage::Compile, kind), "{error}");
         assert!(error.to_string().contains(message), "{error}");
     }
+}
+
+/// The compiling process by itself, with limits of the test's choice: how it ended, and what it said.
+fn compile_within(cpu_seconds: &str, memory: &str) -> (ExitStatus, String) {
+    let mut child = Command::new(COMPILER)
+        .args([cpu_seconds, memory])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it can be started");
+    // It may end before it has read everything.
+    let _ = child.stdin.take().expect("it has one").write_all(component("odd-guest"));
+    let output = child.wait_with_output().expect("it ends");
+    (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn the_compiling_process_keeps_to_its_limits() {
+    let (status, _) = compile_within("120", "1073741824");
+    assert!(status.success());
+    let (status, message) = compile_within("120", "1048576");
+    assert!(status.signal().is_some() && message.contains("memory allocation of"), "{status}: {message}");
+    let (status, message) = compile_within("0", "1073741824");
+    assert!(status.signal().is_some(), "{status}: {message}");
+    let (status, message) = compile_within("", "");
+    assert!(status.code() == Some(1) && message.contains("internal command"), "{status}: {message}");
 }
 
 #[test]

@@ -109,18 +109,28 @@ impl Watcher {
 
 /// A watch that begins again from the present state when the server ends it, as it does with one that reads too slowly.
 fn whole(api: Api<DynamicObject>, kind: &'static str) -> impl Stream<Item = Sighting> {
-    stream::repeat(api).then(async |api| api.watch(&parameters(), "0").await).flat_map(flatten).filter_map(move |event| ready(match event {
-        WatchEvent::Added(object) | WatchEvent::Modified(object) => Some((kind, object.name_any(), Some(object.data))),
-        _ => None,
-    }))
+    stream::repeat(api).then(async |api| api.watch(&parameters(), "0").await).flat_map(flatten).filter_map(
+        move |event| {
+            ready(match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    Some((kind, object.name_any(), Some(object.data)))
+                }
+                _ => None,
+            })
+        },
+    )
 }
 
 /// As [`whole`], where existence is all that counts.
 fn metadata(api: Api<DynamicObject>, kind: &'static str) -> impl Stream<Item = Sighting> {
-    stream::repeat(api).then(async |api| api.watch_metadata(&parameters(), "0").await).flat_map(flatten).filter_map(move |event| ready(match event {
-        WatchEvent::Added(object) | WatchEvent::Modified(object) => Some((kind, object.name_any(), None)),
-        _ => None,
-    }))
+    stream::repeat(api).then(async |api| api.watch_metadata(&parameters(), "0").await).flat_map(flatten).filter_map(
+        move |event| {
+            ready(match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => Some((kind, object.name_any(), None)),
+                _ => None,
+            })
+        },
+    )
 }
 
 fn parameters() -> WatchParams {

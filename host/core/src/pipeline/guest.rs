@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -180,16 +181,11 @@ impl Pipeline<'_> {
         problems.extend(
             done.errors.iter().map(|error| Problem::passing(error.kind(), format!("{}: {error}", handler.name))),
         );
+        if !done.errors.is_empty() && done.errors.iter().all(is_passing) {
+            return disturbed(state, &seen.subject, done.writes);
+        }
         if !problems.is_empty() {
-            let mut pass = failed(state, &seen.subject, problems, None);
-            pass.writes = done.writes;
-            if done.errors.iter().all(|error| matches!(error, WriteError::Stale { .. } | WriteError::NotLeader))
-                && !done.errors.is_empty()
-            {
-                pass.problems.clear();
-                state.problems.clear();
-            }
-            return pass;
+            return Pass { writes: done.writes, ..failed(state, &seen.subject, problems, None) };
         }
         state.backoff.succeed();
         state.problems.clear();
@@ -243,10 +239,26 @@ impl Pipeline<'_> {
         if self.observed.get(&handler.subject.kind, at).is_some() {
             return Pass::default(); // On its way out: its end is another event.
         }
-        let Some(subject) = std::mem::take(state).last_seen else { return Pass::default() };
+        let former = std::mem::take(state);
+        let writes = self.remove_children_of(&former.uid, handler).await;
+        let Some(subject) = former.last_seen else { return Pass { writes, ..Pass::default() } };
         let seen = self.snapshot(&subject, &handler.children, now);
         let call = self.call(handler, &seen, Trigger::Deleted, false, handler.project(&subject), 1);
-        Pass { call: Some(handler.guest.call(call).await), ..Pass::default() }
+        Pass { call: Some(handler.guest.call(call).await), writes, ..Pass::default() }
+    }
+
+    /// A subject that is not seen any more is gone, or lost the labels by which it is watched. Its children are not wanted
+    /// in either case; the garbage collector looks after the first only.
+    async fn remove_children_of(&self, uid: &str, handler: &MountedHandler) -> usize {
+        let manager = handler.name.field_manager();
+        let children = handler.children.iter().flat_map(|kind| self.observed.controlled_by(kind, uid));
+        let ours = children.filter(|child| child.applied_by(&manager).is_some() && !child.is_being_deleted());
+        let deletions = ours.filter_map(|child| {
+            let resource = self.observed.resource(&child.kind)?;
+            Some(Action::Delete { resource, object: child.key(), uid: child.metadata.uid.clone() })
+        });
+        let results = join_all(deletions.map(|action| self.writes.write(action))).await;
+        results.iter().filter(|result| result.is_ok()).count()
     }
 
     fn call(
@@ -306,7 +318,11 @@ impl Pipeline<'_> {
         state: &mut SubjectState,
     ) {
         let kind = DASK_PLUGIN_RECORD.group_version_kind();
-        let (Some(at), Some(resource)) = (record_name(handler, subject), self.observed.resource(&kind)) else { return };
+        let (Some(at), Some(resource)) = (record_name(handler, subject), self.observed.resource(&kind)) else {
+            // There is no place for a record, so it lasts as long as this process.
+            state.handled.created = true;
+            return;
+        };
         let handled = HandledTrigger {
             trigger: "created".to_owned(),
             handled_at: rfc3339(now),
@@ -346,11 +362,9 @@ impl Pipeline<'_> {
                 pass.writes += 1;
             }
             Err(error) => {
-                let problem = Problem::passing(
-                    error.kind(),
-                    format!("{}: the record of what was handled: {error}", handler.name),
-                );
-                *pass = failed(state, subject, vec![problem], None);
+                let why = format!("{}: the record of what was handled: {error}", handler.name);
+                state.problems = vec![Problem::passing(error.kind(), why)];
+                *pass = Pass { problems: state.problems.clone(), ..disturbed(state, subject, pass.writes) };
             }
         }
     }
@@ -391,6 +405,17 @@ fn failed(state: &mut SubjectState, subject: &Object, problems: Vec<Problem>, as
     let retry = state.backoff.fail(&subject.metadata.uid, limit, asked);
     state.problems.clone_from(&problems);
     Pass { retry: Some(retry), problems, ..Pass::default() }
+}
+
+/// Our view was old, or the API server was away: nothing that the plugin or its grants could be blamed for, so it is not
+/// given up on the subject, and no problem is shown that goes away by itself.
+fn disturbed(state: &mut SubjectState, subject: &Object, writes: usize) -> Pass {
+    let retry = state.backoff.fail(&subject.metadata.uid, None, None);
+    Pass { retry: Some(retry), writes, ..Pass::default() }
+}
+
+fn is_passing(error: &WriteError) -> bool {
+    matches!(error, WriteError::Stale { .. } | WriteError::NotLeader | WriteError::Unavailable { .. })
 }
 
 fn is_permanent(error: &CallError) -> bool {

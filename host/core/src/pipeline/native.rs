@@ -31,7 +31,7 @@ impl Pipeline<'_> {
                 .into_iter()
                 .map(|child| {
                     let (kind, name) = target(&child.object);
-                    let live = seen.child(&kind, name).cloned();
+                    let live = seen.child(&kind, name).or_else(|| seen.former_child(&kind, name)).cloned();
                     settle(child, live.as_deref(), &manager)
                 })
                 .collect::<Vec<_>>()

@@ -42,9 +42,6 @@ const RESERVED_METADATA: [&str; 10] = [
 /// Prefixes of labels and annotations that are the host's.
 const RESERVED_PREFIXES: [&str; 2] = ["plugins.dask.org/", "operator.dask.org/"];
 
-/// Longest key of a child: as long as the longest name.
-const KEY_MAX: usize = 253;
-
 /// What a plugin may do: what it asks for, and was granted, and the policy allows.
 #[derive(Clone, Debug)]
 pub struct Rights {
@@ -174,15 +171,8 @@ fn refused(handler: &HandlerName, what: &str, why: &str) -> Problem {
 }
 
 fn check_key(key: &str, unique: bool) -> Result<(), String> {
-    match key {
-        "" => Err("the key is empty".to_owned()),
-        key if key.len() > KEY_MAX => {
-            Err(format!("the key has {} characters, at most {KEY_MAX} are allowed", key.len()))
-        }
-        key if key.chars().any(char::is_control) => Err("the key holds control characters".to_owned()),
-        _ if !unique => Err("the key is used twice".to_owned()),
-        _ => Ok(()),
-    }
+    check_dns_label(key).map_err(|error| format!("the key {error}"))?;
+    if unique { Ok(()) } else { Err("the key is used twice".to_owned()) }
 }
 
 fn check_child(

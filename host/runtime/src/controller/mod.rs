@@ -293,7 +293,11 @@ impl Controller {
         let limit = handler.rights.limits.applies_per_minute;
         let wait = self.lock().budgets.entry(name.plugin.clone()).or_default().wait(limit, now());
         if let Some(wait) = wait {
-            tracing::debug!(plugin = name.plugin, ?wait, "waits for its budget of writes (spec.limits.appliesPerMinute)");
+            tracing::debug!(
+                plugin = name.plugin,
+                ?wait,
+                "waits for its budget of writes (spec.limits.appliesPerMinute)"
+            );
             let due = self.millis_after(wait);
             self.lock().queue.wake_at(work, at.clone(), due);
             return;

@@ -25,8 +25,8 @@ use dask_wasm_operator_core::{
     plugin::PLUGIN_LABEL,
     ports::{Guest, Observed, Writes},
     spec::{
-        ConflictPolicy, DASK_PLUGIN, DASK_PLUGIN_RECORD, DaskPluginSpec, DaskPluginStatus, HandlerState, HandlerStatus, Mode,
-        PluginState, RemovalPolicy, SelectedSource,
+        ConflictPolicy, DASK_PLUGIN, DASK_PLUGIN_RECORD, DaskPluginSpec, DaskPluginStatus, HandlerState, HandlerStatus,
+        Mode, PluginState, RemovalPolicy, SelectedSource,
     },
 };
 use dask_wasm_operator_engine::{Engine, LoadedPlugin};
@@ -458,7 +458,6 @@ fn not_served(spec: &DaskPluginSpec) -> Option<Newest> {
         ("mode: shadow", spec.mode == Mode::Shadow),
         ("adoptFrom", spec.adopt_from.is_some()),
         ("onConflict: yield", spec.on_conflict == ConflictPolicy::Yield),
-        ("grants.read", !spec.grants.read.is_empty()),
         ("grants.deleteSubject", spec.grants.delete_subject),
     ];
     let named: Vec<_> = unserved.iter().filter(|(_, asked)| *asked).map(|(name, _)| format!("spec.{name}")).collect();
@@ -479,7 +478,10 @@ fn load(engine: &Engine, code: &source::Code, spec: &DaskPluginSpec) -> Loaded {
         }
         Ok(loaded)
     });
-    loaded.map(Arc::new).map_err(|error| Newest::new(PluginState::Failed, error.reason(), chain(&error)))
+    loaded.map(Arc::new).map_err(|error| Newest {
+        digest: spec.source.sha256.clone(),
+        ..Newest::new(PluginState::Failed, error.reason(), chain(&error))
+    })
 }
 
 /// What a handler needs to be watched: its subjects, the children that plugins make, and the records of what was handled.

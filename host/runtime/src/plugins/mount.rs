@@ -13,6 +13,7 @@ use dask_wasm_operator_core::{
     ports::Guest,
     spec::{ConflictPolicy, DEFAULT_CHILDREN, DaskPluginSpec, HandlerState, HandlerStatus, Limits, LimitsSpec},
 };
+use serde_json::Value;
 
 /// What became of a plugin's handlers.
 pub(crate) struct Mounting {
@@ -89,13 +90,19 @@ fn mount_handler(
         ));
     }
     let subject = resolve(&declaration.subscription.kind).map_err(|why| ("KindNotServed", why))?;
+    if subject.kind.group.is_empty() && subject.kind.kind == "Secret" {
+        return Err(("NeverReadable", "Secrets are not shown to plugins, whatever is granted".to_owned()));
+    }
     let mounted = Mounted::new(declaration, &namespaces.names)
         .map_err(|error| ("InvalidSubscription", format!("subscription.labels: {error}")))?;
     let projection = declaration.projection.as_ref().map(|paths| Projection::parse(paths)).transpose();
     let projection = projection.map_err(|error| ("InvalidSubscription", format!("projection: {error}")))?;
     let limits = Limits::resolve(plugin.spec.limits.as_ref().unwrap_or(&LimitsSpec::default()))
         .map_err(|error| ("InvalidLimits", error.to_string()))?;
-    let config = serde_json::to_string(&plugin.spec.config).unwrap_or_else(|_| "{}".to_owned());
+    let config = match plugin.spec.config.is_empty() {
+        true => "null".to_owned(),
+        false => Value::Object(plugin.spec.config.clone()).to_string(),
+    };
     let children = child_kinds(plugin, resolve);
     Ok(MountedHandler {
         name: HandlerName { plugin: plugin.name.to_owned(), handler: declaration.name.clone() },

@@ -1,4 +1,4 @@
-//! A plugin that does whatever a plugin must not do: what `spec.config` says, as a [`Behaviour`].
+//! A plugin that does whatever a plugin must not do: what `spec.config` says, as a [`Config`].
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,14 @@ use dask_operator_sdk::{
     ValueTest, json,
 };
 use serde::{Deserialize, Serialize, de::IntoDeserializer};
+
+/// `spec.config` of the DaskPlugin: `{do: Mirror}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// What to do.
+    #[serde(rename = "do")]
+    pub behaviour: Behaviour,
+}
 
 /// What the handler does. The tests match on it, so that none can be forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,7 +205,8 @@ pub fn plugin() -> Plugin {
 
 /// Does what the configuration says.
 pub fn handle(call: &Call) -> Result<Outcome, Failure> {
-    behave(call.config()?, call)
+    let Config { behaviour } = call.config()?;
+    behave(behaviour, call)
 }
 
 fn behave(behaviour: Behaviour, call: &Call) -> Result<Outcome, Failure> {

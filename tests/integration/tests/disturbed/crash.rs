@@ -91,9 +91,8 @@ impl Step {
                 && reason(object, "Progressing") == Some(json!("WorkersStarting"))
                 && reason(object, "Degraded") == Some(json!("AsWanted"))
         });
-        let rolled_out = |deployment: &Value| {
-            deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "1"
-        };
+        let rolled_out =
+            |deployment: &Value| deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "1";
         shown
             && [count("Deployment"), count("ReplicaSet")] == [deployments; 2]
             && seen.of_kind("Deployment").all(rolled_out)
@@ -149,7 +148,6 @@ impl Scenario {
                             }
                             Err(error) => {
                                 let error = format!("killed at write {n}, {moment:?}: {error:#}");
-                                eprintln!("{error}");
                                 errors.lock().unwrap_or_else(PoisonError::into_inner).push(error);
                             }
                         }

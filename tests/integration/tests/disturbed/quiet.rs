@@ -29,7 +29,8 @@ const SETTLING: Duration = Duration::from_secs(3);
 #[tokio::test]
 async fn fifty_settled_clusters_cost_no_request_but_watches() {
     // Others would change what this operator watches.
-    let binaries = tokio::task::spawn_blocking(|| Binaries::ensure(&|line| eprintln!("{line}"))).await.unwrap().unwrap();
+    let binaries =
+        tokio::task::spawn_blocking(|| Binaries::ensure(&|line| eprintln!("{line}"))).await.unwrap().unwrap();
     let control_plane = ControlPlane::start(&binaries, &definitions().unwrap()).await.unwrap();
     quiet(&control_plane).await.unwrap();
 }
@@ -61,9 +62,17 @@ async fn quiet(control_plane: &ControlPlane) -> anyhow::Result<()> {
     let (lease, rest): (Vec<_>, Vec<_>) = requests.into_iter().partition(|request| request.uri.contains("/leases/"));
     let (watches, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|request| request.verb == "watch");
     println!("in {WINDOW:?}: {} watches, {} for the Lease, {} others", watches.len(), lease.len(), rest.len());
-    ensure!(rest.is_empty(), "{} requests with nothing to do, such as\n{:#?}", rest.len(), rest.iter().take(20).collect::<Vec<_>>());
+    ensure!(
+        rest.is_empty(),
+        "{} requests with nothing to do, such as\n{:#?}",
+        rest.len(),
+        rest.iter().take(20).collect::<Vec<_>>()
+    );
     // Each was opened anew: that took no list.
-    ensure!(watches.len() >= 5 && !lease.is_empty(), "the log has not what is known to happen: {watches:#?} {lease:#?}");
+    ensure!(
+        watches.len() >= 5 && !lease.is_empty(),
+        "the log has not what is known to happen: {watches:#?} {lease:#?}"
+    );
     Ok(())
 }
 
@@ -72,8 +81,7 @@ async fn settled(site: &Site, kind: &str) -> anyhow::Result<()> {
     let api = site.api(&dask(kind));
     let is_settled = |object: &Value| {
         let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
-        object["status"]["replicas"] == WORKERS
-            && conditions.any(|condition| condition["reason"] == "WorkersStarting")
+        object["status"]["replicas"] == WORKERS && conditions.any(|condition| condition["reason"] == "WorkersStarting")
     };
     wait_for(&format!("every {kind} to be settled"), TIMEOUT, async || {
         let list = api.list(&ListParams::default()).await?;
@@ -91,7 +99,8 @@ async fn made(site: &Site) -> anyhow::Result<()> {
     let deployments = site.api(&resource("apps/v1", "Deployment"));
     wait_for("everything to be made", TIMEOUT, async || {
         let parameters = ListParams::default();
-        let counts = [virtual_services.list(&parameters).await?.items.len(), records.list(&parameters).await?.items.len()];
+        let counts =
+            [virtual_services.list(&parameters).await?.items.len(), records.list(&parameters).await?.items.len()];
         ensure!(counts == [CLUSTERS; 2], "{counts:?} VirtualServices and records");
         let deployments = deployments.list(&parameters).await?.items;
         let seen = deployments.iter().filter(|object| object.data["status"]["unavailableReplicas"] == 1).count();

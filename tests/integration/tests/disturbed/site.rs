@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// How long anything may take.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Name of the DaskCluster that most tests have.
 pub(crate) const CLUSTER: &str = "simple";

@@ -1,14 +1,14 @@
 //! Everything in a namespace that matters, in a form that is the same for each namespace: what differs by nature (uids, and
 //! names made of them, times, addresses) is replaced by what it stands for.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use anyhow::Context;
 use kube::{
     ResourceExt,
     api::{ApiResource, DynamicObject, ListParams},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::site::{Site, dask, resource};
@@ -23,8 +23,6 @@ fn kinds() -> Vec<ApiResource> {
     vec![
         dask("DaskCluster"),
         dask("DaskWorkerGroup"),
-        dask("DaskAutoscaler"),
-        dask("DaskJob"),
         resource("plugins.dask.org/v1alpha1", "DaskPluginRecord"),
         resource("apps/v1", "Deployment"),
         resource("apps/v1", "ReplicaSet"),
@@ -71,16 +69,34 @@ impl Snapshot {
         self.entries.is_empty()
     }
 
-    /// How this differs from what was expected.
+    /// How this differs from what was expected, field by field.
     pub(crate) fn differences(&self, expected: &Self) -> String {
-        let lines = |snapshot: &Self| -> Vec<String> {
-            snapshot.entries.iter().map(|(key, value)| format!("{key}: {value}")).collect()
-        };
-        let (found, expected) = (lines(self), lines(expected));
-        let missing = expected.iter().filter(|line| !found.contains(line)).map(|line| format!("  expected {line}\n"));
-        let surplus = found.iter().filter(|line| !expected.contains(line)).map(|line| format!("  found    {line}\n"));
-        let text: String = missing.chain(surplus).collect();
-        if text.is_empty() && found.len() != expected.len() { format!("  {found:?}\n") } else { text }
+        let count = |snapshot: &Self, key: &str| snapshot.entries.iter().filter(|(other, _)| other == key).count();
+        let mut lines = Vec::new();
+        for (key, value) in &expected.entries {
+            match self.entries.iter().find(|(other, _)| other == key) {
+                Some((_, found)) => compare(key, found, value, &mut lines),
+                None => lines.push(format!("{key} is missing")),
+            }
+        }
+        for (key, _) in self.entries.iter().filter(|(key, _)| count(self, key) > count(expected, key)) {
+            lines.push(format!("{key} is too much"));
+        }
+        lines.join("\n")
+    }
+}
+
+fn compare(path: &str, found: &Value, expected: &Value, lines: &mut Vec<String>) {
+    match (found, expected) {
+        (Value::Object(found), Value::Object(expected)) => {
+            let names: BTreeSet<_> = found.keys().chain(expected.keys()).collect();
+            let field = |fields: &Map<String, Value>, name| fields.get(name).cloned().unwrap_or_default();
+            for name in names {
+                compare(&format!("{path}.{name}"), &field(found, name), &field(expected, name), lines);
+            }
+        }
+        _ if found == expected => {}
+        _ => lines.push(format!("{path} is {found}, not {expected}")),
     }
 }
 
@@ -125,14 +141,19 @@ fn essence(object: &DynamicObject) -> Value {
     if let Some(spec) = spec.as_object_mut().filter(|_| kind == "Service") {
         spec.retain(|field, _| !field.starts_with("clusterIP"));
     }
+    let mut annotations = object.annotations().clone();
+    // A hash over names of this namespace; what it is made of is compared.
+    if let Some(hash) = annotations.get_mut("operator.dask.org/template-hash") {
+        *hash = "HASH".to_owned();
+    }
     let mut status = object.data["status"].clone();
-    without_times(&mut status);
+    without_incidentals(&mut status);
     json!({
         "kind": kind,
         "metadata": {
             "name": object.name_any(),
             "labels": object.labels(),
-            "annotations": object.annotations(),
+            "annotations": annotations,
             "ownerReferences": owners,
             "deleted": object.metadata.deletion_timestamp.is_some(),
         },
@@ -141,13 +162,14 @@ fn essence(object: &DynamicObject) -> Value {
     })
 }
 
-fn without_times(value: &mut Value) {
+/// Removes times, and hashes over names of one namespace.
+fn without_incidentals(value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            fields.retain(|name, _| !(name.ends_with("Time") || name.ends_with("At")));
-            fields.values_mut().for_each(without_times);
+            fields.retain(|name, _| !(name.ends_with("Time") || name.ends_with("At") || name == "digest"));
+            fields.values_mut().for_each(without_incidentals);
         }
-        Value::Array(items) => items.iter_mut().for_each(without_times),
+        Value::Array(items) => items.iter_mut().for_each(without_incidentals),
         _ => {}
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use dask_wasm_operator_test_integration::proxy::{Failure, Proxy};
+use dask_wasm_operator_test_integration::proxy::{Failure, Moment, Proxy};
 use dask_wasm_operator_test_support::{Operator, wait_for};
 use futures::TryStreamExt;
 use kube::{
@@ -80,6 +80,33 @@ async fn events_that_are_held_back_lead_to_no_second_creation() {
     .unwrap();
 }
 
+/// The ordinals of the workers that are to go are given back before the workers are deleted.
+#[tokio::test]
+async fn growing_again_after_a_crash_while_shrinking() {
+    with_site(async |site| {
+        let proxy = Proxy::start(&site.installation.kubeconfig).await?;
+        let mut operator = served(site, &proxy).await?;
+        let workers = Recorded::start(site).await?;
+        site.scale_group(CLUSTER, 5).await?;
+        workers.number(5).await?;
+        shown(site, 5).await?;
+        // The record of the ordinals; then the first deletion, which the API server never hears of.
+        proxy.stop_at(2, Moment::BeforeForwarding);
+        site.scale_group(CLUSTER, 1).await?;
+        proxy.stopped().await;
+        operator.kill()?;
+        site.scale_group(CLUSTER, 4).await?;
+        let operator = site.start_standalone(&site.installation.kubeconfig)?;
+        shown(site, 4).await.with_context(|| operator.log())?;
+        workers.number(4).await?;
+        let most = workers.seen().most;
+        ensure!(most <= 5, "{most} workers at once, of 5 that were asked for\n{}", operator.log());
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
 /// Changes `replicas` as fast as the API server takes it.
 async fn quick_changes(
     target: impl Fn(usize) -> Target,
@@ -112,7 +139,11 @@ async fn quick_changes(
         workers.number(last).await?;
         let most = workers.seen().most;
         println!("at most {most} workers at once, of {highest} that were asked for");
-        ensure!(most <= highest as usize, "{most} workers at once, of {highest} that were asked for\n{}", operator.log());
+        ensure!(
+            most <= highest as usize,
+            "{most} workers at once, of {highest} that were asked for\n{}",
+            operator.log()
+        );
         Ok(())
     })
     .await

@@ -86,9 +86,9 @@ async fn the_api_server_accepts_each_combination() -> anyhow::Result<()> {
         for (combination, values, ends_at_namespace) in combinations() {
             let rendered = render_chart(&objects.namespace, &values)?;
             for object in &rendered {
-                accepted(&objects, &discovery, object)
-                    .await
-                    .with_context(|| format!("{combination}: {} {}", text(object, "/kind"), text(object, "/metadata/name")))?;
+                accepted(&objects, &discovery, object).await.with_context(|| {
+                    format!("{combination}: {} {}", text(object, "/kind"), text(object, "/metadata/name"))
+                })?;
             }
             let kinds: Vec<_> = rendered.iter().map(|object| text(object, "/kind")).collect();
             assert_eq!(kinds.iter().any(|kind| kind.starts_with("Cluster")), !ends_at_namespace, "{combination}");
@@ -125,7 +125,9 @@ fn rights_follow_the_grants() -> anyhow::Result<()> {
     let rendered = render_chart("dask-operator", &json!({"plugins": plugins()}))?;
     let role = rendered.iter().find(|object| object["kind"] == "ClusterRole").context("there is no ClusterRole")?;
     let rules = role["rules"].as_array().into_iter().flatten();
-    let rules: Vec<_> = rules.filter(|rule| rule["apiGroups"].to_string().contains("istio") || rule["resources"] == json!(["gateways"])).collect();
+    let rules: Vec<_> = rules
+        .filter(|rule| rule["apiGroups"].to_string().contains("istio") || rule["resources"] == json!(["gateways"]))
+        .collect();
     let verbs = json!(["get", "list", "watch", "create", "patch", "delete"]);
     assert_eq!(
         rules,

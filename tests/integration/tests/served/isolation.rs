@@ -3,8 +3,9 @@
 use anyhow::{Context, ensure};
 use dask_wasm_operator_api::crds;
 use dask_wasm_operator_test_support::{
-    Operator, with_namespace,
+    Operator,
     control_plane::{Binaries, ControlPlane},
+    with_namespace,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSONSchemaProps};
 use odd_guest::Behaviour;
@@ -27,7 +28,7 @@ async fn beside_healthy_ones(
     on_stage(async |stage| {
         let pid = stage.operator.pid();
         stage.mount_odd("mirror", "Mirror").await?;
-        stage.mount("bad", bytes, &json!({"config": behaviour})).await?;
+        stage.mount("bad", bytes, &json!({"config": {"do": behaviour}})).await?;
         stage.the_mirror_works("first").await?;
         let message = body(stage).await?;
         ensure!(message.contains(says), "{message}");
@@ -109,6 +110,10 @@ fn looser_definitions() -> Vec<CustomResourceDefinition> {
         };
         for version in &mut crd.spec.versions {
             version.schema.get_or_insert_default().open_api_v3_schema = Some(anything.clone());
+            // The API server itself would read the number of workers.
+            if let Some(subresources) = &mut version.subresources {
+                subresources.scale = None;
+            }
         }
     }
     crds
@@ -126,7 +131,11 @@ fn undecodable() -> [(&'static str, Value, &'static str); 5] {
         ("text", json!("text"), "spec"),
         ("no-worker", spec(|spec| *spec = json!({"scheduler": spec["scheduler"]})), "worker"),
         ("replicas", spec(|spec| spec["worker"]["replicas"] = json!("three")), "spec.worker.replicas"),
-        ("labels", spec(|spec| spec["worker"]["metadata"] = json!({"labels": {"a": 1}})), "spec.worker.metadata.labels"),
+        (
+            "labels",
+            spec(|spec| spec["worker"]["metadata"] = json!({"labels": {"a": 1}})),
+            "spec.worker.metadata.labels",
+        ),
     ]
 }
 
@@ -168,7 +177,8 @@ async fn told_on_each(objects: &Objects, operator: &mut Operator) -> anyhow::Res
     odd = objects.until(CLUSTER, "odd-status", "Running", |cluster| cluster["status"]["phase"] == "Running").await?;
     let status = json!({"status": {"phase": 7, "conditions": "none"}});
     objects.api(CLUSTER).patch_status("odd-status", &Default::default(), &kube::api::Patch::Merge(&status)).await?;
-    let again = objects.until(CLUSTER, "odd-status", "Running again", |cluster| cluster["status"]["phase"] == "Running");
+    let again =
+        objects.until(CLUSTER, "odd-status", "Running again", |cluster| cluster["status"]["phase"] == "Running");
     let again = again.await?;
     assert_eq!(condition(&again, "Degraded")["status"], condition(&odd, "Degraded")["status"]);
 

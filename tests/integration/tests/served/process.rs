@@ -100,7 +100,8 @@ async fn missing_definitions_are_named() -> anyhow::Result<()> {
     let status = operator.ended(TIMEOUT).await?;
     assert_eq!(status.code(), Some(78));
     let log = operator.log();
-    let says = "the cluster has no daskjobs.kubernetes.dask.org, daskpluginrecords.plugins.dask.org; install the definitions";
+    let says =
+        "the cluster has no daskjobs.kubernetes.dask.org, daskpluginrecords.plugins.dask.org; install the definitions";
     ensure!(log.contains(says), "{log}");
     Ok(())
 }
@@ -251,7 +252,8 @@ async fn it_starts_as_the_image_of_the_python_operator_does() -> anyhow::Result<
             .spawn()?,
     );
     let log = || std::fs::read_to_string(directory.path().join("log")).unwrap_or_default();
-    let objects = crate::objects::Objects { client: control_plane.kubeconfig().client().await?, namespace: "default".into() };
+    let objects =
+        crate::objects::Objects { client: control_plane.kubeconfig().client().await?, namespace: "default".into() };
     let served = async {
         wait_for("the health check", TIMEOUT, async || {
             Ok((get(port, "/healthz").await?.0 == StatusCode::OK).then_some(()))

@@ -28,7 +28,9 @@ impl Deref for Stage {
 }
 
 /// Runs `body` in a new namespace, as its administrator.
-pub(crate) async fn in_namespace(body: impl AsyncFnOnce(Objects, Kubeconfig) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(crate) async fn in_namespace(
+    body: impl AsyncFnOnce(Objects, Kubeconfig) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let cluster = TestCluster::obtain(&crds()).await?;
     let client = cluster.client().await?;
     with_namespace(&client, async |namespace| {
@@ -117,13 +119,14 @@ impl Stage {
     /// Does for the pod of a Deployment what a kubelet would: it runs and is ready.
     pub(crate) async fn run_pod_of(&self, deployment: &str) -> anyhow::Result<()> {
         let deployment = self.until_there(DEPLOYMENT, deployment).await?;
-        let pod = dask_wasm_operator_test_support::wait_for("the pod of a Deployment", crate::objects::TIMEOUT, async || {
-            let sets = self.list(crate::objects::Kind("apps/v1", "ReplicaSet"), "").await?;
-            let sets: Vec<_> = sets.iter().filter(|set| controller(set) == uid(&deployment)).map(uid).collect();
-            let pods = self.list(POD, "").await?;
-            Ok(pods.iter().find(|pod| sets.contains(&controller(pod))).map(|pod| name(pod).to_owned()))
-        })
-        .await?;
+        let pod =
+            dask_wasm_operator_test_support::wait_for("the pod of a Deployment", crate::objects::TIMEOUT, async || {
+                let sets = self.list(crate::objects::Kind("apps/v1", "ReplicaSet"), "").await?;
+                let sets: Vec<_> = sets.iter().filter(|set| controller(set) == uid(&deployment)).map(uid).collect();
+                let pods = self.list(POD, "").await?;
+                Ok(pods.iter().find(|pod| sets.contains(&controller(pod))).map(|pod| name(pod).to_owned()))
+            })
+            .await?;
         let ready = json!({"type": "Ready", "status": "True"});
         let status = json!({"status": {"phase": "Running", "conditions": [ready]}});
         self.api(POD).patch_status(&pod, &kube::api::PatchParams::default(), &kube::api::Patch::Merge(&status)).await?;

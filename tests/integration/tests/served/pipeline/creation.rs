@@ -141,8 +141,7 @@ async fn fields_newer_than_this_kubernetes_are_passed_on() -> anyhow::Result<()>
         let group = stage.until_there(GROUP, "tomorrow-default").await?;
         assert_eq!(group["spec"]["worker"]["spec"]["containers"][0]["fieldOfTomorrow"], json!({"a": 1}));
         // It arrives: the API server is the one that does not know it.
-        let message =
-            stage.until_condition(GROUP, "tomorrow-default", ["Degraded", "True", "Refused"]).await?;
+        let message = stage.until_condition(GROUP, "tomorrow-default", ["Degraded", "True", "Refused"]).await?;
         ensure!(message.contains("fieldOfTomorrow"), "{message}");
         Ok(())
     })

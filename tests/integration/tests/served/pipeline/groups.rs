@@ -21,7 +21,10 @@ async fn a_group_made_by_hand_belongs_to_its_cluster() -> anyhow::Result<()> {
             assert_eq!(controller(worker), uid(&group));
             assert_eq!(worker["metadata"]["labels"]["dask.org/cluster-name"], "simple");
             let address = &container(worker)["env"][1]["value"];
-            ensure!(address.as_str().is_some_and(|address| address.starts_with("tcp://simple-scheduler.")), "{address}");
+            ensure!(
+                address.as_str().is_some_and(|address| address.starts_with("tcp://simple-scheduler.")),
+                "{address}"
+            );
         }
         stage.until(GROUP, "extra", "of 2 workers", |group| group["status"]["replicas"] == 2).await?;
         let cluster = stage.get(CLUSTER, "simple").await?;
@@ -42,7 +45,8 @@ async fn a_group_without_cluster_says_so_and_comes_alive_with_it() -> anyhow::Re
     on_stage(async |stage| {
         stage.create(&manifests::group("early", "late", 2)).await?;
         let message = stage.until_condition(GROUP, "early", ["Degraded", "True", "ClusterNotFound"]).await?;
-        let remedy = "spec.cluster names late, which is no DaskCluster of this namespace; create it, or correct the name";
+        let remedy =
+            "spec.cluster names late, which is no DaskCluster of this namespace; create it, or correct the name";
         ensure!(message.contains(remedy), "{message}");
         let note = stage.until_event(GROUP, "early", "ClusterNotFound").await?;
         assert_eq!(note, message);
@@ -85,9 +89,8 @@ async fn a_group_can_be_given_another_cluster() -> anyhow::Result<()> {
         stage.until_condition(GROUP, "extra", ["Degraded", "True", "ClusterNotFound"]).await?;
         stage.merge(GROUP, "extra", &json!({"spec": {"cluster": "simple"}})).await?;
         stage.until_workers("extra", 1).await?;
-        let group = stage
-            .until(GROUP, "extra", "well", |group| condition(group, "Degraded")["status"] == "False")
-            .await?;
+        let group =
+            stage.until(GROUP, "extra", "well", |group| condition(group, "Degraded")["status"] == "False").await?;
         assert_eq!(group["status"]["replicas"], 1);
         Ok(())
     })

@@ -30,7 +30,9 @@ async fn what_is_deleted_is_made_anew() -> anyhow::Result<()> {
         stage.delete(GROUP, "simple-default").await?;
         let new = stage.until_new(GROUP, "simple-default", &group).await?;
         stage
-            .until(CLUSTER, "simple", "served by workers of the new group", |cluster| cluster["status"]["replicas"] == 3)
+            .until(CLUSTER, "simple", "served by workers of the new group", |cluster| {
+                cluster["status"]["replicas"] == 3
+            })
             .await?;
         for worker in &workers {
             stage.until_gone(DEPLOYMENT, name(worker)).await?;

@@ -33,7 +33,10 @@ async fn a_groups_own_number_counts_until_the_clusters_changes() -> anyhow::Resu
         stage.until_running("simple", 2).await?;
         stage.until_workers("simple-default", 2).await?;
         let scale = stage.api(GROUP).get_scale("simple-default").await?;
-        assert_eq!((scale.spec.and_then(|spec| spec.replicas), scale.status.map(|status| status.replicas)), (Some(2), Some(2)));
+        assert_eq!(
+            (scale.spec.and_then(|spec| spec.replicas), scale.status.map(|status| status.replicas)),
+            (Some(2), Some(2))
+        );
         let scale = stage.api(CLUSTER).get_scale("simple").await?;
         let selector = scale.status.and_then(|status| status.selector).unwrap_or_default();
         assert_eq!(stage.list(DEPLOYMENT, &selector).await?.len(), 2, "autoscalers find the workers by {selector}");
@@ -70,7 +73,9 @@ async fn those_that_never_started_go_first_and_then_the_newest() -> anyhow::Resu
         for ordinal in [0, 2, 3] {
             stage.run_pod_of(&worker(ordinal)).await?;
         }
-        stage.until(GROUP, "simple-default", "of 3 ready workers", |group| group["status"]["readyReplicas"] == 3).await?;
+        stage
+            .until(GROUP, "simple-default", "of 3 ready workers", |group| group["status"]["readyReplicas"] == 3)
+            .await?;
 
         for left in [vec![0, 2, 3], vec![0, 2], vec![0]] {
             stage.scale(GROUP, "simple-default", u32::try_from(left.len())?).await?;

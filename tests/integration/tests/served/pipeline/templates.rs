@@ -38,7 +38,11 @@ async fn workers_of_an_older_template_are_left_alone_until_they_are_deleted() ->
         let degraded = condition(&group, "Degraded");
         assert_eq!((&degraded["status"], &degraded["reason"]), (&json!("True"), &json!("TemplateOutdated")));
         let message = degraded["message"].as_str().unwrap_or_default();
-        ensure!(message.contains(name(&workers[0])) && message.contains("delete it"), "{message}");
+        let named = |worker| message.contains(&format!("Deployment {} was made from an older template", name(worker)));
+        ensure!(
+            workers.iter().any(named) && message.contains("delete it to have it made anew (and 1 more)"),
+            "{message}"
+        );
         for worker in &workers {
             let now = stage.get(DEPLOYMENT, name(worker)).await?;
             assert_eq!((uid(&now), &now["spec"]), (uid(worker), &worker["spec"]));

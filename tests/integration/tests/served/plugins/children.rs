@@ -11,7 +11,7 @@ use crate::{
 
 /// Mounts the mirror with this specification and has it make two children of one subject.
 async fn mirrored(stage: &Stage, mut spec: Value) -> anyhow::Result<Value> {
-    spec["config"] = json!("Mirror");
+    spec["config"] = json!({"do": "Mirror"});
     stage.mount("mirror", odd()?, &spec).await?;
     let subject = stage.subject("pair", &json!({"left": "1", "right": "2"})).await?;
     for child in ["pair-left", "pair-right"] {
@@ -80,7 +80,10 @@ async fn a_field_that_others_take_is_a_conflict() -> anyhow::Result<()> {
         mirrored(stage, json!({})).await?;
         stage.merge(CONFIG_MAP, "pair-left", &json!({"data": {"value": "edited"}})).await?;
         let message = stage.until_condition(PLUGIN, "mirror", ["Degraded", "True", "FieldConflict"]).await?;
-        ensure!(message.contains("ConfigMap") && message.contains("pair-left") && message.contains(".data.value"), "{message}");
+        ensure!(
+            message.contains("ConfigMap") && message.contains("pair-left") && message.contains(".data.value"),
+            "{message}"
+        );
         assert_eq!(stage.get(CONFIG_MAP, "pair-left").await?["data"]["value"], "edited");
         Ok(())
     })

@@ -14,7 +14,7 @@ use crate::{
 #[tokio::test]
 async fn code_can_come_after_its_plugin_and_be_replaced() -> anyhow::Result<()> {
     on_stage(async |stage| {
-        stage.create(&plugin("mirror", &json!({"config": "Mirror"}))).await?;
+        stage.create(&plugin("mirror", &json!({"config": {"do": "Mirror"}}))).await?;
         let message = stage.until_state("mirror", "Failed", "ConfigMapNotFound").await?;
         ensure!(message.contains("create it: kubectl create configmap mirror"), "{message}");
 
@@ -65,7 +65,7 @@ async fn what_serves_goes_on_while_newer_code_is_broken() -> anyhow::Result<()> 
 #[tokio::test]
 async fn code_must_have_the_digest_that_was_promised() -> anyhow::Result<()> {
     on_stage(async |stage| {
-        let spec = json!({"config": "Mirror", "source": {"sha256": sha256(odd()?)}});
+        let spec = json!({"config": {"do": "Mirror"}, "source": {"sha256": sha256(odd()?)}});
         stage.mount("mirror", odd()?, &spec).await?;
         stage.until_served_by("mirror", odd()?).await?;
 
@@ -85,7 +85,7 @@ async fn code_must_have_the_digest_that_was_promised() -> anyhow::Result<()> {
 #[tokio::test]
 async fn grants_beyond_the_default_need_a_digest() -> anyhow::Result<()> {
     on_stage(async |stage| {
-        let spec = json!({"config": "Mirror", "grants": {"create": [{"group": "batch", "kind": "Job"}]}});
+        let spec = json!({"config": {"do": "Mirror"}, "grants": {"create": [{"group": "batch", "kind": "Job"}]}});
         stage.mount("mirror", odd()?, &spec).await?;
         let message = stage.until_state("mirror", "Failed", "DigestRequired").await?;
         ensure!(message.contains("spec.source.sha256") && message.contains(&sha256(odd()?)), "{message}");
@@ -101,7 +101,9 @@ async fn grants_of_a_newer_specification_are_not_for_the_code_that_still_serves(
     on_stage(async |stage| {
         stage.mount_odd("told", "Told").await?;
         // With the grant alone, the code of the ConfigMap would be given it unseen.
-        stage.merge(PLUGIN, "told", &json!({"spec": {"grants": {"create": [{"group": "batch", "kind": "Job"}]}}})).await?;
+        stage
+            .merge(PLUGIN, "told", &json!({"spec": {"grants": {"create": [{"group": "batch", "kind": "Job"}]}}}))
+            .await?;
         stage.until_state("told", "Failed", "DigestRequired").await?;
         stage.subject("eager", &json!({"do": "Ungranted"})).await?;
         let message = stage.until_condition(PLUGIN, "told", ["Degraded", "True", "AnswerRefused"]).await?;
@@ -115,12 +117,13 @@ async fn grants_of_a_newer_specification_are_not_for_the_code_that_still_serves(
 async fn what_is_not_served_yet_is_named_and_the_rest_goes_on() -> anyhow::Result<()> {
     on_stage(async |stage| {
         let unserved = odd_that_says(Description::Unserved)?;
-        stage.mount("mirror", &unserved, &json!({"config": "Mirror"})).await?;
+        stage.mount("mirror", &unserved, &json!({"config": {"do": "Mirror"}})).await?;
         let message = stage.until_condition(PLUGIN, "mirror", ["HandlersServed", "False", "NotServedYet"]).await?;
         ensure!(message.contains("2 of 3 handlers are not served"), "{message}");
         let plugin = stage.until_ready("mirror").await?;
         let handlers = plugin["status"]["handlers"].as_array().into_iter().flatten();
-        let handlers: Vec<_> = handlers.map(|handler| ["/name", "/state", "/message"].map(|part| text(handler, part))).collect();
+        let handlers: Vec<_> =
+            handlers.map(|handler| ["/name", "/state", "/message"].map(|part| text(handler, part))).collect();
         let served = "this version of the operator does not serve";
         assert_eq!(
             handlers,
@@ -138,7 +141,7 @@ async fn what_is_not_served_yet_is_named_and_the_rest_goes_on() -> anyhow::Resul
 #[tokio::test]
 async fn fields_of_the_specification_that_are_not_served_yet_are_named() -> anyhow::Result<()> {
     on_stage(async |stage| {
-        let spec = json!({"config": "Mirror", "serviceAccountName": "somebody", "mode": "shadow"});
+        let spec = json!({"config": {"do": "Mirror"}, "serviceAccountName": "somebody", "mode": "shadow"});
         stage.mount("careful", odd()?, &spec).await?;
         let message = stage.until_state("careful", "NotServed", "NotServedYet").await?;
         ensure!(message.contains("spec.serviceAccountName, spec.mode: shadow"), "{message}");
@@ -152,7 +155,7 @@ async fn fields_of_the_specification_that_are_not_served_yet_are_named() -> anyh
 #[tokio::test]
 async fn no_plugin_is_loaded_when_they_are_disabled() -> anyhow::Result<()> {
     on_stage_with(&json!({}), &["--disable-plugins"], async |stage| {
-        stage.mount("mirror", odd()?, &json!({"config": "Mirror"})).await?;
+        stage.mount("mirror", odd()?, &json!({"config": {"do": "Mirror"}})).await?;
         stage.subject("subject", &json!({"key": "value"})).await?;
         stage.running_cluster("simple", 1).await?;
         assert_eq!(stage.get(PLUGIN, "mirror").await?["status"], Value::Null);

@@ -16,7 +16,7 @@ async fn a_directory_of_plugins_is_served_and_followed() -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let path = |file: &str| directory.path().join(file);
     fs::write(path("mirror.wasm"), odd()?)?;
-    fs::write(path("mirror.yaml"), plugin("mirror", &json!({"config": "Mirror"})).to_string())?;
+    fs::write(path("mirror.yaml"), plugin("mirror", &json!({"config": {"do": "Mirror"}})).to_string())?;
     fs::write(path("broken.wasm"), "<html>")?;
     let argument = format!("--plugin-dir={}", directory.path().display());
     on_stage_with(&json!({}), &[&argument], async |stage| {
@@ -31,7 +31,7 @@ async fn a_directory_of_plugins_is_served_and_followed() -> anyhow::Result<()> {
         let newer = odd_that_says(Description::Newer)?;
         fs::write(path("next.part"), newer)?;
         fs::rename(path("next.part"), path("next.wasm"))?;
-        fs::write(path("next.yaml"), plugin("next", &json!({"config": "Mirror"})).to_string())?;
+        fs::write(path("next.yaml"), plugin("next", &json!({"config": {"do": "Mirror"}})).to_string())?;
         fs::remove_file(path("mirror.wasm"))?;
         stage
             .until(CONFIG_MAP, "first-key", "made by the other plugin", |child| {

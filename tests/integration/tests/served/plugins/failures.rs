@@ -22,7 +22,10 @@ async fn a_kind_that_is_not_granted_is_refused_by_name() -> anyhow::Result<()> {
         stage.subject("subject", &json!({"key": "value"})).await?;
         let message = stage.until_condition(PLUGIN, "greedy", ["Degraded", "True", "AnswerRefused"]).await?;
         ensure!(message.contains("ConfigMap") && message.contains("subject"), "{message}");
-        ensure!(message.contains(r#"Job.batch is not granted; an administrator adds {group: "batch", kind: Job}"#), "{message}");
+        ensure!(
+            message.contains(r#"Job.batch is not granted; an administrator adds {group: "batch", kind: Job}"#),
+            "{message}"
+        );
         let note = stage.until_event(CONFIG_MAP, "subject", "AnswerRefused").await?;
         ensure!(note.contains("greedy/odd") && note.contains("Job.batch"), "{note}");
         assert_eq!(stage.list(Kind("batch/v1", "Job"), "").await?, Vec::<Value>::new());

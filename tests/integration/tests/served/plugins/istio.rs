@@ -64,7 +64,9 @@ async fn the_dashboard_of_each_cluster_is_exposed() -> anyhow::Result<()> {
         assert_eq!(records.len(), 2);
         stage.stop().await?;
         stage.start(&[]).await?;
-        stage.until(PLUGIN, name, "called for both again", |plugin| plugin["status"]["counts"]["subjects"] == 2).await?;
+        stage
+            .until(PLUGIN, name, "called for both again", |plugin| plugin["status"]["counts"]["subjects"] == 2)
+            .await?;
         let after = stage.get(VIRTUAL_SERVICE, "before-scheduler").await?;
         assert_eq!(after["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"]);
         Ok(())

@@ -70,7 +70,7 @@ impl Stage {
 
     /// Mounts the odd guest with a behaviour and waits until it is ready.
     pub(crate) async fn mount_odd(&self, name: &str, behaviour: &str) -> anyhow::Result<()> {
-        self.mount(name, odd()?, &json!({"config": behaviour})).await?;
+        self.mount(name, odd()?, &json!({"config": {"do": behaviour}})).await?;
         self.until_ready(name).await?;
         Ok(())
     }
