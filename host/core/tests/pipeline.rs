@@ -1,4 +1,5 @@
 //! The native pipeline over a cluster in memory: what is made, what is repaired, what is left alone.
+#![expect(clippy::panic, clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
 
 use std::{collections::BTreeMap, sync::Arc};
 

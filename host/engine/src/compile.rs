@@ -40,6 +40,9 @@ const THREADS: &str = "2";
 /// How much of what the child says goes into an error.
 const MESSAGE: u64 = 2 << 10;
 
+/// How a process says that it got no memory: Rust's allocator, Rust's I/O, the operating system.
+const OUT_OF_MEMORY: [&str; 3] = ["memory allocation of", "out of memory", "Cannot allocate memory"];
+
 /// Exit code of a child whose component does not compile; standard error says why.
 const INVALID: u8 = 3;
 
@@ -86,7 +89,7 @@ impl Compiler {
             Err(CompileError::Time { seconds: CPU_SECONDS })
         } else if code == Some(INVALID.into()) {
             Err(CompileError::Invalid { message })
-        } else if message.contains("memory allocation of") || message.contains("failed to allocate") {
+        } else if OUT_OF_MEMORY.iter().any(|words| message.contains(words)) {
             Err(CompileError::Memory { bytes: MEMORY })
         } else {
             Err(CompileError::Crashed { status, message })

@@ -14,7 +14,7 @@ use dask_wasm_operator_core::{
 use dask_wasm_operator_engine::{Engine, Limits, LoadedPlugin, PluginSettings};
 use dask_wasm_operator_test_guests::{call, component, engine};
 use futures::executor::block_on;
-use odd_guest::{Behaviour, Config};
+use odd_guest::Behaviour;
 
 static ENGINE: LazyLock<Engine> =
     LazyLock::new(|| engine(Path::new(env!("CARGO_TARGET_TMPDIR")), env!("CARGO_BIN_EXE_compile-component")));

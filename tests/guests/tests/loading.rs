@@ -246,7 +246,7 @@ fn the_compiling_process_keeps_to_its_limits() {
     let (status, _) = compile_within("120", "1073741824");
     assert!(status.success());
     let (status, message) = compile_within("120", "1048576");
-    assert!(status.signal().is_some() && message.contains("memory allocation of"), "{status}: {message}");
+    assert!(!status.success() && message.contains("memory"), "{status}: {message}");
     let (status, message) = compile_within("0", "1073741824");
     assert!(status.signal().is_some(), "{status}: {message}");
     let (status, message) = compile_within("", "");
@@ -260,7 +260,7 @@ fn a_packed_plugin_answers_like_a_plain_one() {
     let plain = component("odd-guest");
     let packed = ruzstd_of(plain);
     let plugin = engine.prepare(&[&packed[..100], &packed[100..]], &PluginSettings::default()).unwrap();
-    assert!(plugin.call_blocking(call("odd", "\"Answer\"")).result.is_ok());
+    plugin.call_blocking(call("odd", "\"Answer\"")).result.unwrap();
 }
 
 fn ruzstd_of(plain: &[u8]) -> Vec<u8> {

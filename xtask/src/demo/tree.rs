@@ -132,7 +132,8 @@ impl Drawing {
     pub(super) fn draw(&mut self, forest: &Forest, is_final: bool) -> anyhow::Result<()> {
         let lines = forest.lines();
         let live = io::stdout().is_terminal();
-        if lines == self.last && !(is_final && !live) || !live && !is_final {
+        let is_due = if live { lines != self.last } else { is_final };
+        if !is_due {
             return Ok(());
         }
         let mut text = String::new();

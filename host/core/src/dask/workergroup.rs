@@ -55,9 +55,12 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
 
     let ordinals = ordinals(seen, spec.worker.replicas);
     let uid = seen.subject.metadata.uid.as_str();
+    let mut room = room(seen, spec.worker.replicas);
     let children = ordinals
         .iter()
-        .map(|ordinal| worker(seen, &spec, cluster, environment, &worker_name(group, uid, ordinal)))
+        .map(|ordinal| worker_name(group, uid, ordinal))
+        .filter(|name| seen.child(&deployment_kind(), name).is_some() || take_one(&mut room))
+        .map(|name| worker(seen, &spec, cluster, environment, &name))
         .collect();
     let mut patch = json!({"metadata": {"annotations": {WORKER_ORDINALS: ordinals.to_text()}}});
     if needs_owner(seen, cluster) {
@@ -110,6 +113,20 @@ fn ordinals(seen: &Snapshot, wanted: u32) -> Ordinals {
     }
     ordinals.grow(wanted);
     ordinals
+}
+
+/// How many workers may be made now. Workers whose ordinals were taken back may still be there, after a crash or a failed
+/// deletion: their successors wait until they are gone, lest there are more than were asked for.
+fn room(seen: &Snapshot, wanted: u32) -> u32 {
+    let manager = field_manager(Reconciler::WorkerGroup);
+    let ours = seen.children.iter().filter(|child| child.applied_by(&manager).is_some()).count();
+    wanted.saturating_sub(u32::try_from(ours).unwrap_or(u32::MAX))
+}
+
+fn take_one(room: &mut u32) -> bool {
+    let left = room.checked_sub(1);
+    *room = left.unwrap_or(0);
+    left.is_some()
 }
 
 /// Who goes first: those that were never made, then those that never started, then the newest.

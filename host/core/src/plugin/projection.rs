@@ -108,7 +108,7 @@ fn copy<'a>(from: &Value, mut names: impl Iterator<Item = &'a str>, into: &mut M
 }
 
 /// Ends the recursion of iterator types.
-fn copy_boxed<'a>(from: &Value, names: &mut dyn Iterator<Item = &'a str>, into: &mut Map<String, Value>) {
+fn copy_boxed(from: &Value, names: &mut dyn Iterator<Item = &str>, into: &mut Map<String, Value>) {
     copy(from, names, into);
 }
 

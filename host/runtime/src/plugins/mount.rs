@@ -95,7 +95,7 @@ fn mount_handler(
     }
     let mounted = Mounted::new(declaration, &namespaces.names)
         .map_err(|error| ("InvalidSubscription", format!("subscription.labels: {error}")))?;
-    let projection = declaration.projection.as_ref().map(|paths| Projection::parse(paths)).transpose();
+    let projection = declaration.projection.as_ref().map(Projection::parse).transpose();
     let projection = projection.map_err(|error| ("InvalidSubscription", format!("projection: {error}")))?;
     let limits = Limits::resolve(plugin.spec.limits.as_ref().unwrap_or(&LimitsSpec::default()))
         .map_err(|error| ("InvalidLimits", error.to_string()))?;

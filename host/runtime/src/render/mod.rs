@@ -82,7 +82,7 @@ fn load(plugins: &[(&PluginFiles, (String, DaskPluginSpec))], resources: &[Resou
         let digest = loaded.digest().to_string();
         let mountable = Mountable { name, spec, manifest: loaded.manifest(), digest: &digest, guest };
         let mounting = mount(&mountable, &|reference| resolve(reference, resources));
-        for status in mounting.statuses.iter().filter(|status| status.state == HandlerState::NotServed) {
+        if let Some(status) = mounting.statuses.iter().find(|status| status.state == HandlerState::NotServed) {
             bail!("plugin {name}: handler {}: {}", status.name, status.message.as_deref().unwrap_or("is not served"));
         }
         handlers.extend(mounting.handlers.into_iter().map(Handler::Plugin));

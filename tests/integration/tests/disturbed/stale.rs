@@ -45,7 +45,7 @@ async fn quick_changes_of_a_group() {
 
 #[tokio::test]
 async fn quick_changes_of_both_by_turns() {
-    let by_turns = |change: usize| if change % 2 == 0 { Target::Group } else { Target::Cluster };
+    let by_turns = |change: usize| if change.is_multiple_of(2) { Target::Group } else { Target::Cluster };
     quick_changes(by_turns, |_| None).await.unwrap();
 }
 
@@ -201,7 +201,12 @@ impl Recorded {
                 // Longer than the test.
                 let parameters = WatchParams::default().labels(WORKERS).timeout(290);
                 let events = watched.watch(&parameters, &version).await?;
-                events.try_for_each(async |event| Ok(lock(&record).note(&event))).await
+                events
+                    .try_for_each(async |event| {
+                        lock(&record).note(&event);
+                        Ok(())
+                    })
+                    .await
             };
             let ended: kube::Result<()> = events.await;
             lock(&record).error = Some(format!("the watch of the workers ended: {ended:?}"));
