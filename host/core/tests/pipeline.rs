@@ -220,6 +220,22 @@ fn names_of_removed_workers_are_not_used_again() {
 }
 
 #[test]
+fn successors_wait_for_workers_that_a_crash_left_behind() {
+    let mut world = World::new([simple(5)]);
+    world.settle();
+    // The record was written; before the four were deleted there was a crash, and then more were asked for.
+    world.edit("DaskWorkerGroup", "simple-default", |group| {
+        group["metadata"]["annotations"]["operator.dask.org/worker-ordinals"] = json!(r#"{"next":5,"workers":"0"}"#);
+        group["spec"]["worker"]["replicas"] = json!(4);
+    });
+    world.restart();
+    world.round();
+    assert_eq!(world.workers().len(), 1, "those left behind go first");
+    world.settle();
+    assert_eq!(world.workers().len(), 4);
+}
+
+#[test]
 fn a_changed_template_leaves_what_runs_alone_and_says_so() {
     let mut world = World::new([simple(2)]);
     world.settle();
