@@ -14,7 +14,7 @@ use dask_wasm_operator_core::{
 use dask_wasm_operator_engine::{Engine, Limits, LoadedPlugin, PluginSettings};
 use dask_wasm_operator_test_guests::{call, component, engine};
 use futures::executor::block_on;
-use odd_guest::Behaviour;
+use odd_guest::{Behaviour, Config};
 
 static ENGINE: LazyLock<Engine> =
     LazyLock::new(|| engine(Path::new(env!("CARGO_TARGET_TMPDIR")), env!("CARGO_BIN_EXE_compile-component")));
@@ -36,7 +36,7 @@ fn plugin(package: &'static str, limits: Limits) -> LoadedPlugin {
 }
 
 fn odd_call(behaviour: Behaviour) -> Call {
-    call("odd", &serde_json::to_string(&behaviour).expect("a name is JSON"))
+    call("odd", &serde_json::to_string(&Config { behaviour }).expect("a name is JSON"))
 }
 
 fn children(result: Result<Outcome, CallError>) -> Vec<Child> {

@@ -260,7 +260,7 @@ fn a_packed_plugin_answers_like_a_plain_one() {
     let plain = component("odd-guest");
     let packed = ruzstd_of(plain);
     let plugin = engine.prepare(&[&packed[..100], &packed[100..]], &PluginSettings::default()).unwrap();
-    plugin.call_blocking(call("odd", "\"Answer\"")).result.unwrap();
+    plugin.call_blocking(call("odd", r#"{"do":"Answer"}"#)).result.unwrap();
 }
 
 fn ruzstd_of(plain: &[u8]) -> Vec<u8> {

@@ -12,7 +12,7 @@ mod workergroup;
 
 pub use metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, WORKER_GROUP_NAME_LABEL};
 pub(crate) use status::OUTDATED;
-pub use template::{Settled, TEMPLATE_HASH, settle};
+pub use template::{Settled, TEMPLATE_HASH, as_it_was, settle};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;

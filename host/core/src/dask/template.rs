@@ -51,6 +51,19 @@ pub fn settle(mut child: WantedChild, live: Option<&Object>, manager: &str) -> S
     Settled::Apply(child)
 }
 
+/// A child as it was made, for one that vanished from our watches: if it only lost the label by which it is watched, that is
+/// put back and no pod restarts; if it is gone, the precondition on its uid says so.
+pub fn as_it_was(mut child: WantedChild, former: &Object) -> WantedChild {
+    let former_value = former.to_value();
+    if let Some(spec) = former_value.get("spec") {
+        child.object["spec"] = spec.clone();
+    }
+    if let Some(hash) = former.metadata.annotations.get(TEMPLATE_HASH) {
+        child.object["metadata"]["annotations"][TEMPLATE_HASH] = json!(hash);
+    }
+    child
+}
+
 /// The selector can't change, and new metadata of the template would restart the pod.
 fn keep_template_metadata(wanted: &mut Value, live: &Object, live_value: &Value, manager: &str) {
     if let Some(selector) = live_value.pointer("/spec/selector") {

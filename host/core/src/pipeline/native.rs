@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::{Pass, Pipeline, SubjectState, execute::adopt};
 use crate::{
     action::WriteError,
-    dask::{Lookup, PAUSED, Reconciler, field_manager, settle},
+    dask::{Lookup, PAUSED, Reconciler, Settled, as_it_was, field_manager, settle},
     object::Object,
-    wanted::{Problem, Snapshot, target},
+    wanted::{Problem, Snapshot, WantedChild, target},
 };
 
 impl Pipeline<'_> {
@@ -27,14 +27,7 @@ impl Pipeline<'_> {
         let mut wanted = reconciler.reconcile(&seen, self.environment);
         let settled = wanted.children.take().map(|mut children| {
             adopt(&mut children, subject);
-            children
-                .into_iter()
-                .map(|child| {
-                    let (kind, name) = target(&child.object);
-                    let live = seen.child(&kind, name).or_else(|| seen.former_child(&kind, name)).cloned();
-                    settle(child, live.as_deref(), &manager)
-                })
-                .collect::<Vec<_>>()
+            children.into_iter().map(|child| settle_child(child, &seen, &manager)).collect::<Vec<_>>()
         });
         let mut plan = self.plan(&manager, true, state, &seen, wanted.subject.as_ref(), settled.as_deref());
         let mut problems = wanted.problems;
@@ -69,6 +62,18 @@ impl Pipeline<'_> {
             seen.related.insert(name, found);
         }
         seen
+    }
+}
+
+fn settle_child(child: WantedChild, seen: &Snapshot, manager: &str) -> Settled {
+    let (kind, name) = target(&child.object);
+    if let Some(live) = seen.child(&kind, name) {
+        return settle(child, Some(live), manager);
+    }
+    let Some(former) = seen.former_child(&kind, name) else { return settle(child, None, manager) };
+    match settle(child, Some(former), manager) {
+        Settled::Outdated(child) => Settled::Apply(as_it_was(child, former)),
+        settled => settled,
     }
 }
 
