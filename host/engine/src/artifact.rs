@@ -8,6 +8,8 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
+use crate::limits::Limits;
+
 /// SHA-256 of a plain, unpacked component.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
@@ -81,6 +83,14 @@ impl Artifact {
             _ => Ok(Self { wasm, digest }),
         }
     }
+}
+
+/// The digest of what `parts` give together, unpacked, whether it is a plugin or not.
+///
+/// # Errors
+/// When they can't be unpacked, or are larger than a component may be.
+pub fn digest(parts: &[&[u8]]) -> Result<Digest, ArtifactError> {
+    Artifact::read(parts, Limits::default().component, None).map(|artifact| artifact.digest)
 }
 
 /// A frame may ask the decoder for a window as large as it likes; the content can't be larger than `limit`, so a larger window

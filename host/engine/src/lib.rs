@@ -27,7 +27,7 @@ mod sandbox;
 mod ticker;
 mod wasi;
 
-pub use artifact::{ArtifactError, Digest};
+pub use artifact::{ArtifactError, Digest, digest};
 pub use cache::CacheError;
 pub use compile::{COMPILE_SUBCOMMAND, CompileError, Compiler, compile_child};
 pub use engine::{Engine, EngineError, EngineSettings};

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdin, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -11,15 +11,16 @@ use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{Kubeconfig, wait_for};
+use crate::{Kubeconfig, control_plane::supervised, wait_for};
 
 /// Environment variable that names the program, for tests that are not run by `cargo xtask`.
 pub const PROGRAM_VARIABLE: &str = "DASK_WASM_OPERATOR_TEST_PROGRAM";
 
-/// A running operator. It ends with this value.
+/// A running operator. It ends with this value, and with the process that started it.
 #[derive(Debug)]
 pub struct Operator {
     child: Child,
+    _lifeline: Option<ChildStdin>,
     directory: TempDir,
 }
 
@@ -58,19 +59,18 @@ impl Operator {
         kubeconfig.write(&path)?;
         let log = File::create(directory.path().join("log")).context("making a file for the operator's log")?;
         let cache = crate::control_plane::cache_directory("compiled-plugins")?;
-        let child = Command::new(program)
+        let mut child = supervised("dask-wasm-operator", program)
             .arg("run")
             .arg("--kubeconfig")
             .arg(&path)
             .arg("--cache-dir")
             .arg(cache)
             .args(arguments)
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
-        Ok(Self { child, directory })
+        Ok(Self { _lifeline: child.stdin.take(), child, directory })
     }
 
     /// Its process id.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{Answer, Pass, Pipeline, SubjectState, execute::adopt};
@@ -15,7 +15,7 @@ use crate::{
     action::{Action, Apply, ApplyTarget, WriteError},
     contract::{Call, Failure, HandlerDeclaration, Json, OwnedChild, Subject, Trigger, TriggerRequest},
     dask::{PAUSED, Settled},
-    fields::hex,
+    fields::{hex, holds},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     plugin::{Delivery, HandlerName, KEY_ANNOTATION, Mounted, Projection, RETRY_ANNOTATION, Rights, accept, decide},
     ports::{CallError, CallReport, Guest},
@@ -203,9 +203,9 @@ impl Pipeline<'_> {
     /// Removes the handler's children and fields of a subject.
     async fn withdraw(&self, handler: &MountedHandler, seen: &Snapshot, state: &mut SubjectState) -> Pass {
         let manager = handler.name.field_manager();
-        let holds = seen.subject.applied_by(&manager).is_some();
+        let patched = is_patched_by(&seen.subject, &manager);
         let nothing = SubjectPatch { body: json!({"metadata": {}}), guarded: false };
-        let plan = self.plan(&manager, handler.takes_conflicts, state, seen, holds.then_some(&nothing), Some(&[]));
+        let plan = self.plan(&manager, handler.takes_conflicts, state, seen, patched.then_some(&nothing), Some(&[]));
         let done = self.execute(plan, state).await;
         let retry = (!done.errors.is_empty()).then(|| state.backoff.fail(&seen.subject.metadata.uid, None, None));
         Pass { writes: done.writes, retry, ..Pass::default() }
@@ -416,6 +416,14 @@ fn disturbed(state: &mut SubjectState, subject: &Object, writes: usize) -> Pass 
 
 fn is_passing(error: &WriteError) -> bool {
     matches!(error, WriteError::Stale { .. } | WriteError::NotLeader | WriteError::Unavailable { .. })
+}
+
+/// Whether there are patches of a handler in an object. Its children have the same manager and may be of the same kind as its
+/// subjects; by their owner they are told apart, which no patch sets.
+fn is_patched_by(object: &Object, manager: &str) -> bool {
+    let fields = object.applied_by(manager).and_then(|entry| entry.fields.as_ref());
+    let held = fields.and_then(|fields| serde_json::from_str::<Value>(fields.get()).ok());
+    held.is_some_and(|held| !holds(&held, &["metadata", "ownerReferences"]))
 }
 
 fn is_permanent(error: &CallError) -> bool {

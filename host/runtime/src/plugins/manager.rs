@@ -479,7 +479,7 @@ fn load(engine: &Engine, code: &source::Code, spec: &DaskPluginSpec) -> Loaded {
         Ok(loaded)
     });
     loaded.map(Arc::new).map_err(|error| Newest {
-        digest: spec.source.sha256.clone(),
+        digest: dask_wasm_operator_engine::digest(&parts).ok().map(|digest| digest.to_string()),
         ..Newest::new(PluginState::Failed, error.reason(), chain(&error))
     })
 }

@@ -31,7 +31,7 @@ pub(super) struct Newest {
     pub(super) state: PluginState,
     pub(super) reason: String,
     pub(super) message: String,
-    /// Its digest, if it is known and is not what serves.
+    /// Its digest, if it is known.
     pub(super) digest: Option<String>,
 }
 
@@ -108,7 +108,7 @@ impl Standing {
             reason: Some(newest.reason.clone()),
             message: Some(newest.message.clone()),
             digest: serving.map(|serving| serving.digest.clone()),
-            pending_digest: newest.digest.clone(),
+            pending_digest: newest.digest.clone().filter(|newest| serving.is_none_or(|serving| serving.digest != *newest)),
             describes_as: serving.map(|serving| serving.manifest.name.clone()),
             version: serving.map(|serving| serving.manifest.version.clone()),
             interface_version: serving.map(|serving| serving.manifest.interface_version.clone()),

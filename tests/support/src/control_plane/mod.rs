@@ -29,6 +29,7 @@ use kube::{Api, Client};
 use tempfile::TempDir;
 
 pub use binaries::{Binaries, CACHE_VARIABLE, cache_directory, ensure_helm};
+pub(crate) use program::supervised;
 
 use crate::audit::AuditLog;
 use crate::client::apply_crds;

@@ -15,6 +15,15 @@ use anyhow::Context;
 /// identifier is stored that another process could have taken over in the meantime.
 const SUPERVISED: &str = r#"exec 3<&0; { read -r _ <&3 || kill -KILL 0; } & exec "$@" 3<&- </dev/null"#;
 
+/// A command for `binary` that ends with its standard input, the lifeline: with whoever holds the other end.
+pub(crate) fn supervised(name: &str, binary: &Path) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", SUPERVISED, name]).arg(binary).stdin(Stdio::piped());
+    // Its own group, so that Ctrl-C in a terminal reaches only the starter, whose end then ends the program.
+    command.process_group(0);
+    command
+}
+
 /// A program that ends when it is dropped, and when this process ends for whatever reason, SIGKILL included.
 #[derive(Debug)]
 pub(crate) struct Program {
@@ -34,16 +43,11 @@ impl Program {
     ) -> anyhow::Result<Self> {
         let log = directory.join(format!("{name}.log"));
         let output = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
-        let mut child = Command::new("sh")
-            .args(["-c", SUPERVISED, name])
-            .arg(binary)
+        let mut child = supervised(name, binary)
             .args(arguments)
             .current_dir(directory)
-            .stdin(Stdio::piped())
             .stdout(output.try_clone().context("duplicating a file descriptor")?)
             .stderr(output)
-            // Its own group, so that Ctrl-C in a terminal reaches only the starter, whose end then ends the program.
-            .process_group(0)
             .spawn()
             .with_context(|| format!("starting {name}"))?;
         Ok(Self { name, lifeline: child.stdin.take(), child, log })
