@@ -6,7 +6,7 @@ use super::{Pass, Pipeline, SubjectState, execute::adopt};
 use crate::{
     action::WriteError,
     dask::{Lookup, PAUSED, Reconciler, Settled, as_it_was, field_manager, settle},
-    object::Object,
+    object::{NamespacedName, Object},
     wanted::{Problem, Snapshot, WantedChild, target},
 };
 
@@ -27,7 +27,13 @@ impl Pipeline<'_> {
         let mut wanted = reconciler.reconcile(&seen, self.environment);
         let settled = wanted.children.take().map(|mut children| {
             adopt(&mut children, subject);
-            children.into_iter().map(|child| settle_child(child, &seen, &manager)).collect::<Vec<_>>()
+            children
+                .into_iter()
+                .map(|child| {
+                    let live = self.live_child(&child, &seen, &manager);
+                    settle_child(child, live.as_deref(), &seen, &manager)
+                })
+                .collect::<Vec<_>>()
         });
         let mut plan = self.plan(&manager, true, state, &seen, wanted.subject.as_ref(), settled.as_deref());
         let mut problems = wanted.problems;
@@ -52,6 +58,14 @@ impl Pipeline<'_> {
         }
     }
 
+    /// The child as it is, also if somebody took its owner reference.
+    fn live_child(&self, child: &WantedChild, seen: &Snapshot, manager: &str) -> Option<Arc<Object>> {
+        let (kind, name) = target(&child.object);
+        let at = NamespacedName { namespace: seen.subject.metadata.namespace.clone(), name: name.to_owned() };
+        let ours = |live: &Arc<Object>| live.metadata.controller().is_none() && live.applied_by(manager).is_some();
+        seen.child(&kind, name).cloned().or_else(|| self.observed.get(&kind, &at).filter(ours))
+    }
+
     pub(super) fn observe_native(&self, reconciler: Reconciler, subject: &Arc<Object>, now: u64) -> Snapshot {
         let mut seen = self.snapshot(subject, &reconciler.children(), now);
         for (name, lookup) in reconciler.lookups(subject, &seen.children) {
@@ -65,11 +79,11 @@ impl Pipeline<'_> {
     }
 }
 
-fn settle_child(child: WantedChild, seen: &Snapshot, manager: &str) -> Settled {
-    let (kind, name) = target(&child.object);
-    if let Some(live) = seen.child(&kind, name) {
-        return settle(child, Some(live), manager);
+fn settle_child(child: WantedChild, live: Option<&Object>, seen: &Snapshot, manager: &str) -> Settled {
+    if live.is_some() {
+        return settle(child, live, manager);
     }
+    let (kind, name) = target(&child.object);
     let Some(former) = seen.former_child(&kind, name) else { return settle(child, None, manager) };
     match settle(child, Some(former), manager) {
         Settled::Outdated(child) => Settled::Apply(as_it_was(child, former)),

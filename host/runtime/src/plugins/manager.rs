@@ -163,10 +163,13 @@ impl PluginManager {
         if self.surroundings.directory.is_some() {
             self.look().await;
         }
-        let misses = self.plugins.values().any(|entry| entry.misses_kinds);
-        if misses && self.surroundings.discovery.refresh().await.unwrap_or(false) {
+        // Where newer code or grants are no good, what serves stays as it was mounted.
+        let misses = |entry: &Entry| {
+            entry.misses_kinds && matches!(entry.standing.newest.state, PluginState::Ready | PluginState::NotServed)
+        };
+        if self.plugins.values().any(misses) && self.surroundings.discovery.refresh().await.unwrap_or(false) {
             let names: Vec<_> =
-                self.plugins.iter().filter(|(_, entry)| entry.misses_kinds).map(|(name, _)| name.clone()).collect();
+                self.plugins.iter().filter(|(_, entry)| misses(entry)).map(|(name, _)| name.clone()).collect();
             names.iter().for_each(|name| self.prepare_mount(name));
         }
     }

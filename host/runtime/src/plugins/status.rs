@@ -108,7 +108,10 @@ impl Standing {
             reason: Some(newest.reason.clone()),
             message: Some(newest.message.clone()),
             digest: serving.map(|serving| serving.digest.clone()),
-            pending_digest: newest.digest.clone().filter(|newest| serving.is_none_or(|serving| serving.digest != *newest)),
+            pending_digest: newest
+                .digest
+                .clone()
+                .filter(|newest| serving.is_none_or(|serving| serving.digest != *newest)),
             describes_as: serving.map(|serving| serving.manifest.name.clone()),
             version: serving.map(|serving| serving.manifest.version.clone()),
             interface_version: serving.map(|serving| serving.manifest.interface_version.clone()),

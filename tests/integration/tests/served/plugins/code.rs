@@ -90,8 +90,19 @@ async fn grants_beyond_the_default_need_a_digest() -> anyhow::Result<()> {
         let message = stage.until_state("mirror", "Failed", "DigestRequired").await?;
         ensure!(message.contains("spec.source.sha256") && message.contains(&sha256(odd()?)), "{message}");
         stage.merge(PLUGIN, "mirror", &json!({"spec": {"source": {"sha256": sha256(odd()?)}}})).await?;
+        // A grant gives the operator itself no right, which is for its role to do.
+        let message = stage.until_state("mirror", "Failed", "Forbidden").await?;
+        ensure!(message.contains("a right to list or watch is missing: jobs.batch is forbidden"), "{message}");
+
+        stage
+            .merge(
+                PLUGIN,
+                "mirror",
+                &json!({"spec": {"grants": {"create": [{"group": "apps", "kind": "Deployment"}]}}}),
+            )
+            .await?;
         stage.until_served_by("mirror", odd()?).await?;
-        Ok(())
+        stage.the_mirror_works("subject").await
     })
     .await
 }
