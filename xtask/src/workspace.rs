@@ -4,6 +4,7 @@ use std::{
     env, io,
     path::{Path, PathBuf},
     process::Command,
+    sync::LazyLock,
 };
 
 use anyhow::{Context as _, anyhow, bail};
@@ -14,7 +15,8 @@ pub(crate) const GUEST_TARGET: &str = "wasm32-unknown-unknown";
 
 /// Directory of the workspace.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package is a directory of the workspace")
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(dask_wasm_operator_test_support::workspace);
+    &ROOT
 }
 
 /// `cargo ARGUMENTS` in the workspace, the same cargo that runs this program.

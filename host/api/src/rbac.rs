@@ -206,6 +206,17 @@ pub struct Access {
     pub namespace: Option<String>,
 }
 
+impl Access {
+    /// `resource` as rules name it: a subresource stands behind a slash, `deployments/status`.
+    pub fn new(group: &'static str, resource: &'static str, verb: &'static str, namespace: Option<&str>) -> Self {
+        let (resource, subresource) = match resource.split_once('/') {
+            Some((resource, subresource)) => (resource, Some(subresource)),
+            None => (resource, None),
+        };
+        Self { group, resource, subresource, verb, namespace: namespace.map(str::to_owned) }
+    }
+}
+
 impl fmt::Display for Access {
     /// As an administrator would say it: `patch daskclusters/status.kubernetes.dask.org in all namespaces`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -234,17 +245,7 @@ pub fn required_access(served: Served<'_>, operator_namespace: &str) -> BTreeSet
             (Scope::Cluster, Served::Namespace(_)) => continue,
         };
         for &name in rights.resources {
-            let (resource, subresource) = match name.split_once('/') {
-                Some((resource, subresource)) => (resource, Some(subresource)),
-                None => (name, None),
-            };
-            access.extend(rights.verbs.iter().map(|&verb| Access {
-                group: rights.group,
-                resource,
-                subresource,
-                verb,
-                namespace: namespace.map(str::to_owned),
-            }));
+            access.extend(rights.verbs.iter().map(|&verb| Access::new(rights.group, name, verb, namespace)));
         }
     }
     access

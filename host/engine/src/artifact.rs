@@ -8,7 +8,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use crate::limits::Limits;
+use dask_wasm_operator_core::spec::COMPONENT_BYTES;
 
 /// SHA-256 of a plain, unpacked component.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,7 +90,7 @@ impl Artifact {
 /// # Errors
 /// When they can't be unpacked, or are larger than a component may be.
 pub fn digest(parts: &[&[u8]]) -> Result<Digest, ArtifactError> {
-    Artifact::read(parts, Limits::default().component, None).map(|artifact| artifact.digest)
+    Artifact::read(parts, COMPONENT_BYTES, None).map(|artifact| artifact.digest)
 }
 
 /// A frame may ask the decoder for a window as large as it likes; the content can't be larger than `limit`, so a larger window

@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use dask_wasm_operator_core::spec::{COMPILE_CPU_TIME, COMPILE_MEMORY_BYTES};
 use rustix::process::{Resource, Rlimit, Signal};
 
 use crate::engine::compiler_engine;
@@ -26,10 +27,7 @@ use crate::engine::compiler_engine;
 pub const COMPILE_SUBCOMMAND: &str = "compile-component";
 
 /// CPU time of one compilation. CPython needs 20 s.
-const CPU_SECONDS: u64 = 120;
-
-/// Address space of the compiling process. CPython needs 350 MB of memory.
-const MEMORY: u64 = 1 << 30;
+const CPU_SECONDS: u64 = COMPILE_CPU_TIME.as_secs();
 
 /// Wall time of one compilation: the CPU time, on a machine that is busy with other things.
 const WALL: Duration = Duration::from_secs(5 * CPU_SECONDS);
@@ -71,7 +69,7 @@ impl Compiler {
         let start = || {
             Command::new(&self.executable)
                 .args(&self.arguments)
-                .args([CPU_SECONDS.to_string(), MEMORY.to_string()])
+                .args([CPU_SECONDS.to_string(), COMPILE_MEMORY_BYTES.to_string()])
                 .env_clear()
                 .env("RAYON_NUM_THREADS", THREADS)
                 .stdin(Stdio::piped())
@@ -90,7 +88,7 @@ impl Compiler {
         } else if code == Some(INVALID.into()) {
             Err(CompileError::Invalid { message })
         } else if OUT_OF_MEMORY.iter().any(|words| message.contains(words)) {
-            Err(CompileError::Memory { bytes: MEMORY })
+            Err(CompileError::Memory { bytes: COMPILE_MEMORY_BYTES })
         } else {
             Err(CompileError::Crashed { status, message })
         }

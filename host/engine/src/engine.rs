@@ -8,13 +8,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use dask_wasm_operator_core::spec::STACK_BYTES;
 use wasmtime::{Config, component::Component};
 
 use crate::{
     artifact::Artifact,
     cache::{Cache, CacheError, Key},
     compile::{CompileError, Compiler},
-    limits,
     ticker::Ticker,
 };
 
@@ -88,7 +88,7 @@ fn config() -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
-        .max_wasm_stack(limits::STACK)
+        .max_wasm_stack(STACK_BYTES)
         .wasm_backtrace_max_frames(NonZeroUsize::new(16))
         .wasm_simd(false)
         .wasm_relaxed_simd(false)

@@ -11,10 +11,9 @@ use wasmparser::{
     Parser, Payload,
 };
 
-use crate::{
-    abi::SERVED,
-    limits::{Limits, Profile},
-};
+use dask_wasm_operator_core::spec::{Limits, Profile};
+
+use crate::abi::SERVED;
 
 /// The packages of WASI 0.2 that [`crate::wasi`] answers.
 const WASI_PACKAGES: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];

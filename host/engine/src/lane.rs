@@ -13,8 +13,11 @@ use std::{
     time::Duration,
 };
 
-/// Stack of a guest's thread: address space, of which only what is touched takes memory.
-const THREAD_STACK: usize = 16 * crate::limits::STACK;
+use dask_wasm_operator_core::spec::STACK_BYTES;
+
+/// Stack of a guest's thread: address space, of which only what is touched takes memory. Far more than its code may use,
+/// so that the host's own functions never overflow.
+const THREAD_STACK: usize = 16 * STACK_BYTES;
 
 /// How long a thread waits for the next call. Starting one takes about 50 µs.
 const LINGER: Duration = Duration::from_secs(10);

@@ -12,8 +12,8 @@ pub(crate) struct GuestLog {
 }
 
 impl GuestLog {
-    pub(crate) fn new(lines_limit: u32, line_limit: u32) -> Self {
-        Self { lines: Vec::new(), dropped: 0, last_error: String::new(), lines_limit, line_limit: line_limit as usize }
+    pub(crate) fn new(lines_limit: u32, line_limit: usize) -> Self {
+        Self { lines: Vec::new(), dropped: 0, last_error: String::new(), lines_limit, line_limit }
     }
 
     pub(crate) fn line_limit(&self) -> usize {

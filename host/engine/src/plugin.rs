@@ -5,6 +5,7 @@ use std::{num::NonZeroUsize, sync::Arc};
 use dask_wasm_operator_core::{
     contract::{Call, Manifest},
     ports::{CallError, CallReport, Guest, Pending},
+    spec::{COMPONENT_BYTES, Limits, Profile},
 };
 use futures::channel::oneshot;
 
@@ -14,7 +15,6 @@ use crate::{
     engine::Engine,
     inspect::{InspectError, inspect},
     lane::Lane,
-    limits::{LimitError, Limits, Profile},
     manifest::{ManifestError, validate},
     sandbox::Sandbox,
 };
@@ -49,11 +49,10 @@ impl Engine {
     /// The step that failed, with what to do about it.
     pub fn prepare(&self, parts: &[&[u8]], settings: &PluginSettings) -> Result<LoadedPlugin, LoadError> {
         let PluginSettings { expected, profile, limits, concurrency } = settings;
-        limits.check()?;
-        let artifact = Artifact::read(parts, limits.component, *expected)?;
+        let artifact = Artifact::read(parts, COMPONENT_BYTES, *expected)?;
         let inspection = inspect(&artifact.wasm, *profile, limits)?;
         let component = self.shared.compile(&artifact)?;
-        let sandbox = Sandbox::link(Arc::clone(&self.shared), &component, artifact.digest, *profile, limits.clone())
+        let sandbox = Sandbox::link(Arc::clone(&self.shared), &component, artifact.digest, *profile, *limits)
             .map_err(|error| LoadError::Link { message: format!("{error:#}") })?;
         let lane = Lane::new(*concurrency);
         let sandbox = Arc::new(sandbox);
@@ -131,7 +130,7 @@ fn lost() -> CallError {
 /// The steps of loading, as they are shown in a DaskPlugin's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Limits, bytes, digest.
+    /// Bytes, digest.
     Read,
     /// What the component is and imports.
     Check,
@@ -144,9 +143,6 @@ pub enum Stage {
 /// Why a plugin is not ready.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// A limit is out of range.
-    #[error(transparent)]
-    Limits(#[from] LimitError),
     /// The bytes can't be taken.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
@@ -179,7 +175,7 @@ impl LoadError {
     /// The step that failed.
     pub fn stage(&self) -> Stage {
         match self {
-            Self::Limits(_) | Self::Artifact(_) => Stage::Read,
+            Self::Artifact(_) => Stage::Read,
             Self::Inspect(_) | Self::Link { .. } => Stage::Check,
             Self::Compile(_) => Stage::Compile,
             Self::Describe { .. } | Self::Manifest(_) => Stage::Describe,
@@ -189,7 +185,6 @@ impl LoadError {
     /// A constant word for labels, reasons and log fields. `HostFailure` is the only one that is not the plugin's fault.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Limits(_) => "LimitsInvalid",
             Self::Artifact(error) => error.kind(),
             Self::Inspect(error) => error.kind(),
             Self::Compile(error) => error.kind(),

@@ -8,6 +8,7 @@ use std::{
 use dask_wasm_operator_core::{
     contract::{Call, Manifest, Outcome},
     ports::{CallError, CallReport},
+    spec::{LOG_LINE_BYTES, Limits, Profile, STACK_BYTES},
 };
 use wasmtime::{
     ResourceLimiter, Store, Trap,
@@ -18,7 +19,6 @@ use crate::{
     abi::v0_1,
     artifact::Digest,
     engine::Shared,
-    limits::{self, Limits, Profile},
     log::GuestLog,
     ticker::Ticker,
     wasi::{self, Random, Wasi},
@@ -78,13 +78,13 @@ impl Sandbox {
     ) -> (Result<T, CallError>, GuestLog) {
         let random = Random::new(&[self.digest.as_bytes(), subject_uid.as_bytes()]);
         let state = CallState {
-            log: GuestLog::new(self.limits.log_lines, self.limits.log_line),
+            log: GuestLog::new(self.limits.log_lines, LOG_LINE_BYTES),
             wasi: Wasi::new(now, random),
             memory: Memory::new(&self.limits),
         };
         let mut store = Store::new(&self.engine.wasmtime, state);
         store.limiter(|state| &mut state.memory);
-        store.set_hostcall_fuel(usize::try_from(self.limits.outcome).unwrap_or(usize::MAX));
+        store.set_hostcall_fuel(usize::try_from(self.limits.outcome_bytes).unwrap_or(usize::MAX));
         store.set_epoch_deadline(Ticker::ticks(self.limits.deadline));
 
         let running = self.engine.ticker.run();
@@ -101,10 +101,10 @@ impl Sandbox {
     fn explain(&self, error: &wasmtime::Error, memory: &Memory, last_words: impl FnOnce() -> String) -> CallError {
         let trap = error.downcast_ref::<Trap>();
         match (&memory.exceeded, trap) {
-            (Some(Exceeded::Memory), _) => CallError::Memory(self.limits.memory),
-            (Some(Exceeded::Table), _) => CallError::Table(self.limits.table_elements),
+            (Some(Exceeded::Memory), _) => CallError::Memory(self.limits.memory_bytes),
+            (Some(Exceeded::Table), _) => CallError::Table(self.limits.table_elements.into()),
             (None, Some(Trap::Interrupt)) => CallError::Deadline(self.limits.deadline),
-            (None, Some(Trap::StackOverflow)) => CallError::Stack(limits::STACK as u64),
+            (None, Some(Trap::StackOverflow)) => CallError::Stack(STACK_BYTES as u64),
             (None, Some(trap)) => CallError::Trap { reason: trap.to_string(), last_words: last_words() },
             (None, None) => match error.downcast_ref::<wasi::Refused>() {
                 Some(refused) => CallError::Trap { reason: refused.to_string(), last_words: last_words() },
@@ -117,7 +117,7 @@ impl Sandbox {
     /// What is left has no type of its own in wasmtime: strings that are no UTF-8, pointers that lead nowhere.
     fn explain_text(&self, cause: &str) -> CallError {
         if cause.contains("fuel allocated for hostcalls") {
-            CallError::Output(self.limits.outcome)
+            CallError::Output(self.limits.outcome_bytes)
         } else {
             CallError::BadAnswer(cause.to_owned())
         }
@@ -151,8 +151,8 @@ impl Memory {
         Self {
             bytes: 0,
             elements: 0,
-            bytes_limit: limits.memory,
-            elements_limit: limits.table_elements,
+            bytes_limit: limits.memory_bytes,
+            elements_limit: limits.table_elements.into(),
             exceeded: None,
         }
     }

@@ -9,9 +9,9 @@ use std::{
 };
 
 use anyhow::Context as _;
-use dask_wasm_operator_api::{Access, required_access};
+use dask_wasm_operator_api::required_access;
 use dask_wasm_operator_cluster::{
-    access::{Right, missing_rights},
+    access::missing_access,
     applier::{Applier, CONCURRENCY},
     client::{self, Clients},
     discovery::Discovery,
@@ -199,24 +199,10 @@ fn check_definitions(discovery: &Discovery) -> Result<(), Failure> {
 
 async fn check_rights(clients: &Clients, scope: &Scope, operator_namespace: &str) -> Result<(), Failure> {
     let required = required_access(scope.served(), operator_namespace);
-    let rights: Vec<_> = required.iter().map(right).collect();
-    let missing = missing_rights(&clients.unary, &rights).await;
-    let missing =
+    let missing = missing_access(&clients.unary, &required).await;
+    let rights =
         missing.map_err(|error| Failure::Unreachable { server: clients.server.clone(), source: error.into() })?;
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::MissingRights {
-        rights: required.into_iter().filter(|access| missing.contains(&right(access))).collect(),
-    })
-}
-
-fn right(access: &Access) -> Right {
-    let resource = match access.subresource {
-        Some(subresource) => format!("{}/{subresource}", access.resource),
-        None => access.resource.to_owned(),
-    };
-    Right::new(access.group, &resource, access.verb, access.namespace.as_deref())
+    if rights.is_empty() { Ok(()) } else { Err(Failure::MissingRights { rights }) }
 }
 
 /// What the operator itself watches: Dask's kinds, what it makes of them, and the plugins.

@@ -10,8 +10,9 @@ use std::{
 use dask_wasm_operator_core::{
     contract::{Call, Child, Failure, Outcome},
     ports::{CallError, CallReport, Guest, LogLevel},
+    spec::Limits,
 };
-use dask_wasm_operator_engine::{Engine, Limits, LoadedPlugin, PluginSettings};
+use dask_wasm_operator_engine::{Engine, LoadedPlugin, PluginSettings};
 use dask_wasm_operator_test_guests::{call, component, engine};
 use futures::executor::block_on;
 use odd_guest::{Behaviour, Config};
@@ -21,7 +22,7 @@ static ENGINE: LazyLock<Engine> =
 
 /// Time enough on any machine for what ends by itself.
 fn limits() -> Limits {
-    Limits { deadline: Duration::from_secs(10), memory: 256 << 20, ..Limits::default() }
+    Limits { deadline: Duration::from_secs(10), memory_bytes: 256 << 20, ..Limits::default() }
 }
 
 /// For what does not.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use dask_wasm_operator_test_support::program;
+use dask_wasm_operator_test_support::{program, workspace};
 use insta::assert_snapshot;
 
 /// What one run of `render` came to.
@@ -23,7 +23,7 @@ fn render(arguments: &[&str]) -> anyhow::Result<Rendered> {
     let output = Command::new(program()?)
         .arg("render")
         .args(arguments)
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests"))
+        .current_dir(workspace().join("tests/scenarios/manifests"))
         .env_clear()
         .env("HOME", home.path())
         .stdin(Stdio::null())
@@ -62,8 +62,7 @@ fn component(package: &str) -> anyhow::Result<&'static Path> {
 
 /// The example with its own manifest.
 fn istio() -> anyhow::Result<String> {
-    let manifest =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins-examples/istio-virtual-service/plugin.yaml");
+    let manifest = workspace().join("plugins-examples/istio-virtual-service/plugin.yaml");
     let text = std::fs::read_to_string(&manifest)?;
     // Of the component as it is built here.
     let digest = dask_wasm_operator_test_support::sha256(&std::fs::read(component("istio-virtual-service")?)?);

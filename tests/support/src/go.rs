@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, anyhow, bail};
 
+use crate::workspace;
+
 /// A directory of tests/local-kubernetes with a go.mod of its own, the only place where versions are written down.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PinnedModule {
@@ -17,7 +19,7 @@ pub(crate) struct PinnedModule {
 
 impl PinnedModule {
     fn directory(&self) -> PathBuf {
-        PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../local-kubernetes")).join(self.directory)
+        workspace().join("tests/local-kubernetes").join(self.directory)
     }
 
     /// The version that go.mod requires, such as `v1.36.3`.

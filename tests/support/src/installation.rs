@@ -2,10 +2,7 @@
 //!
 //! So whoever runs the operator by an [`Installation`] runs it with exactly the rights that the chart gives.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context, ensure};
 use kube::{
@@ -15,7 +12,7 @@ use kube::{
 };
 use serde_json::Value;
 
-use crate::{Kubeconfig, client::service_account_token, control_plane::ensure_helm};
+use crate::{Kubeconfig, client::service_account_token, control_plane::ensure_helm, workspace};
 
 const FIELD_MANAGER: &str = "helm";
 
@@ -41,7 +38,7 @@ pub fn sha256(bytes: &[u8]) -> String {
 
 /// The chart's directory.
 pub fn chart() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/dask-wasm-operator")
+    workspace().join("charts/dask-wasm-operator")
 }
 
 /// `helm template`: the manifests for these values.

@@ -16,6 +16,7 @@ mod namespace;
 mod operator;
 mod third_party;
 mod wait;
+mod workspace;
 
 pub use audit::{AuditLog, AuditedRequest};
 pub use client::{apply_crds, service_account_token};
@@ -26,3 +27,4 @@ pub use namespace::{namespace_report, with_namespace};
 pub use operator::{Operator, PROGRAM_VARIABLE, program};
 pub use third_party::{ThirdParty, third_party_crds};
 pub use wait::wait_for;
+pub use workspace::workspace;

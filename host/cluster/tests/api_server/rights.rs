@@ -1,7 +1,10 @@
 //! Missing rights, and Events.
 
+use std::collections::BTreeSet;
+
+use dask_wasm_operator_api::Access;
 use dask_wasm_operator_cluster::{
-    access::{Right, missing_rights},
+    access::missing_access,
     events::{Events, Regarding},
     gate::Gate,
 };
@@ -27,14 +30,14 @@ async fn every_missing_right_is_named() -> anyhow::Result<()> {
         let token = service_account_token(&world.admin, &world.namespace, "half").await?;
         let clients = connect(&TestCluster::obtain(&[]).await?.kubeconfig().with_token(&token)?).await?;
         let here = Some(world.namespace.as_str());
-        let needed = [
-            Right::new("apps", "deployments", "patch", here),
-            Right::new("apps", "deployments/status", "patch", here),
-            Right::new("apps", "deployments", "patch", None),
-            Right::new("", "services", "list", here),
-        ];
+        let needed = BTreeSet::from([
+            Access::new("apps", "deployments", "patch", here),
+            Access::new("apps", "deployments/status", "patch", here),
+            Access::new("apps", "deployments", "patch", None),
+            Access::new("", "services", "list", here),
+        ]);
         let missing = wait_for("the binding to be in force", PATIENCE, async || {
-            let missing = missing_rights(&clients.unary, &needed).await?;
+            let missing = missing_access(&clients.unary, &needed).await?;
             Ok((missing.len() < needed.len()).then_some(missing))
         })
         .await?;
@@ -42,13 +45,13 @@ async fn every_missing_right_is_named() -> anyhow::Result<()> {
         assert_eq!(
             lines,
             [
-                format!("patch deployments.apps/status in namespace {}", world.namespace),
-                "patch deployments.apps in all namespaces".to_owned(),
                 format!("list services in namespace {}", world.namespace),
+                "patch deployments.apps in all namespaces".to_owned(),
+                format!("patch deployments/status.apps in namespace {}", world.namespace),
             ]
         );
-        let all = missing_rights(&world.clients.unary, &needed).await?;
-        assert_eq!(all, [], "an administrator may do everything");
+        let all = missing_access(&world.clients.unary, &needed).await?;
+        assert_eq!(all, BTreeSet::new(), "an administrator may do everything");
         Ok(())
     })
     .await

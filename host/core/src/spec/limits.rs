@@ -46,11 +46,11 @@ pub const APPLIES_PER_MINUTE: Limit<u32> = Limit::only_lowered(600);
 pub const LOG_LINE_BYTES: usize = 2 << 10;
 /// Size of a component, unpacked. The same for every plugin.
 pub const COMPONENT_BYTES: u64 = 32 * MEBIBYTE;
-/// Stack of a call. The same for every plugin: it is a setting of the engine.
+/// Stack of a call. The same for every plugin: it is compiled into the engine's settings.
 pub const STACK_BYTES: usize = 512 << 10;
 /// CPU time for compiling one component. The same for every plugin.
 pub const COMPILE_CPU_TIME: Duration = Duration::from_secs(120);
-/// Memory for compiling one component. The same for every plugin.
+/// Memory (address space) for compiling one component, of which CPython needs 350 MB. The same for every plugin.
 pub const COMPILE_MEMORY_BYTES: u64 = 1 << 30;
 
 /// What a plugin may use. What is not set has its default; the figures are in the field's description.

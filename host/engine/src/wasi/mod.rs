@@ -293,7 +293,7 @@ fn denial(result: &types::Type) -> Option<Val> {
 mod tests {
     use super::*;
 
-    fn written(limit: u32, parts: &[&[u8]]) -> (Vec<String>, String) {
+    fn written(limit: usize, parts: &[&[u8]]) -> (Vec<String>, String) {
         let mut log = GuestLog::new(10, limit);
         let mut wasi = Wasi::new(Duration::ZERO, Random::new(&[]));
         parts.iter().for_each(|part| wasi.stderr.write(part, &mut log));

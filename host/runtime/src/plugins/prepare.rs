@@ -2,7 +2,7 @@
 
 use std::{io, num::NonZeroUsize, path::PathBuf};
 
-use dask_wasm_operator_core::spec::{DaskPluginSpec, LimitError, Limits, LimitsSpec, Profile};
+use dask_wasm_operator_core::spec::{DaskPluginSpec, LimitError, Limits, LimitsSpec};
 use dask_wasm_operator_engine::{
     Compiler, Digest, Engine, EngineError, EngineSettings, LoadError, LoadedPlugin, PluginSettings,
 };
@@ -75,23 +75,7 @@ pub(crate) fn prepare(engine: &Engine, parts: &[&[u8]], spec: &DaskPluginSpec) -
         .as_deref()
         .map(|text| text.parse::<Digest>().map_err(|_| PrepareError::Digest))
         .transpose()?;
-    let settings = PluginSettings {
-        expected,
-        profile: match spec.profile {
-            Profile::Standard => dask_wasm_operator_engine::Profile::Standard,
-            Profile::Strict => dask_wasm_operator_engine::Profile::Strict,
-        },
-        limits: dask_wasm_operator_engine::Limits {
-            deadline: limits.deadline,
-            memory: limits.memory_bytes,
-            table_elements: limits.table_elements.into(),
-            outcome: limits.outcome_bytes,
-            log_lines: limits.log_lines,
-            core_instances: limits.core_instances,
-            ..dask_wasm_operator_engine::Limits::default()
-        },
-        concurrency: CONCURRENCY,
-    };
+    let settings = PluginSettings { expected, profile: spec.profile, limits, concurrency: CONCURRENCY };
     Ok(engine.prepare(parts, &settings)?)
 }
 
