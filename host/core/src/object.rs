@@ -106,7 +106,7 @@ impl fmt::Display for ObjectKey {
 }
 
 /// An owner reference.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OwnerReference {
     /// `kubernetes.dask.org/v1`.
@@ -129,9 +129,17 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// An object's metadata, without `managedFields`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+fn shared<T: Serialize + ?Sized, S: Serializer>(value: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.serialize(serializer)
+}
+
+fn is_empty_map(map: &BTreeMap<String, String>) -> bool {
+    map.is_empty()
+}
+
+/// An object's metadata, without `managedFields`. What many objects have in common can be shared between them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Metadata {
     /// Name.
     pub name: String,
@@ -154,14 +162,14 @@ pub struct Metadata {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_timestamp: Option<String>,
     /// Labels.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "is_empty_map", serialize_with = "shared")]
+    pub labels: Arc<BTreeMap<String, String>>,
     /// Annotations.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// Owners.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub owner_references: Vec<OwnerReference>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "shared")]
+    pub owner_references: Arc<[OwnerReference]>,
     /// Finalizers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub finalizers: Vec<String>,
@@ -187,9 +195,21 @@ pub struct ManagedFields {
     /// `status` for what was written through the status subresource.
     #[serde(default)]
     pub subresource: String,
-    /// The set of fields, in Kubernetes' `FieldsV1` form.
-    #[serde(default, rename = "fieldsV1")]
-    pub fields: Option<Box<RawValue>>,
+    /// The set of fields as JSON text, in Kubernetes' `FieldsV1` form.
+    #[serde(default, rename = "fieldsV1", deserialize_with = "json_text")]
+    pub fields: Option<Arc<str>>,
+}
+
+impl ManagedFields {
+    /// The set of fields.
+    pub fn decoded(&self) -> Option<Value> {
+        serde_json::from_str(self.fields.as_deref()?).ok()
+    }
+}
+
+fn json_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<str>>, D::Error> {
+    let raw = Option::<Box<RawValue>>::deserialize(deserializer)?;
+    Ok(raw.map(|raw| Box::<str>::from(raw).into()))
 }
 
 /// An object as it was observed.
@@ -354,9 +374,9 @@ impl<'de> Deserialize<'de> for WireObject {
                                 generation: metadata.generation,
                                 creation_timestamp: metadata.creation_timestamp,
                                 deletion_timestamp: metadata.deletion_timestamp,
-                                labels: metadata.labels.unwrap_or_default(),
+                                labels: metadata.labels.unwrap_or_default().into(),
                                 annotations: metadata.annotations.unwrap_or_default(),
-                                owner_references: metadata.owner_references.unwrap_or_default(),
+                                owner_references: metadata.owner_references.unwrap_or_default().into(),
                                 finalizers: metadata.finalizers.unwrap_or_default(),
                             };
                         }

@@ -52,7 +52,7 @@ fn held_fingerprint(object: &Object, manager: &str) -> u64 {
 }
 
 fn held(object: &Object, manager: &str) -> Option<Value> {
-    serde_json::from_str(object.applied_by(manager)?.fields.as_ref()?.get()).ok()
+    object.applied_by(manager)?.decoded()
 }
 
 fn without_preconditions(body: &Value) -> Value {

@@ -24,7 +24,7 @@ use tokio::{
 use crate::{
     backoff::Backoff,
     gate::Gate,
-    index::{Index, keep_own_managed_fields},
+    index::Index,
     path::{self, PathError, with_parameter},
     request::{Call, RequestError, TOTAL_DEADLINE},
 };
@@ -100,9 +100,8 @@ impl Applier {
     }
 
     /// Lets the index know what the server answered.
-    fn learn(&self, resource: &Resource, mut wire: WireObject) -> Arc<Object> {
-        keep_own_managed_fields(&mut wire.managed_fields);
-        let object = Arc::new(Object::new(Arc::new(resource.kind.clone()), wire));
+    fn learn(&self, resource: &Resource, wire: WireObject) -> Arc<Object> {
+        let object = Arc::new(self.index.object(&resource.kind, wire));
         self.index.wrote(&object);
         object
     }

@@ -93,7 +93,7 @@ fn makers<'a>(object: &'a WireObject, manager: &'a str) -> impl Iterator<Item = 
 
 fn holds_more_than_notes(entry: &ManagedFields) -> bool {
     let Some(fields) = &entry.fields else { return false };
-    let Ok(fields) = serde_json::from_str::<BTreeMap<String, Value>>(fields.get()) else { return true };
+    let Ok(fields) = serde_json::from_str::<BTreeMap<String, Value>>(fields) else { return true };
     fields.iter().any(|(name, below)| match (name.as_str(), below) {
         ("f:metadata", Value::Object(metadata)) => {
             metadata.keys().any(|name| !matches!(name.as_str(), "." | "f:labels" | "f:annotations"))

@@ -8,20 +8,22 @@
 //! It is synchronous and does no I/O. It must never refuse an object: what is odd in one is for its reader to say.
 
 mod kind;
+mod shared;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use dask_wasm_operator_core::{
-    object::{GroupVersionKind, ManagedFields, NamespacedName, Object, ObjectKey},
+    object::{GroupVersionKind, ManagedFields, NamespacedName, Object, ObjectKey, OwnerReference, WireObject},
     selector::Selector,
 };
 
 use kind::KindIndex;
+use shared::Shared;
 
 /// Deleted objects that are remembered lest a late watch brings them back. A uid is never used again, so remembering one for
 /// too long does no harm; this many deletions are never on their way at once.
@@ -76,6 +78,14 @@ pub struct Index {
     /// Held from a change until the sink has it: keeps changes in order while readers go on.
     writer: Mutex<()>,
     sink: Sink,
+    shared: Mutex<SharedParts>,
+}
+
+#[derive(Default)]
+struct SharedParts {
+    labels: Shared<BTreeMap<String, String>>,
+    owner_references: Shared<[OwnerReference]>,
+    managed_fields: Shared<str>,
 }
 
 #[derive(Default)]
@@ -114,7 +124,7 @@ impl Deleted {
 impl Index {
     /// An empty store.
     pub fn new(sink: impl Fn(Change) + Send + Sync + 'static) -> Self {
-        Self { state: RwLock::default(), writer: Mutex::default(), sink: Box::new(sink) }
+        Self { state: RwLock::default(), writer: Mutex::default(), sink: Box::new(sink), shared: Mutex::default() }
     }
 
     /// One object.
@@ -186,6 +196,22 @@ impl Index {
     /// A watch told that it has told everything up to a resource version.
     pub fn advanced(&self, watch: WatchId, version: u64) {
         self.update(watch, |index, _| index.advanced(watch, version));
+    }
+
+    /// An object as it is to be known: without what is never asked for, and sharing with others what they have in common.
+    pub(crate) fn object(&self, kind: &GroupVersionKind, wire: WireObject) -> Object {
+        let known = self.read().kinds.get_key_value(kind).map(|(kind, _)| Arc::clone(kind));
+        let mut object = Object::new(known.unwrap_or_else(|| Arc::new(kind.clone())), wire);
+        object.managed_fields.retain(is_own);
+        object.managed_fields.shrink_to_fit();
+        let mut shared = lock(&self.shared);
+        shared.labels.share(&mut object.metadata.labels);
+        shared.owner_references.share(&mut object.metadata.owner_references);
+        for fields in object.managed_fields.iter_mut().filter_map(|entry| entry.fields.as_mut()) {
+            shared.managed_fields.share(fields);
+        }
+        drop(shared);
+        object
     }
 
     /// The server answered a write of ours with this object.
@@ -292,11 +318,9 @@ pub(crate) fn version_of(object: &Object) -> u64 {
     object.metadata.resource_version.parse().unwrap_or(0)
 }
 
-/// Drops what is never asked for: of the managed fields only those of our own managers are.
-pub(crate) fn keep_own_managed_fields(managed_fields: &mut Vec<ManagedFields>) {
-    managed_fields
-        .retain(|entry| entry.manager.starts_with("dask-operator/") || entry.manager.starts_with("dask-plugin/"));
-    managed_fields.shrink_to_fit();
+/// Of the managed fields only those of our own managers are asked for.
+fn is_own(entry: &ManagedFields) -> bool {
+    entry.manager.starts_with("dask-operator/") || entry.manager.starts_with("dask-plugin/")
 }
 
 /// A lock whose holder panicked is as good as any: every update leaves the maps whole.

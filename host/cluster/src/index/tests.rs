@@ -28,15 +28,15 @@ fn object(name: &str, uid: &str, version: u64, labelled: bool) -> Object {
             namespace: Some("n".to_owned()),
             uid: uid.to_owned(),
             resource_version: version.to_string(),
-            labels,
-            owner_references: vec![OwnerReference {
+            labels: labels.into(),
+            owner_references: Arc::new([OwnerReference {
                 api_version: "kubernetes.dask.org/v1".to_owned(),
                 kind: "DaskCluster".to_owned(),
                 name: "owner".to_owned(),
                 uid: "owner".to_owned(),
                 controller: true,
                 block_owner_deletion: true,
-            }],
+            }]),
             ..Metadata::default()
         },
         fields: BTreeMap::new(),
@@ -47,7 +47,7 @@ fn object(name: &str, uid: &str, version: u64, labelled: bool) -> Object {
 fn owner() -> Object {
     let mut owner = object("owner", "owner", 1, true);
     owner.kind = Arc::new(owner_kind());
-    owner.metadata.owner_references.clear();
+    owner.metadata.owner_references = Arc::default();
     owner
 }
 

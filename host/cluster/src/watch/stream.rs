@@ -20,7 +20,7 @@ use super::{Shared, WatchKey, WatchProblem, WatchStatus};
 use crate::{
     backoff::Backoff,
     client::WATCH_SECONDS,
-    index::{Index, Scope, WatchId, keep_own_managed_fields, version_of},
+    index::{Index, Scope, WatchId, version_of},
     path::with_parameter,
     request::{Call, RequestError},
 };
@@ -233,9 +233,8 @@ impl WatchTask {
         }
     }
 
-    fn object(&self, mut object: WireObject) -> Object {
-        keep_own_managed_fields(&mut object.managed_fields);
-        Object::new(Arc::clone(&self.kind), object)
+    fn object(&self, object: WireObject) -> Object {
+        self.index.object(&self.kind, object)
     }
 
     fn decode(&self, item: &RawValue) -> Option<Object> {

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     fields,
     names::{DNS_LABEL_MAX, check_dns_label},
-    object::Object,
+    object::{ManagedFields, Object},
     spec::DaskClusterSpec,
     wanted::{Problem, Snapshot, Wanted, WantedChild},
 };
@@ -153,9 +153,7 @@ fn replicas(live: Option<&Object>, asked: u32) -> Option<u32> {
     if copied.is_some_and(|copied| *copied != asked.to_string()) {
         return Some(asked);
     }
-    let held = live
-        .applied_by(&field_manager(Reconciler::Cluster))
-        .and_then(|entry| serde_json::from_str::<Value>(entry.fields.as_ref()?.get()).ok())?;
+    let held = live.applied_by(&field_manager(Reconciler::Cluster)).and_then(ManagedFields::decoded)?;
     if !fields::holds(&held, &["spec", "worker", "replicas"]) {
         return None;
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::deployment_kind;
 use crate::{
     fields::{contains, held_entries, stable_digest},
-    object::Object,
+    object::{ManagedFields, Object},
     wanted::{WantedChild, target},
 };
 
@@ -69,8 +69,7 @@ fn keep_template_metadata(wanted: &mut Value, live: &Object, live_value: &Value,
     if let Some(selector) = live_value.pointer("/spec/selector") {
         wanted["spec"]["selector"] = selector.clone();
     }
-    let held =
-        live.applied_by(manager).and_then(|entry| serde_json::from_str::<Value>(entry.fields.as_ref()?.get()).ok());
+    let held = live.applied_by(manager).and_then(ManagedFields::decoded);
     for map in ["labels", "annotations"] {
         let path = ["spec", "template", "metadata", map];
         let entries = match &held {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{Answer, Pass, Pipeline, SubjectState, execute::adopt};
@@ -16,7 +16,7 @@ use crate::{
     contract::{Call, Failure, HandlerDeclaration, Json, OwnedChild, Subject, Trigger, TriggerRequest},
     dask::{PAUSED, Settled},
     fields::{hex, holds},
-    object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
+    object::{GroupVersionKind, ManagedFields, NamespacedName, Object, ObjectKey, Resource},
     plugin::{Delivery, HandlerName, KEY_ANNOTATION, Mounted, Projection, RETRY_ANNOTATION, Rights, accept, decide},
     ports::{CallError, CallReport, Guest},
     retry::{PLUGIN_ATTEMPTS, Retry},
@@ -384,10 +384,10 @@ fn fingerprint(handler: &MountedHandler, subject: &Object, projected: &str) -> u
         projected.hash(&mut hasher);
     } else {
         let metadata = json!({
-            "labels": subject.metadata.labels,
+            "labels": *subject.metadata.labels,
             "annotations": subject.metadata.annotations,
             "finalizers": subject.metadata.finalizers,
-            "ownerReferences": subject.metadata.owner_references,
+            "ownerReferences": *subject.metadata.owner_references,
             "generation": subject.metadata.generation,
         });
         metadata.to_string().hash(&mut hasher);
@@ -421,8 +421,7 @@ fn is_passing(error: &WriteError) -> bool {
 /// Whether there are patches of a handler in an object. Its children have the same manager and may be of the same kind as its
 /// subjects; by their owner they are told apart, which no patch sets.
 fn is_patched_by(object: &Object, manager: &str) -> bool {
-    let fields = object.applied_by(manager).and_then(|entry| entry.fields.as_ref());
-    let held = fields.and_then(|fields| serde_json::from_str::<Value>(fields.get()).ok());
+    let held = object.applied_by(manager).and_then(ManagedFields::decoded);
     held.is_some_and(|held| !holds(&held, &["metadata", "ownerReferences"]))
 }
 

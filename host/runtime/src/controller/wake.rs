@@ -54,7 +54,7 @@ fn status(object: &Object) -> Option<&str> {
 /// The sets of fields that are held through the object itself: one that shrinks is drift.
 fn held(object: &Object) -> impl Iterator<Item = (&str, Option<&str>)> {
     let entries = object.managed_fields.iter().filter(|entry| entry.subresource.is_empty());
-    entries.map(|entry| (entry.manager.as_str(), entry.fields.as_ref().map(|fields| fields.get())))
+    entries.map(|entry| (entry.manager.as_str(), entry.fields.as_deref()))
 }
 
 impl Controller {
