@@ -3,6 +3,7 @@
 //! Both are called in turn in one run, because a machine's speed changes between runs. `cargo bench -p dask-wasm-operator-engine`
 
 use std::{
+    collections::BTreeMap,
     error::Error,
     fs,
     hint::black_box,
@@ -18,7 +19,7 @@ use dask_wasm_operator_engine::{COMPILE_SUBCOMMAND, Compiler, Engine, EngineSett
 const WARM_UP: usize = 500;
 const CALLS: usize = 5_000;
 
-/// Bytes of the subject: an ordinary Service with its annotations.
+/// Bytes of the subject.
 const SUBJECT: usize = 4 << 10;
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
@@ -85,8 +86,19 @@ fn timed<T>(function: impl FnOnce() -> T) -> (Duration, T) {
     (started.elapsed(), answer)
 }
 
+/// A Service such as cloud load balancers leave behind: many ports, each with its fields, and notes of several controllers.
 fn service() -> Value {
-    let with_note = |note: String| {
+    let ports: Vec<_> = (0..12)
+        .map(|number| {
+            let (name, port) = (format!("port-{number}"), 8786 + number);
+            json!({"name": name, "port": port, "protocol": "TCP", "targetPort": name, "nodePort": 30_000 + number})
+        })
+        .collect();
+    let notes = (0..16)
+        .map(|number| (format!("controller-{number}.example.org/state"), json!({"observed": number}).to_string()));
+    let with_note = |note: &str| {
+        let mut annotations: BTreeMap<_, _> = notes.clone().collect();
+        annotations.insert("example.org/note".to_owned(), note.to_owned());
         json!({
             "apiVersion": "v1",
             "kind": "Service",
@@ -95,20 +107,18 @@ fn service() -> Value {
                 "namespace": "default",
                 "uid": "0f4f2b6e-7b0a-4f0e-9a53-2f6f2f1f7a11",
                 "labels": {"dask.org/cluster-name": "simple", "dask.org/component": "scheduler"},
-                "annotations": {"example.org/note": note},
+                "annotations": annotations,
             },
             "spec": {
-                "type": "ClusterIP",
+                "type": "LoadBalancer",
                 "selector": {"dask.org/cluster-name": "simple", "dask.org/component": "scheduler"},
-                "ports": [
-                    {"name": "tcp-comm", "port": 8786, "protocol": "TCP", "targetPort": "tcp-comm"},
-                    {"name": "http-dashboard", "port": 8787, "protocol": "TCP", "targetPort": "http-dashboard"},
-                ],
+                "ports": ports,
             },
+            "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"ip": "192.0.2.2"}]}},
         })
     };
-    let bare = with_note(String::new()).to_string().len();
-    with_note("word ".repeat(SUBJECT)[..SUBJECT - bare].to_owned())
+    let bare = with_note("").to_string().len();
+    with_note(&"x".repeat(SUBJECT - bare))
 }
 
 /// The guest's call as the host has it.
