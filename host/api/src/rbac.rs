@@ -37,7 +37,7 @@ const WATCH: &[&str] = &["get", "list", "watch"];
 const MANAGE: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
 
 /// What the operator may do.
-pub const TABLE: [Rights; 17] = [
+pub const TABLE: [Rights; 18] = [
     Rights {
         scope: Scope::Served,
         group: "kubernetes.dask.org",
@@ -71,6 +71,7 @@ pub const TABLE: [Rights; 17] = [
         verbs: MANAGE,
         why: "schedulers and workers",
     },
+    Rights { scope: Scope::Served, group: "", resources: &["pods"], verbs: MANAGE, why: "pods that run jobs" },
     Rights {
         scope: Scope::Served,
         group: "",

@@ -2,7 +2,7 @@
 //! through the applier while the Lease is held.
 //!
 //! The runtime wires these together; the pipeline knows them only through the ports of `core`. Nothing here decides what is
-//! wanted, and nothing here knows plugins or Dask.
+//! wanted, nothing here knows plugins, and only [`scheduler`], which talks to Dask's schedulers, knows Dask.
 
 pub mod access;
 pub mod applier;
@@ -17,6 +17,7 @@ pub mod lease;
 pub mod observed;
 mod path;
 mod request;
+pub mod scheduler;
 pub mod watch;
 
 pub use path::PathError;

@@ -16,6 +16,11 @@ pub fn holds_exactly(held: &Value, wanted: &Value) -> bool {
     nothing_left_over(held, wanted) && nothing_lost(held, wanted, true)
 }
 
+/// Whether a manager holds fields that `wanted` says nothing of (any more).
+pub fn holds_more(held: &Value, wanted: &Value) -> bool {
+    held.as_object().is_some_and(|held| !nothing_left_over(held, wanted))
+}
+
 /// Every held field stands in `wanted`.
 fn nothing_left_over(held: &Map<String, Value>, wanted: &Value) -> bool {
     held.iter().all(|(path, below)| {
@@ -117,6 +122,37 @@ pub fn held_entries(held: &Value, live: &Value, path: &[&str]) -> Map<String, Va
         .filter(|(name, _)| fields.get(format!("f:{name}")).is_some())
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
+}
+
+/// What `live` says of the fields that a manager holds: applying it changes nothing.
+pub fn held_part(held: &Value, live: &Value) -> Value {
+    // A field without any below it is held as a whole.
+    let Some(fields) = held.as_object().filter(|fields| !fields.is_empty()) else { return live.clone() };
+    match live {
+        Value::Object(live) => {
+            let part = |(name, value): (&String, &Value)| {
+                Some((name.clone(), held_part(fields.get(&format!("f:{name}"))?, value)))
+            };
+            live.iter().filter_map(part).collect::<Map<_, _>>().into()
+        }
+        Value::Array(items) => items.iter().filter_map(|item| held_item(fields, item)).collect(),
+        value => value.clone(),
+    }
+}
+
+/// An item of a list that is held, by its keys or its value; with the keys, whoever holds those.
+fn held_item(held: &Map<String, Value>, item: &Value) -> Option<Value> {
+    held.iter().find_map(|(path, below)| match path.split_once(':') {
+        Some(("v", value)) => serde_json::from_str::<Value>(value).ok().filter(|value| value == item),
+        Some(("k", keys)) => {
+            let keys: Map<String, Value> = serde_json::from_str(keys).ok()?;
+            let is_it = keys.iter().all(|(name, key)| item.get(name) == Some(key));
+            let mut part = is_it.then(|| held_part(below, item))?;
+            part.as_object_mut()?.extend(keys);
+            Some(part)
+        }
+        _ => None,
+    })
 }
 
 /// The set of fields that an apply of `wanted` gives its manager, lists taken as a whole: what the in-memory cluster records.
@@ -293,6 +329,24 @@ mod tests {
         assert_eq!(fingerprint(&one), fingerprint(&two));
         assert_eq!(stable_digest(&one), stable_digest(&two));
         assert_ne!(stable_digest(&one), stable_digest(&json!({"a": 1, "b": [{"x": 1, "y": 2}, 1]})));
+    }
+
+    #[test]
+    fn the_held_part_is_what_the_manager_applied_with_the_values_of_today() {
+        let mut live = wanted();
+        live["spec"]["template"]["spec"]["schedulerName"] = json!("default");
+        let container = &mut live["spec"]["template"]["spec"]["containers"][0];
+        container["ports"][0]["protocol"] = json!("TCP");
+        container["image"] = json!("mirror/i");
+        container["terminationMessagePath"] = json!("/dev/termination-log");
+        live["spec"]["template"]["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "sidecar"}));
+        let mut held = held();
+        let path = "/f:spec/f:template/f:spec/f:containers/k:{\"name\":\"c\"}";
+        held.pointer_mut(path).and_then(Value::as_object_mut).unwrap().remove("f:image");
+        let mut expected = wanted()["spec"].clone();
+        expected["template"]["spec"]["containers"] =
+            json!([{"name": "c", "args": ["a"], "ports": [{"containerPort": 8786, "protocol": "TCP"}]}]);
+        assert_eq!(held_part(&held["f:spec"], &live["spec"]), expected);
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod plugin;
 pub mod ports;
 pub mod queue;
 pub mod retry;
+pub mod scheduler;
 pub mod selector;
 pub mod spec;
 pub mod time;

@@ -2,7 +2,7 @@
 //!
 //! It does what the pipeline relies on, checked against a real API server by the integration tests: server-side apply with a
 //! set of fields per manager, uids, resource versions, preconditions, removal of children. It simplifies: nothing is
-//! defaulted, lists of custom kinds are replaced as a whole, Deployments are available at once, fields have no conflicts.
+//! defaulted, lists of custom kinds are replaced as a whole, Deployments are available at once, conflicts are for force only.
 
 use std::{
     collections::BTreeMap,
@@ -14,9 +14,11 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     action::{Action, Apply, ApplyTarget, WriteError, Written},
+    dask::{CLUSTER_NAME_LABEL, COMPONENT_LABEL},
     fields::{fields_of, hex},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
-    ports::{Observed, Pending, Writes},
+    ports::{Observed, Pending, Schedulers, Writes},
+    scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
 };
 
 /// Keys by which Kubernetes merges the lists of built-in kinds, the first that all items have.
@@ -33,6 +35,8 @@ pub struct MemoryCluster {
 struct Objects {
     stored: BTreeMap<ObjectKey, Stored>,
     version: u64,
+    /// How often objects of the same kind and name were there before.
+    earlier: BTreeMap<ObjectKey, u32>,
     /// What was written since the last look, in order.
     written: Vec<(ObjectKey, String)>,
     /// The field that was changed last by a manager that had applied it before.
@@ -120,7 +124,7 @@ impl MemoryCluster {
         for (_, _, body) in &mut stored.applied {
             take_changed(body, &before, &after);
         }
-        stored.given = after;
+        give(&mut stored.given, &before, &after);
         // The edited object can only be one that was decoded before.
         let _ = self.refresh(&mut objects, key);
     }
@@ -174,6 +178,10 @@ impl MemoryCluster {
             metadata.remove("resourceVersion");
         }
         let Some(stored) = objects.stored.get_mut(key) else { return Err(stale("no existing object")) };
+        if apply.force {
+            let others = stored.applied.iter_mut().filter(|(manager, _, _)| *manager != apply.manager);
+            others.for_each(|(_, _, theirs)| take_conflicts(theirs, &body));
+        }
         let mut changed = None;
         match stored
             .applied
@@ -201,6 +209,7 @@ impl MemoryCluster {
         objects.version += 1;
         let version = objects.version;
         let by_keys = self.served(&key.kind).is_some_and(|resource| is_built_in(&resource.kind));
+        let earlier = objects.earlier.get(key).copied().unwrap_or(0);
         let Some(stored) = objects.stored.get_mut(key) else { return Ok(()) };
         let mut object = if stored.given.is_null() { json!({}) } else { stored.given.clone() };
         for (_, _, body) in &stored.applied {
@@ -216,7 +225,7 @@ impl MemoryCluster {
         if let Some(namespace) = &key.at.namespace {
             object["metadata"]["namespace"] = json!(namespace);
         }
-        object["metadata"]["uid"] = json!(uid(key));
+        object["metadata"]["uid"] = json!(uid(key, earlier));
         object["metadata"]["resourceVersion"] = json!(version.to_string());
         object["metadata"]["generation"] = json!(stored.generation);
         object["metadata"]["creationTimestamp"] = json!(self.created_at);
@@ -246,6 +255,19 @@ fn first_difference(before: &Value, after: &Value) -> Option<String> {
     })
 }
 
+/// Lays over what a person gave what they changed between two states of the object.
+fn give(given: &mut Value, before: &Value, after: &Value) {
+    let (Some(before), Some(after)) = (before.as_object(), after.as_object()) else { return given.clone_from(after) };
+    if !given.is_object() {
+        *given = json!({});
+    }
+    let Some(given) = given.as_object_mut() else { return };
+    given.retain(|name, _| after.contains_key(name));
+    for (name, value) in after.iter().filter(|(name, value)| before.get(*name) != Some(*value)) {
+        give(given.entry(name).or_insert(Value::Null), before.get(name).unwrap_or(&Value::Null), value);
+    }
+}
+
 /// Takes from an applied set what differs between two states of the object.
 fn take_changed(body: &mut Value, before: &Value, after: &Value) {
     let Some(fields) = body.as_object_mut() else { return };
@@ -261,6 +283,18 @@ fn take_changed(body: &mut Value, before: &Value, after: &Value) {
             }
             _ => false,
         }
+    });
+}
+
+/// Takes from an applied set the plain values that another manager forces to be different.
+fn take_conflicts(theirs: &mut Value, forced: &Value) {
+    let Some(fields) = theirs.as_object_mut() else { return };
+    fields.retain(|name, value| match forced.get(name) {
+        Some(forced) if value.is_object() || value.is_array() => {
+            take_conflicts(value, forced);
+            true
+        }
+        forced => forced.is_none_or(|forced| forced == value),
     });
 }
 
@@ -284,9 +318,10 @@ fn is_built_in(kind: &GroupVersionKind) -> bool {
     !kind.group.contains('.') || kind.group.ends_with(".k8s.io")
 }
 
-/// The same object has the same uid in each run.
-fn uid(key: &ObjectKey) -> String {
-    let digest = hex(&Sha256::digest(key.to_string())[..16]);
+/// The same object has the same uid in each run; one that is made anew has another than those before it.
+fn uid(key: &ObjectKey, earlier: u32) -> String {
+    let seed = if earlier == 0 { key.to_string() } else { format!("{key} {earlier}") };
+    let digest = hex(&Sha256::digest(seed)[..16]);
     format!("{}-{}-{}-{}-{}", &digest[..8], &digest[8..12], &digest[12..16], &digest[16..20], &digest[20..])
 }
 
@@ -333,6 +368,7 @@ fn merge_lists(into: &mut Vec<Value>, from: &[Value]) -> bool {
 
 fn remove(objects: &mut Objects, key: &ObjectKey) {
     let Some(removed) = objects.stored.remove(key) else { return };
+    *objects.earlier.entry(key.clone()).or_default() += 1;
     let uid = removed.seen.metadata.uid.clone();
     let owned: Vec<_> = objects
         .stored
@@ -381,6 +417,34 @@ impl Writes for MemoryCluster {
             }
         };
         Box::pin(std::future::ready(result))
+    }
+}
+
+/// Its schedulers are busy, have the workers that they want, and give any of them up.
+impl Schedulers for MemoryCluster {
+    fn call(&self, scheduler: Scheduler, call: SchedulerCall) -> Pending<'_, Result<SchedulerReply, SchedulerError>> {
+        let cluster = scheduler.cluster;
+        let is_worker = |object: &Object| {
+            let label = |key: &str| object.metadata.labels.get(key).map(String::as_str);
+            object.metadata.namespace == cluster.namespace
+                && label(CLUSTER_NAME_LABEL) == Some(&cluster.name)
+                && label(COMPONENT_LABEL) == Some("worker")
+        };
+        let workers = || {
+            let objects = self.objects().into_iter().filter(|object| is_worker(object));
+            objects.map(|object| object.metadata.name.clone())
+        };
+        let reply = match call {
+            SchedulerCall::Workers => SchedulerReply::Workers(
+                workers()
+                    .map(|name| SchedulerWorker { address: format!("tcp://{name}"), name, is_retired: false })
+                    .collect(),
+            ),
+            SchedulerCall::AdaptiveTarget => SchedulerReply::AdaptiveTarget(workers().count() as u64),
+            SchedulerCall::IdleSince => SchedulerReply::IdleSince(None),
+            SchedulerCall::Retire(addresses) => SchedulerReply::Retired(addresses),
+        };
+        Box::pin(std::future::ready(Ok(reply)))
     }
 }
 

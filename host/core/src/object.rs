@@ -268,9 +268,18 @@ impl Object {
 
     /// What a manager holds through `apply` on the object itself (not on a subresource).
     pub fn applied_by(&self, manager: &str) -> Option<&ManagedFields> {
+        self.applied_through("", manager)
+    }
+
+    /// What a manager holds through `apply` on the status.
+    pub fn status_applied_by(&self, manager: &str) -> Option<&ManagedFields> {
+        self.applied_through("status", manager)
+    }
+
+    fn applied_through(&self, subresource: &str, manager: &str) -> Option<&ManagedFields> {
         self.managed_fields
             .iter()
-            .find(|entry| entry.manager == manager && entry.operation == "Apply" && entry.subresource.is_empty())
+            .find(|entry| entry.manager == manager && entry.operation == "Apply" && entry.subresource == subresource)
     }
 
     /// Whether the object is on its way out.

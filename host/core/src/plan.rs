@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     action::{Action, Apply, ApplyTarget},
-    dask::Settled,
+    dask::{OUTDATED, Settled, pod_kind},
     fields::{contains, fingerprint, holds_exactly},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     wanted::{Problem, Snapshot, SubjectPatch, WantedChild, target},
@@ -80,6 +80,8 @@ pub struct Plan {
     pub children: Vec<Action>,
     /// Children that are no longer wanted.
     pub prunes: Vec<Action>,
+    /// The end of a subject that has had its time.
+    pub subject_end: Vec<Action>,
     /// What can't be done.
     pub problems: Vec<Problem>,
 }
@@ -87,7 +89,7 @@ pub struct Plan {
 impl Plan {
     /// Whether nothing is to be written.
     pub fn is_empty(&self) -> bool {
-        self.subject.is_empty() && self.children.is_empty() && self.prunes.is_empty()
+        self.subject.is_empty() && self.children.is_empty() && self.prunes.is_empty() && self.subject_end.is_empty()
     }
 }
 
@@ -219,13 +221,13 @@ fn add_preconditions(body: &mut Value, live: &Object, guarded: bool) {
 
 fn outdated(child: &WantedChild) -> Problem {
     let (kind, name) = target(&child.object);
-    Problem::permanent(
-        crate::dask::OUTDATED,
-        format!(
-            "{} {name} was made from an older template and is left as it is; delete it to have it made anew",
-            kind.kind
-        ),
-    )
+    let remedy = if kind.same_kind(&pod_kind()) {
+        "set spec.suspend to true and then to false to begin anew"
+    } else {
+        "delete it to have it made anew"
+    };
+    let message = format!("{} {name} was made from an older template and is left as it is; {remedy}", kind.kind);
+    Problem { permanent: !kind.same_kind(&pod_kind()), ..Problem::permanent(OUTDATED, message) }
 }
 
 fn not_served(kind: &GroupVersionKind) -> Problem {

@@ -9,6 +9,7 @@ use crate::{
     action::{Action, WriteError, Written},
     contract::{Call, Failure, Outcome},
     object::{GroupVersionKind, NamespacedName, Object, Resource},
+    scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
 };
 
 /// A boxed future, so that the ports can be used as trait objects.
@@ -145,6 +146,12 @@ pub trait Observed: Send + Sync {
 pub trait Writes: Send + Sync {
     /// Performs one action.
     fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>>;
+}
+
+/// Talks to Dask schedulers. Every call ends in bounded time, whatever the scheduler does.
+pub trait Schedulers: Send + Sync {
+    /// Says one thing to one scheduler.
+    fn call(&self, scheduler: Scheduler, call: SchedulerCall) -> Pending<'_, Result<SchedulerReply, SchedulerError>>;
 }
 
 impl std::error::Error for CallError {}

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::{
     contract::EventNote,
     object::{GroupVersionKind, NamespacedName, Object},
+    scheduler::{Replies, Scheduler, SchedulerCall},
 };
 
 /// What a handler is shown: the subject, the children that it owns, and what it asked for besides.
@@ -20,6 +21,10 @@ pub struct Snapshot {
     pub departed: Vec<Arc<Object>>,
     /// What native reconcilers look up beyond their children, by the name of the question.
     pub related: BTreeMap<&'static str, Vec<Arc<Object>>>,
+    /// What the subject's scheduler has said to this handler.
+    pub replies: Replies,
+    /// What a native reconciler found out in its last pass of this process, see [`Findings::facts`]; null after a restart.
+    pub facts: Value,
     /// Milliseconds since the Unix epoch.
     pub now: u64,
 }
@@ -47,18 +52,39 @@ impl Snapshot {
 }
 
 /// What a handler wants for one subject.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Wanted {
     /// Applied to the subject before anything else is written. If it fails, nothing else is.
     pub subject: Option<SubjectPatch>,
     /// The complete set of children; none: leave what is there.
     pub children: Option<Vec<WantedChild>>,
+    /// Fields that the handler keeps on objects that exist already and that it does not own.
+    pub fields: Vec<WantedFields>,
+    /// What is to be said to a scheduler; the replies are in a later snapshot.
+    pub calls: Vec<(Scheduler, SchedulerCall)>,
+    /// Whether the subject has had its time and is to be deleted, after everything else.
+    pub delete_subject: bool,
     /// Events on the subject.
     pub events: Vec<EventNote>,
     /// Look again after this time, even if nothing changes.
     pub requeue_after: Option<Duration>,
+    /// What can't be done and why, and what was found out.
+    pub findings: Findings,
+}
+
+/// What a pass leaves behind for the status.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Findings {
     /// What can't be done and why.
     pub problems: Vec<Problem>,
+    /// What a native reconciler has found out and can't be observed, in its own form.
+    pub facts: Value,
+}
+
+impl From<Problem> for Findings {
+    fn from(problem: Problem) -> Self {
+        Self { problems: vec![problem], facts: Value::Null }
+    }
 }
 
 /// The whole set of fields that a handler keeps on its subject.
@@ -79,6 +105,15 @@ pub struct WantedChild {
     pub object: Value,
     /// As [`SubjectPatch::guarded`], for values that were read from the live child.
     pub guarded: bool,
+}
+
+/// The whole set of fields that a handler keeps on an object that it does not own.
+#[derive(Clone, Debug)]
+pub struct WantedFields {
+    /// The object, as it was observed.
+    pub object: Arc<Object>,
+    /// A partial object; identity is filled in.
+    pub body: Value,
 }
 
 /// Something that a person should know: becomes a condition, and an Event when it is new.

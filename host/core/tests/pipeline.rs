@@ -8,7 +8,7 @@ use dask_wasm_operator_core::{
     memory::{MemoryCluster, built_in_resources},
     object::{NamespacedName, Object, ObjectKey},
     pipeline::{Handler, Pass, Pipeline, SubjectState},
-    ports::Observed,
+    ports::{Observed, Schedulers},
 };
 use serde_json::{Value, json};
 
@@ -47,8 +47,13 @@ impl World {
                 let pipeline =
                     Pipeline { observed: &self.cluster, writes: &self.cluster, environment: &self.environment };
                 let state = self.states.entry((reconciler, object.at())).or_default();
-                passes.push(now(pipeline.reconcile(&Handler::Native(reconciler), &object.at(), state, NOW)));
-                now(pipeline.publish(reconciler, &object.at(), state.problems(), NOW)).unwrap();
+                let pass = now(pipeline.reconcile(&Handler::Native(reconciler), &object.at(), state, NOW));
+                for (scheduler, call) in &pass.calls {
+                    let reply = now(self.cluster.call(scheduler.clone(), call.clone()));
+                    state.heard(call, reply, NOW);
+                }
+                passes.push(pass);
+                now(pipeline.publish(reconciler, &object.at(), state.findings(), NOW)).unwrap();
             }
         }
         self.written = self.cluster.take_written();
@@ -58,7 +63,7 @@ impl World {
     fn settle(&mut self) -> Vec<Pass> {
         for _ in 0..10 {
             let (written, passes) = self.round();
-            if written == 0 {
+            if written == 0 && passes.iter().all(|pass| pass.calls.is_empty()) {
                 return passes;
             }
         }
@@ -348,7 +353,7 @@ fn an_object_of_a_stranger_is_left_alone() {
     let stranger = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "simple-scheduler", "namespace": "ns1"}, "spec": {"x": 1}});
     let mut world = World::new([stranger, simple(1)]);
     let passes = world.settle();
-    assert!(passes.iter().any(|pass| pass.problems.iter().any(|problem| problem.reason == "ForeignObject")));
+    assert!(passes.iter().any(|pass| pass.findings.problems.iter().any(|problem| problem.reason == "ForeignObject")));
     assert_eq!(world.get("Service", "simple-scheduler")["spec"], json!({"x": 1}));
     assert_eq!(world.workers().len(), 1, "the rest is made all the same");
 }

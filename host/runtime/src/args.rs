@@ -6,6 +6,7 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use dask_wasm_operator_cluster::scheduler::Given;
 use dask_wasm_operator_core::names::{NameError, check_dns_label, check_dns_subdomain};
 use tracing_subscriber::filter::Targets;
 
@@ -56,6 +57,12 @@ pub(crate) struct RunArgs {
     /// DNS domain of the cluster; schedulers are reached at `NAME.NAMESPACE.svc.DOMAIN`.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = subdomain, env = "DASK_WASM_OPERATOR_CLUSTER_DOMAIN")]
     pub(crate) cluster_domain: String,
+    /// Where a scheduler is reached, if not at its Service: `NAMESPACE/CLUSTER=HOST:PORT[,HOST:DASHBOARD_PORT]`.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) scheduler_address: Vec<Given>,
+    /// Seconds that a scheduler may be silent until surplus workers are removed without asking it which.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub(crate) scale_down_deadline: u64,
 }
 
 /// Which objects are served.

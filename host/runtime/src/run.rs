@@ -20,10 +20,14 @@ use dask_wasm_operator_cluster::{
     index::Index,
     lease::{self, LeaseSettings, holder_identity},
     observed::ObservedCluster,
+    scheduler::{Addresses, Deadlines, Route, SchedulerClient},
     watch::{WatchHandle, WatchKey, Watches},
 };
 use dask_wasm_operator_core::{
-    dask::{COMPONENT_LABEL, Environment, cluster_kind, deployment_kind, service_kind, worker_group_kind},
+    dask::{
+        COMPONENT_LABEL, autoscaler_kind, cluster_kind, deployment_kind, job_kind, pod_kind, service_kind,
+        worker_group_kind,
+    },
     object::GroupVersionKind,
     ports::{Observed, Writes},
     spec::{DASK_AUTOSCALER, DASK_CLUSTER, DASK_JOB, DASK_PLUGIN, DASK_PLUGIN_RECORD, DASK_WORKER_GROUP},
@@ -101,7 +105,8 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
         observed: Arc::clone(&observed),
         writes: Arc::clone(&writes),
         gate: gate.clone(),
-        environment: Environment { cluster_domain: settings.cluster_domain.clone() },
+        schedulers: Arc::new(schedulers(&clients, &settings)),
+        environment: settings.environment.clone(),
         metrics: Arc::clone(&metrics),
         events: Events::start(clients.unary.clone(), gate, host_name()),
     }));
@@ -205,6 +210,17 @@ async fn check_rights(clients: &Clients, scope: &Scope, operator_namespace: &str
     if rights.is_empty() { Ok(()) } else { Err(Failure::MissingRights { rights }) }
 }
 
+/// In a pod, schedulers are reached by the names of their Services; elsewhere through the API server.
+fn schedulers(clients: &Clients, settings: &RunSettings) -> SchedulerClient {
+    let route = if settings.in_pod {
+        Route::ServiceDns { cluster_domain: settings.environment.cluster_domain.clone() }
+    } else {
+        Route::PortForward(clients.watch.clone())
+    };
+    let given = settings.scheduler_addresses.iter().map(|given| (given.cluster.clone(), given.address.clone()));
+    SchedulerClient::new(clients.unary.clone(), Addresses { given: given.collect(), route }, Deadlines::default())
+}
+
 /// What the operator itself watches: Dask's kinds, what it makes of them, and the plugins.
 fn own_watches(
     watches: &Watches,
@@ -214,9 +230,12 @@ fn own_watches(
 ) -> Result<Vec<WatchHandle>, Failure> {
     let served = namespace(scope);
     let components = |names: &str| Some(format!("{COMPONENT_LABEL} in ({names})"));
-    let wanted: [(GroupVersionKind, Option<String>, Option<String>); 5] = [
+    let wanted: [(GroupVersionKind, Option<String>, Option<String>); 8] = [
         (cluster_kind(), served.clone(), None),
         (worker_group_kind(), served.clone(), None),
+        (job_kind(), served.clone(), None),
+        (autoscaler_kind(), served.clone(), None),
+        (pod_kind(), served.clone(), components("job-runner")),
         (deployment_kind(), served.clone(), components("scheduler,worker")),
         (service_kind(), served, components("scheduler")),
         (DASK_PLUGIN.group_version_kind(), Some(operator_namespace.to_owned()), None),

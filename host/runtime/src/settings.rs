@@ -8,11 +8,16 @@ use std::{
     ffi::OsString,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use clap::ValueEnum;
 use dask_wasm_operator_api::Served;
-use dask_wasm_operator_core::names::{NameError, check_dns_label};
+use dask_wasm_operator_cluster::scheduler::Given;
+use dask_wasm_operator_core::{
+    dask::Environment,
+    names::{NameError, check_dns_label},
+};
 use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
@@ -47,8 +52,12 @@ pub struct RunSettings {
     pub plugins: PluginSources,
     /// Directory for compiled plugins.
     pub cache_directory: PathBuf,
-    /// DNS domain of the cluster.
-    pub cluster_domain: String,
+    /// What holds for every Dask object.
+    pub environment: Environment,
+    /// Schedulers that are not reached at their Service.
+    pub scheduler_addresses: Vec<Given>,
+    /// Whether this process runs in a pod, where the names of Services are known.
+    pub in_pod: bool,
     /// Where health and metrics are served, if anywhere.
     pub admin: Option<AdminEndpoint>,
     /// What is logged.
@@ -192,11 +201,22 @@ impl TryFrom<RunArgs> for RunSettings {
     type Error = SettingsError;
 
     fn try_from(args: RunArgs) -> Result<Self, SettingsError> {
-        let RunArgs { scope, connection, plugins, admin, log, ignored, cluster_domain } = args;
+        let RunArgs {
+            scope,
+            connection,
+            plugins,
+            admin,
+            log,
+            ignored,
+            cluster_domain,
+            scheduler_address,
+            scale_down_deadline,
+        } = args;
         let ScopeArgs { all_namespaces: _, namespace, standalone } = scope;
         let ConnectionArgs { kubeconfig, context, operator_namespace } = connection;
         let PluginArgs { plugin_dir, disable_plugins, cache_dir } = plugins;
         let AdminArgs { admin_address, liveness } = admin;
+        let in_pod = kubeconfig.is_none() && env::var_os("KUBERNETES_SERVICE_HOST").is_some();
         Ok(Self {
             scope: scope_of(namespace)?,
             leadership: if standalone { Leadership::Standalone } else { Leadership::Lease },
@@ -208,7 +228,9 @@ impl TryFrom<RunArgs> for RunSettings {
                 PluginSources::Enabled { directory: plugin_dir }
             },
             cache_directory: cache_dir.unwrap_or_else(|| default_cache_directory(|name| env::var_os(name))),
-            cluster_domain,
+            environment: Environment { cluster_domain, scale_down_deadline: Duration::from_secs(scale_down_deadline) },
+            scheduler_addresses: scheduler_address,
+            in_pod,
             admin: admin_address.or(liveness),
             log: log.into(),
             ignored: given(ignored),

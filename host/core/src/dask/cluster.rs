@@ -63,7 +63,7 @@ pub(super) fn check_name(name: &str) -> Result<(), Problem> {
 pub(super) fn reconcile(seen: &Snapshot) -> Wanted {
     match children(seen) {
         Ok(children) => Wanted { children: Some(children), ..Wanted::default() },
-        Err(problem) => Wanted { problems: vec![problem], ..Wanted::default() },
+        Err(problem) => Wanted { findings: problem.into(), ..Wanted::default() },
     }
 }
 

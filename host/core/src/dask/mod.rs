@@ -1,26 +1,34 @@
-//! The Dask reconcilers: what objects a DaskCluster and a DaskWorkerGroup ask for, and what their status says.
+//! The Dask reconcilers: what objects Dask's custom resources ask for, and what their status says.
 //!
 //! Pure functions from a snapshot; the pipeline does the rest, exactly as for a plugin. Names, labels, selectors, environment
 //! and ports are those that clients of the Python operator rely on.
 
+mod autoscaler;
 mod cluster;
+mod idle;
+mod job;
 mod metadata;
-mod ordinals;
+mod poll;
+mod removal;
+mod scaling;
 mod status;
 mod template;
+mod worker_set;
 mod workergroup;
 
 pub use metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, WORKER_GROUP_NAME_LABEL};
 pub(crate) use status::OUTDATED;
 pub use template::{Settled, TEMPLATE_HASH, as_it_was, settle};
 
+use std::time::Duration;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
     object::{GroupVersionKind, NamespacedName, Object},
-    spec::{DASK_CLUSTER, DASK_GROUP, DASK_VERSION, DASK_WORKER_GROUP},
-    wanted::{Problem, Snapshot, Wanted},
+    spec::{DASK_AUTOSCALER, DASK_CLUSTER, DASK_GROUP, DASK_JOB, DASK_VERSION, DASK_WORKER_GROUP},
+    wanted::{Findings, Problem, Snapshot, Wanted},
 };
 
 /// `operator.dask.org/paused: "true"` stops all writes for an object but that of its status.
@@ -33,6 +41,12 @@ pub enum Reconciler {
     Cluster,
     /// DaskWorkerGroup → one Deployment per worker.
     WorkerGroup,
+    /// DaskJob → DaskCluster and the pod that runs the job.
+    Job,
+    /// DaskAutoscaler → replicas of a DaskWorkerGroup, as its scheduler asks for.
+    Autoscaler,
+    /// DaskCluster with `idleTimeout` → its end, when its scheduler has had nothing to do for so long.
+    IdleShutdown,
 }
 
 /// A lookup beyond the children of a subject; a change of what it finds wakes the subject again.
@@ -45,15 +59,17 @@ pub enum Lookup {
 }
 
 /// What holds for every subject of a process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Environment {
     /// The cluster's DNS domain, `cluster.local`.
     pub cluster_domain: String,
+    /// How long a scheduler may be silent until surplus workers are removed without asking it.
+    pub scale_down_deadline: Duration,
 }
 
 impl Default for Environment {
     fn default() -> Self {
-        Self { cluster_domain: "cluster.local".to_owned() }
+        Self { cluster_domain: "cluster.local".to_owned(), scale_down_deadline: Duration::from_secs(120) }
     }
 }
 
@@ -67,6 +83,11 @@ pub fn service_kind() -> GroupVersionKind {
     GroupVersionKind::new("", "v1", "Service")
 }
 
+/// Kind of a Pod.
+pub fn pod_kind() -> GroupVersionKind {
+    GroupVersionKind::new("", "v1", "Pod")
+}
+
 /// Kind of a DaskCluster.
 pub fn cluster_kind() -> GroupVersionKind {
     GroupVersionKind::new(DASK_GROUP, DASK_VERSION, DASK_CLUSTER.kind)
@@ -77,23 +98,38 @@ pub fn worker_group_kind() -> GroupVersionKind {
     GroupVersionKind::new(DASK_GROUP, DASK_VERSION, DASK_WORKER_GROUP.kind)
 }
 
+/// Kind of a DaskJob.
+pub fn job_kind() -> GroupVersionKind {
+    GroupVersionKind::new(DASK_GROUP, DASK_VERSION, DASK_JOB.kind)
+}
+
+/// Kind of a DaskAutoscaler.
+pub fn autoscaler_kind() -> GroupVersionKind {
+    GroupVersionKind::new(DASK_GROUP, DASK_VERSION, DASK_AUTOSCALER.kind)
+}
+
 impl Reconciler {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Cluster, Self::WorkerGroup];
+    pub const ALL: [Self; 5] = [Self::Cluster, Self::WorkerGroup, Self::Job, Self::Autoscaler, Self::IdleShutdown];
 
     /// Short name, part of the field manager `dask-operator/<name>`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cluster => "cluster",
             Self::WorkerGroup => "workergroup",
+            Self::Job => "job",
+            Self::Autoscaler => "autoscaler",
+            Self::IdleShutdown => "idle-shutdown",
         }
     }
 
     /// Kind of the subjects.
     pub fn subject(self) -> GroupVersionKind {
         match self {
-            Self::Cluster => cluster_kind(),
+            Self::Cluster | Self::IdleShutdown => cluster_kind(),
             Self::WorkerGroup => worker_group_kind(),
+            Self::Job => job_kind(),
+            Self::Autoscaler => autoscaler_kind(),
         }
     }
 
@@ -102,6 +138,9 @@ impl Reconciler {
         match self {
             Self::Cluster => vec![deployment_kind(), service_kind(), worker_group_kind()],
             Self::WorkerGroup => vec![deployment_kind()],
+            Self::Job => vec![cluster_kind(), pod_kind()],
+            Self::Autoscaler => Vec::new(),
+            Self::IdleShutdown => vec![deployment_kind(), service_kind()],
         }
     }
 
@@ -112,8 +151,15 @@ impl Reconciler {
             (Self::Cluster, "Service") => Some("spec.scheduler.service"),
             (Self::Cluster, "DaskWorkerGroup") => Some("spec.worker"),
             (Self::WorkerGroup, "Deployment") => Some("spec.worker.spec"),
+            (Self::Job, "DaskCluster") => Some("spec.cluster"),
+            (Self::Job, "Pod") => Some("spec.job"),
             _ => None,
         }
+    }
+
+    /// Whether what it does depends on the status of its subject and children, too.
+    pub fn heeds_status(self) -> bool {
+        self == Self::Job
     }
 
     /// What else it wants to see of a subject, by name.
@@ -121,6 +167,8 @@ impl Reconciler {
         match self {
             Self::Cluster => cluster::lookups(subject, children),
             Self::WorkerGroup => workergroup::lookups(subject),
+            Self::Autoscaler => autoscaler::lookups(subject),
+            Self::Job | Self::IdleShutdown => Vec::new(),
         }
     }
 
@@ -129,14 +177,20 @@ impl Reconciler {
         match self {
             Self::Cluster => cluster::reconcile(seen),
             Self::WorkerGroup => workergroup::reconcile(seen, environment),
+            Self::Job => job::reconcile(seen, environment),
+            Self::Autoscaler => autoscaler::reconcile(seen),
+            Self::IdleShutdown => idle::reconcile(seen),
         }
     }
 
-    /// The subject's status, given what was observed and what the last pass met.
-    pub fn status(self, seen: &Snapshot, problems: &[Problem]) -> Value {
+    /// The subject's status, given what was observed and what the last pass left behind.
+    pub fn status(self, seen: &Snapshot, findings: &Findings) -> Value {
         match self {
-            Self::Cluster => status::cluster(seen, problems),
-            Self::WorkerGroup => status::worker_group(seen, problems),
+            Self::Cluster => status::cluster(seen, &findings.problems),
+            Self::WorkerGroup => status::worker_group(seen, &findings.problems),
+            Self::Job => job::status(seen),
+            Self::Autoscaler => autoscaler::status(seen, findings),
+            Self::IdleShutdown => idle::status(seen, findings),
         }
     }
 }

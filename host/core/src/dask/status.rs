@@ -58,6 +58,7 @@ pub(super) fn cluster(seen: &Snapshot, problems: &[Problem]) -> Value {
         ready_replicas: Some(workers.ready),
         outdated_replicas: Some(outdated),
         label_selector: Some(worker_selector(name, &default_group_name(name))),
+        idle_since: None, // Another reconciler's.
     };
     json!(status)
 }
@@ -85,7 +86,7 @@ pub(super) fn worker_group(seen: &Snapshot, problems: &[Problem]) -> Value {
     json!(status)
 }
 
-fn previous<T: serde::de::DeserializeOwned + Default>(seen: &Snapshot) -> T {
+pub(super) fn previous<T: serde::de::DeserializeOwned + Default>(seen: &Snapshot) -> T {
     seen.subject.field("status").and_then(Result::ok).unwrap_or_default()
 }
 
@@ -145,9 +146,9 @@ fn is_worker(object: &Object) -> bool {
 }
 
 /// Status, reason and message of one condition.
-type Finding = (ConditionStatus, String, String);
+pub(super) type Finding = (ConditionStatus, String, String);
 
-fn scheduler_available(scheduler: Option<&Object>) -> Finding {
+pub(super) fn scheduler_available(scheduler: Option<&Object>) -> Finding {
     let Some(scheduler) = scheduler else {
         return (
             ConditionStatus::False,
@@ -218,7 +219,7 @@ fn degradation(problems: &[Problem]) -> Finding {
     }
 }
 
-fn conditions(
+pub(super) fn conditions(
     seen: &Snapshot,
     previous: &[Condition],
     problems: &[Problem],

@@ -3,17 +3,21 @@
 //! While the custom resource still gives that template, manual edits are reverted. When it gives another, the Deployment is
 //! left alone, because a change would restart its pod and lose what a worker holds; deleting the Deployment gives the new
 //! one. Labels and annotations are propagated to object metadata only, never to pod templates or selectors.
+//!
+//! A pod that we make ourselves, the runner of a job, is its own template: Kubernetes refuses most changes of it, and one that
+//! it allows (another image) would restart the job.
 
 use serde_json::{Value, json};
 
-use super::deployment_kind;
+use super::{deployment_kind, pod_kind};
 use crate::{
-    fields::{contains, held_entries, stable_digest},
-    object::{ManagedFields, Object},
+    fields::{contains, held_entries, held_part, stable_digest},
+    object::{GroupVersionKind, ManagedFields, Object},
     wanted::{WantedChild, target},
 };
 
-/// Annotation on Deployments: `v1:` and the digest of the pod spec that the Deployment was made from, after `build` mutators.
+/// Annotation on Deployments and runners of jobs: `v1:` and the digest of the pod spec that they were made from, after `build`
+/// mutators.
 pub const TEMPLATE_HASH: &str = "operator.dask.org/template-hash";
 
 /// Hexadecimal digits of the digest that are kept: 80 bits.
@@ -28,12 +32,22 @@ pub enum Settled {
     Outdated(WantedChild),
 }
 
-/// Stamps a Deployment with its template's hash and decides whether it may be applied. Other kinds pass.
-pub fn settle(mut child: WantedChild, live: Option<&Object>, manager: &str) -> Settled {
-    if !target(&child.object).0.same_kind(&deployment_kind()) {
-        return Settled::Apply(child);
+/// Where a kind holds a pod spec that is changed on purpose only.
+fn pod_spec_of(kind: &GroupVersionKind) -> Option<&'static str> {
+    if kind.same_kind(&deployment_kind()) {
+        Some("/spec/template/spec")
+    } else if kind.same_kind(&pod_kind()) {
+        Some("/spec")
+    } else {
+        None
     }
-    let pod = child.object.pointer("/spec/template/spec").cloned().unwrap_or_default();
+}
+
+/// Stamps a Deployment or a pod with its template's hash and decides whether it may be applied. Other kinds pass.
+pub fn settle(mut child: WantedChild, live: Option<&Object>, manager: &str) -> Settled {
+    let kind = target(&child.object).0;
+    let Some(path) = pod_spec_of(&kind) else { return Settled::Apply(child) };
+    let pod = child.object.pointer(path).cloned().unwrap_or_default();
     let hash = format!("v1:{}", &stable_digest(&pod)[..DIGITS]);
     child.object["metadata"]["annotations"][TEMPLATE_HASH] = json!(hash);
 
@@ -42,13 +56,26 @@ pub fn settle(mut child: WantedChild, live: Option<&Object>, manager: &str) -> S
     let same = match live.metadata.annotations.get(TEMPLATE_HASH) {
         Some(stamped) => *stamped == hash,
         // Somebody removed the stamp: it can be put back if nothing would change by it.
-        None => contains(live_value.pointer("/spec/template/spec").unwrap_or(&Value::Null), &pod),
+        None => contains(live_value.pointer(path).unwrap_or(&Value::Null), &pod),
     };
     if !same {
         return Settled::Outdated(child);
     }
-    keep_template_metadata(&mut child.object, live, &live_value, manager);
+    if kind.same_kind(&pod_kind()) {
+        keep_pod(&mut child.object, live, &live_value, manager);
+    } else {
+        keep_template_metadata(&mut child.object, live, &live_value, manager);
+    }
     Settled::Apply(child)
+}
+
+/// Sends a running pod's own values back for what we hold of it: what a webhook changed when it was made (the image's registry,
+/// say) stays changed.
+fn keep_pod(wanted: &mut Value, live: &Object, live_value: &Value, manager: &str) {
+    let held = live.applied_by(manager).and_then(ManagedFields::decoded);
+    if let (Some(held), Some(spec)) = (held.as_ref().and_then(|held| held.get("f:spec")), live_value.get("spec")) {
+        wanted["spec"] = held_part(held, spec);
+    }
 }
 
 /// A child as it was made, for one that vanished from our watches: if it only lost the label by which it is watched, that is

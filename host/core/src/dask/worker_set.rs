@@ -1,9 +1,13 @@
-//! Which workers a group has: a set of ordinals, handed out before a worker is made and recorded on the group.
+//! Which workers a group has: a set of names, recorded on the group before a worker is made or retired.
 //!
 //! A worker's name follows from the group's uid and its ordinal, so making it twice is making it once. Ordinals are never
-//! handed out again: a scheduler remembers the names of the workers that it retired (dask-kubernetes issue 855).
+//! handed out again: a scheduler remembers the names of the workers that it retired (dask-kubernetes issue 855). Workers
+//! that another operator made under names of its own are kept by name.
 
-use std::{collections::BTreeSet, fmt::Write};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -19,13 +23,17 @@ const RECOVERY_BOUND: u32 = 100_000;
 /// Ten hexadecimal digits, as in the Python operator's worker names.
 const SUFFIX_DIGITS: usize = 10;
 
-/// The workers of a group.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ordinals {
-    /// The next one to be handed out.
+/// The workers of a group, by the names of their Deployments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct WorkerSet {
+    group: String,
+    uid: String,
+    /// The next ordinal to be handed out.
     next: u32,
-    /// Those that exist, or are about to.
-    workers: BTreeSet<u32>,
+    /// Those that exist, or are about to; none: named by somebody else.
+    workers: BTreeMap<String, Option<u32>>,
+    /// Those that are asked to hand over what they hold, and then go.
+    retiring: BTreeSet<String>,
 }
 
 /// The record as it is stored: `{"next": 10, "workers": "0-4,7"}`.
@@ -33,116 +41,164 @@ pub(super) struct Ordinals {
 struct Record {
     next: u32,
     workers: String,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    adopted: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    retiring: BTreeSet<String>,
 }
 
-impl Ordinals {
+impl WorkerSet {
+    fn empty(group: &str, uid: &str) -> Self {
+        let (group, uid) = (group.to_owned(), uid.to_owned());
+        Self { group, uid, next: 0, workers: BTreeMap::new(), retiring: BTreeSet::new() }
+    }
+
     /// From the annotation; none if it can't be read.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(group: &str, uid: &str, text: &str) -> Option<Self> {
         let record: Record = serde_json::from_str(text).ok()?;
-        let mut workers = BTreeSet::new();
+        let mut set = Self { next: record.next, ..Self::empty(group, uid) };
         for range in record.workers.split(',').filter(|range| !range.is_empty()) {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
             let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
-            if first > last || last >= record.next {
+            if first > last || last >= record.next || last - first > RECOVERY_BOUND {
                 return None;
             }
-            workers.extend(first..=last);
+            (first..=last).for_each(|ordinal| set.insert(ordinal));
         }
-        Some(Self { next: record.next, workers })
+        set.workers.extend(record.adopted.into_iter().map(|name| (name, None)));
+        set.retiring = record.retiring.into_iter().filter(|name| set.workers.contains_key(name)).collect();
+        Some(set)
     }
 
     /// From the names of the workers that exist.
-    pub(super) fn recover<'a>(group_uid: &str, names: impl Iterator<Item = &'a str>) -> Self {
-        let mut suffixes: BTreeSet<&str> =
-            names.filter_map(|name| name.rsplit_once('-').map(|(_, suffix)| suffix)).collect();
-        let mut found = Self::default();
-        for ordinal in 0..RECOVERY_BOUND {
-            if suffixes.is_empty() {
-                break;
-            }
-            if suffixes.remove(suffix(group_uid, ordinal).as_str()) {
-                found.workers.insert(ordinal);
-                found.next = ordinal + 1;
+    pub(super) fn recover<'a>(group: &str, uid: &str, names: impl Iterator<Item = &'a str>) -> Self {
+        let mut names: BTreeSet<&str> = names.collect();
+        let mut set = Self::empty(group, uid);
+        let bound = if names.is_empty() { 0 } else { RECOVERY_BOUND };
+        for ordinal in 0..bound {
+            if names.remove(worker_name(group, uid, ordinal).as_str()) {
+                set.insert(ordinal);
+                set.next = ordinal + 1;
+                if names.is_empty() {
+                    break;
+                }
             }
         }
-        found
+        set
     }
 
     /// As the annotation holds it.
     pub(super) fn to_text(&self) -> String {
+        let ordinals: BTreeSet<u32> = self.workers.values().copied().flatten().collect();
         let mut ranges = String::new();
-        let mut workers = self.workers.iter().copied().peekable();
-        while let Some(first) = workers.next() {
+        let mut ordinals = ordinals.into_iter().peekable();
+        while let Some(first) = ordinals.next() {
             let mut last = first;
-            while let Some(following) = workers.next_if(|&following| following == last + 1) {
+            while let Some(following) = ordinals.next_if(|&following| following == last + 1) {
                 last = following;
             }
             let comma = if ranges.is_empty() { "" } else { "," };
             let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
             write!(ranges, "{comma}{range}").expect("writing to a string does not fail");
         }
-        serde_json::to_string(&Record { next: self.next, workers: ranges })
-            .expect("a record of a number and a text is JSON")
+        let adopted = self.workers.iter().filter(|(_, ordinal)| ordinal.is_none()).map(|(name, _)| name.clone());
+        let record =
+            Record { next: self.next, workers: ranges, adopted: adopted.collect(), retiring: self.retiring.clone() };
+        serde_json::to_string(&record).expect("a record of numbers and texts is JSON")
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
-        self.workers.iter().copied()
+    /// Names of the workers, those with ordinals in their order.
+    pub(super) fn names(&self) -> Vec<&str> {
+        let mut names: Vec<_> = self.workers.iter().map(|(name, ordinal)| (*ordinal, name.as_str())).collect();
+        names.sort_unstable();
+        names.into_iter().map(|(_, name)| name).collect()
+    }
+
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.workers.contains_key(name)
     }
 
     pub(super) fn len(&self) -> u32 {
         u32::try_from(self.workers.len()).unwrap_or(u32::MAX)
     }
 
+    /// Those that are asked to hand over what they hold.
+    pub(super) fn retiring(&self) -> &BTreeSet<String> {
+        &self.retiring
+    }
+
+    pub(super) fn set_retiring(&mut self, retiring: BTreeSet<String>) {
+        self.retiring = retiring;
+    }
+
+    /// Takes in a worker that somebody else has named.
+    pub(super) fn adopt(&mut self, name: &str) {
+        self.workers.entry(name.to_owned()).or_default();
+    }
+
     /// Hands out ordinals until there are `wanted`.
     pub(super) fn grow(&mut self, wanted: u32) {
         while self.len() < wanted {
-            self.workers.insert(self.next);
+            self.insert(self.next);
             self.next = self.next.saturating_add(1);
         }
     }
 
-    /// Takes ordinals back, in the order given, until there are `wanted`.
-    pub(super) fn shrink(&mut self, wanted: u32, order: impl IntoIterator<Item = u32>) {
-        for ordinal in order {
-            if self.len() <= wanted {
-                break;
-            }
-            self.workers.remove(&ordinal);
-        }
+    /// Takes a worker out.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.workers.remove(name);
+        self.retiring.remove(name);
+    }
+
+    fn insert(&mut self, ordinal: u32) {
+        self.workers.insert(worker_name(&self.group, &self.uid, ordinal), Some(ordinal));
     }
 }
 
 /// Name of a worker's Deployment.
-pub(super) fn worker_name(group: &str, group_uid: &str, ordinal: u32) -> String {
-    format!("{group}-worker-{}", suffix(group_uid, ordinal))
-}
-
-fn suffix(group_uid: &str, ordinal: u32) -> String {
+fn worker_name(group: &str, group_uid: &str, ordinal: u32) -> String {
     let digest = Sha256::digest(format!("{group_uid}:{ordinal}"));
-    hex(&digest[..SUFFIX_DIGITS / 2])
+    format!("{group}-worker-{}", hex(&digest[..SUFFIX_DIGITS / 2]))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn ordinals(set: &WorkerSet) -> Vec<u32> {
+        let mut ordinals: Vec<_> = set.workers.values().copied().flatten().collect();
+        ordinals.sort_unstable();
+        ordinals
+    }
+
+    fn without(set: &mut WorkerSet, ordinals: &[u32]) {
+        ordinals.iter().for_each(|ordinal| set.remove(&worker_name("g", "uid", *ordinal)));
+    }
+
     #[test]
     fn the_record_survives_writing_and_reading() {
-        let mut ordinals = Ordinals::default();
-        ordinals.grow(10);
-        ordinals.shrink(7, [3, 0, 9]);
-        ordinals.grow(8);
-        assert_eq!(ordinals.to_text(), r#"{"next":11,"workers":"1-2,4-8,10"}"#);
-        assert_eq!(Ordinals::parse(&ordinals.to_text()), Some(ordinals));
+        let mut set = WorkerSet::empty("g", "uid");
+        set.grow(10);
+        without(&mut set, &[3, 0, 9]);
+        set.grow(8);
+        assert_eq!(set.to_text(), r#"{"next":11,"workers":"1-2,4-8,10"}"#);
+        assert_eq!(WorkerSet::parse("g", "uid", &set.to_text()), Some(set.clone()));
+        set.adopt("g-worker-python");
+        set.set_retiring(BTreeSet::from(["g-worker-python".to_owned()]));
+        assert_eq!(
+            set.to_text(),
+            r#"{"next":11,"workers":"1-2,4-8,10","adopted":["g-worker-python"],"retiring":["g-worker-python"]}"#
+        );
+        assert_eq!(WorkerSet::parse("g", "uid", &set.to_text()), Some(set));
     }
 
     #[test]
     fn retired_ordinals_are_not_handed_out_again() {
-        let mut ordinals = Ordinals::default();
-        ordinals.grow(3);
-        ordinals.shrink(1, [2, 1]);
-        ordinals.grow(3);
-        assert_eq!(ordinals.iter().collect::<Vec<_>>(), [0, 3, 4]);
+        let mut set = WorkerSet::empty("g", "uid");
+        set.grow(3);
+        without(&mut set, &[2, 1]);
+        set.grow(3);
+        assert_eq!(ordinals(&set), [0, 3, 4]);
     }
 
     #[test]
@@ -155,16 +211,15 @@ mod tests {
             r#"{"next":9,"workers":"4-1"}"#,
             r#"{"next":9,"workers":"x"}"#,
         ] {
-            assert_eq!(Ordinals::parse(text), None, "{text}");
+            assert_eq!(WorkerSet::parse("g", "uid", text), None, "{text}");
         }
     }
 
     #[test]
     fn a_lost_record_is_made_again_from_the_names() {
-        let mut ordinals = Ordinals::default();
-        ordinals.grow(6);
-        ordinals.shrink(4, [0, 2]);
-        let names: Vec<_> = ordinals.iter().map(|ordinal| worker_name("g", "uid", ordinal)).collect();
-        assert_eq!(Ordinals::recover("uid", names.iter().map(String::as_str)), ordinals);
+        let mut set = WorkerSet::empty("g", "uid");
+        set.grow(6);
+        without(&mut set, &[0, 2]);
+        assert_eq!(WorkerSet::recover("g", "uid", set.names().into_iter()), set);
     }
 }

@@ -1,6 +1,6 @@
 //! DaskWorkerGroup → one Deployment per worker.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -11,36 +11,45 @@ use super::{
         CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata, WORKER_GROUP_NAME_LABEL, inherited_annotations,
         inherited_labels,
     },
-    ordinals::{Ordinals, WORKER_ORDINALS, worker_name},
+    removal, service_kind,
+    worker_set::{WORKER_ORDINALS, WorkerSet},
 };
 use crate::{
     names::check_dns_label,
     object::{NamespacedName, Object},
+    plugin::PLUGIN_LABEL,
+    scheduler::{COMM_PORT, Scheduler},
     spec::DaskWorkerGroupSpec,
-    wanted::{Problem, Snapshot, SubjectPatch, Wanted, WantedChild},
+    wanted::{Findings, Problem, Snapshot, SubjectPatch, Wanted, WantedChild},
 };
 
 /// The cluster that the group belongs to.
 pub(super) const CLUSTER: &str = "cluster";
 
-/// Dask's default port for workers and clients.
-const SCHEDULER_PORT: u16 = 8786;
+/// The scheduler's Deployment and Service.
+const SCHEDULER: &str = "scheduler";
+const SCHEDULER_SERVICE: &str = "scheduler-service";
+
+/// The most workers of one group: its record and its passes grow with them.
+pub(super) const WORKERS_MAX: u32 = 10_000;
 
 pub(super) fn lookups(subject: &Object) -> Vec<(&'static str, Lookup)> {
     let spec: Option<Value> = subject.field("spec").and_then(Result::ok);
     let name = spec.as_ref().and_then(|spec| spec.get("cluster")).and_then(Value::as_str);
-    name.map(|name| {
-        let at = NamespacedName { namespace: subject.metadata.namespace.clone(), name: name.to_owned() };
-        (CLUSTER, Lookup::Named(cluster_kind(), at))
-    })
-    .into_iter()
-    .collect()
+    let Some(cluster) = name else { return Vec::new() };
+    let at = |name: String| NamespacedName { namespace: subject.metadata.namespace.clone(), name };
+    let scheduler = cluster::scheduler_name(cluster);
+    vec![
+        (CLUSTER, Lookup::Named(cluster_kind(), at(cluster.to_owned()))),
+        (SCHEDULER, Lookup::Named(deployment_kind(), at(scheduler.clone()))),
+        (SCHEDULER_SERVICE, Lookup::Named(service_kind(), at(scheduler))),
+    ]
 }
 
 pub(super) fn reconcile(seen: &Snapshot, environment: &Environment) -> Wanted {
     match wanted(seen, environment) {
         Ok(wanted) => wanted,
-        Err(problem) => Wanted { problems: vec![problem], ..Wanted::default() },
+        Err(problem) => Wanted { findings: problem.into(), ..Wanted::default() },
     }
 }
 
@@ -53,22 +62,39 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
     let spec: DaskWorkerGroupSpec = decode_spec(&seen.subject)?;
     let cluster = owning_cluster(seen, &spec)?;
 
-    let ordinals = ordinals(seen, spec.worker.replicas);
-    let uid = seen.subject.metadata.uid.as_str();
+    if spec.worker.replicas > WORKERS_MAX {
+        let message = format!(
+            "DaskWorkerGroup {group}: spec.worker.replicas is {}; a group has at most {WORKERS_MAX} workers: lower it, or spread \
+             the workers over several groups",
+            spec.worker.replicas
+        );
+        return Err(Problem::permanent("InvalidSpec", message));
+    }
+
+    let mut workers = workers(seen);
+    let scheduler = scheduler(seen, cluster);
+    let removal =
+        removal::shrink(seen, &mut workers, spec.worker.replicas, scheduler.as_ref(), environment.scale_down_deadline);
+    workers.grow(spec.worker.replicas);
     let mut room = room(seen, spec.worker.replicas);
-    let children = ordinals
-        .iter()
-        .map(|ordinal| worker_name(group, uid, ordinal))
+    let children = workers
+        .names()
+        .into_iter()
         .filter(|name| seen.child(&deployment_kind(), name).is_some() || take_one(&mut room))
-        .map(|name| worker(seen, &spec, cluster, environment, &name))
+        .map(|name| worker(seen, &spec, cluster, environment, name))
         .collect();
-    let mut patch = json!({"metadata": {"annotations": {WORKER_ORDINALS: ordinals.to_text()}}});
+    let mut patch = json!({"metadata": {"annotations": {WORKER_ORDINALS: workers.to_text()}}});
     if needs_owner(seen, cluster) {
         patch["metadata"]["ownerReferences"] = json!([cluster.as_owner()]);
     }
+    let calls = removal.calls.into_iter().filter_map(|call| Some((scheduler.clone()?, call)));
     Ok(Wanted {
         subject: Some(SubjectPatch { body: patch, guarded: true }),
         children: Some(children),
+        calls: calls.collect(),
+        events: removal.events,
+        requeue_after: removal.requeue_after,
+        findings: Findings { problems: removal.problem.into_iter().collect(), ..Findings::default() },
         ..Wanted::default()
     })
 }
@@ -99,20 +125,34 @@ fn needs_owner(seen: &Snapshot, cluster: &Object) -> bool {
     !made_by_cluster && controller.is_none_or(|owner| owner.uid == cluster.metadata.uid)
 }
 
-/// The workers there are to be: the recorded ones, more or fewer of them.
-fn ordinals(seen: &Snapshot, wanted: u32) -> Ordinals {
-    let subject = &seen.subject.metadata;
-    let recorded = subject.annotations.get(WORKER_ORDINALS).and_then(|text| Ordinals::parse(text));
-    let mut ordinals = recorded.unwrap_or_else(|| {
+/// The workers there are: the recorded ones, and those that another operator made for this group.
+fn workers(seen: &Snapshot) -> WorkerSet {
+    let group = &seen.subject.metadata;
+    let (name, uid) = (group.name.as_str(), group.uid.as_str());
+    let recorded = group.annotations.get(WORKER_ORDINALS);
+    let mut workers = recorded.and_then(|text| WorkerSet::parse(name, uid, text)).unwrap_or_else(|| {
         let names = seen.children.iter().map(|child| child.metadata.name.as_str());
-        Ordinals::recover(&subject.uid, names)
+        WorkerSet::recover(name, uid, names)
     });
-    if ordinals.len() > wanted {
-        let order = removal_order(seen, &ordinals);
-        ordinals.shrink(wanted, order);
-    }
-    ordinals.grow(wanted);
-    ordinals
+    let manager = field_manager(Reconciler::WorkerGroup);
+    let theirs = |child: &&Arc<Object>| {
+        let label = |key: &str| child.metadata.labels.get(key).map(String::as_str);
+        label(WORKER_GROUP_NAME_LABEL) == Some(name)
+            && label(COMPONENT_LABEL) == Some("worker")
+            && label(PLUGIN_LABEL).is_none()
+            && child.applied_by(&manager).is_none()
+            && !child.is_being_deleted()
+    };
+    seen.children.iter().filter(theirs).for_each(|child| workers.adopt(&child.metadata.name));
+    workers
+}
+
+/// The group's scheduler, if there is one that runs.
+fn scheduler(seen: &Snapshot, cluster: &Object) -> Option<Scheduler> {
+    let deployment = seen.related_one(SCHEDULER)?;
+    let service = seen.related_one(SCHEDULER_SERVICE)?;
+    let runs = DeploymentStatus::of(deployment).has_started();
+    runs.then(|| Scheduler::of(cluster, service))
 }
 
 /// How many workers may be made now. Workers whose ordinals were taken back may still be there, after a crash or a failed
@@ -127,22 +167,6 @@ fn take_one(room: &mut u32) -> bool {
     let left = room.checked_sub(1);
     *room = left.unwrap_or(0);
     left.is_some()
-}
-
-/// Who goes first: those that were never made, then those that never started, then the newest.
-fn removal_order(seen: &Snapshot, ordinals: &Ordinals) -> Vec<u32> {
-    let subject = &seen.subject.metadata;
-    let mut order: Vec<_> = ordinals
-        .iter()
-        .map(|ordinal| {
-            let live = seen.child(&deployment_kind(), &worker_name(&subject.name, &subject.uid, ordinal));
-            let started = live.map(|live| DeploymentStatus::of(live).has_started());
-            let age = live.and_then(|live| live.metadata.creation_timestamp.clone());
-            (started, Reverse(age), Reverse(ordinal))
-        })
-        .collect();
-    order.sort();
-    order.into_iter().map(|(_, _, Reverse(ordinal))| ordinal).collect()
 }
 
 fn worker(
@@ -162,12 +186,7 @@ fn worker(
     .complete(&inherited_labels(&cluster.metadata.labels))
     .without_istio();
 
-    let address = format!(
-        "tcp://{}.{}.svc.{}:{SCHEDULER_PORT}",
-        cluster::scheduler_name(&spec.cluster),
-        group.namespace.as_deref().unwrap_or_default(),
-        environment.cluster_domain,
-    );
+    let address = scheduler_address(&spec.cluster, group.namespace.as_deref(), environment);
     let mut pod = spec.worker.spec.clone();
     for container in pod.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten() {
         add_environment(container, &[("DASK_WORKER_NAME", name), ("DASK_SCHEDULER_ADDRESS", &address)]);
@@ -188,8 +207,14 @@ fn worker(
     }
 }
 
+/// Where pods find the scheduler of a cluster.
+pub(super) fn scheduler_address(cluster: &str, namespace: Option<&str>, environment: &Environment) -> String {
+    let (service, domain) = (cluster::scheduler_name(cluster), &environment.cluster_domain);
+    format!("tcp://{service}.{}.svc.{domain}:{COMM_PORT}", namespace.unwrap_or_default())
+}
+
 /// Appends variables that the user has not set.
-fn add_environment(container: &mut Value, variables: &[(&str, &str)]) {
+pub(super) fn add_environment(container: &mut Value, variables: &[(&str, &str)]) {
     let Some(container) = container.as_object_mut() else { return };
     let entry = container.entry("env").or_insert_with(|| json!([]));
     if entry.is_null() {
@@ -228,7 +253,7 @@ impl DeploymentStatus {
     }
 
     /// Whether its pod was ready at any time: the rollout was complete once.
-    fn has_started(&self) -> bool {
+    pub(super) fn has_started(&self) -> bool {
         let complete = |condition: &DeploymentCondition| {
             condition.type_ == "Progressing" && condition.reason == "NewReplicaSetAvailable"
         };

@@ -5,11 +5,11 @@ use serde_json::json;
 
 use super::{Pipeline, SubjectState};
 use crate::{
-    action::{Action, WriteError, Written},
+    action::{Action, Apply, ApplyTarget, WriteError, Written},
     dask::Settled,
     object::Object,
-    plan::{Plan, Planner},
-    wanted::{Snapshot, SubjectPatch, WantedChild},
+    plan::{Plan, Planner, is_applied},
+    wanted::{Snapshot, SubjectPatch, WantedChild, WantedFields},
 };
 
 /// What came of a plan.
@@ -45,9 +45,39 @@ impl Pipeline<'_> {
         planner.plan(seen, subject, children)
     }
 
+    /// Adds the applies of fields on objects that the subject does not own.
+    pub(super) fn plan_fields(&self, manager: &str, state: &SubjectState, fields: &[WantedFields], plan: &mut Plan) {
+        for WantedFields { object, body } in fields {
+            let Some(resource) = self.observed.resource(&object.kind) else { continue };
+            let mut body = body.clone();
+            body["apiVersion"] = json!(object.kind.api_version());
+            body["kind"] = json!(object.kind.kind);
+            body["metadata"]["name"] = json!(object.metadata.name);
+            if is_applied(&state.memory, manager, &body, object) {
+                continue;
+            }
+            body["metadata"]["uid"] = json!(object.metadata.uid);
+            plan.children.push(Action::Apply(Apply {
+                resource,
+                object: object.key(),
+                target: ApplyTarget::Object,
+                manager: manager.to_owned(),
+                body,
+                force: true,
+                creates: false,
+            }));
+        }
+    }
+
+    pub(super) fn deletion(&self, subject: &Object) -> Vec<Action> {
+        let resource = self.observed.resource(&subject.kind);
+        let delete = |resource| Action::Delete { resource, object: subject.key(), uid: subject.metadata.uid.clone() };
+        resource.map(delete).into_iter().collect()
+    }
+
     pub(super) async fn execute(&self, plan: Plan, state: &mut SubjectState) -> Done {
         let mut done = Done::default();
-        for stage in [plan.subject, plan.children, plan.prunes] {
+        for stage in [plan.subject, plan.children, plan.prunes, plan.subject_end] {
             let results = join_all(stage.into_iter().map(|action| self.perform(action))).await;
             for (action, result) in results {
                 match result {

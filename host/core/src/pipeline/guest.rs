@@ -22,7 +22,7 @@ use crate::{
     retry::{PLUGIN_ATTEMPTS, Retry},
     spec::{DASK_PLUGIN_RECORD, DaskPluginRecordSpec, DaskPluginRecordStatus, HandledTrigger, SubjectReference},
     time::rfc3339,
-    wanted::{Problem, Snapshot, SubjectPatch, Wanted},
+    wanted::{Findings, Problem, Snapshot, SubjectPatch, Wanted},
 };
 
 /// A handler of a plugin that is ready, with everything that was decided about it.
@@ -89,7 +89,7 @@ impl Pipeline<'_> {
         let projected = handler.project(subject);
         let input = fingerprint(handler, subject, &projected);
         if state.parked.is_some_and(|parked| parked == input) {
-            return Pass { problems: state.problems.clone(), ..Pass::default() };
+            return Pass { findings: state.findings.clone(), ..Pass::default() };
         }
         if state.parked.take().is_some() {
             state.backoff.succeed();
@@ -107,7 +107,7 @@ impl Pipeline<'_> {
         let drifted = left.is_some_and(|plan| !plan.is_empty());
         let delivery = Delivery { input, code: handler.code, drifted, requeued: state.requeued };
         let Some((trigger, redelivery)) = decide(&handler.declaration.triggers, &state.handled, delivery) else {
-            return Pass { problems: state.problems.clone(), ..Pass::default() };
+            return Pass { findings: state.findings.clone(), ..Pass::default() };
         };
         state.requeued = false;
         let call = self.call(handler, &seen, trigger.clone(), redelivery, projected, state.backoff.attempts() + 1);
@@ -188,7 +188,7 @@ impl Pipeline<'_> {
             return Pass { writes: done.writes, ..failed(state, &seen.subject, problems, None) };
         }
         state.backoff.succeed();
-        state.problems.clear();
+        state.findings = Findings::default();
         Pass { writes: done.writes, requeue_after, events, ..Pass::default() }
     }
 
@@ -196,7 +196,7 @@ impl Pipeline<'_> {
     async fn let_go(&self, handler: &MountedHandler, seen: &Snapshot, state: &mut SubjectState) -> Pass {
         state.answer = None;
         state.handled = Default::default();
-        state.problems.clear();
+        state.findings = Findings::default();
         self.withdraw(handler, seen, state).await
     }
 
@@ -363,8 +363,8 @@ impl Pipeline<'_> {
             }
             Err(error) => {
                 let why = format!("{}: the record of what was handled: {error}", handler.name);
-                state.problems = vec![Problem::passing(error.kind(), why)];
-                *pass = Pass { problems: state.problems.clone(), ..disturbed(state, subject, pass.writes) };
+                state.findings = Problem::passing(error.kind(), why).into();
+                *pass = Pass { findings: state.findings.clone(), ..disturbed(state, subject, pass.writes) };
             }
         }
     }
@@ -403,8 +403,8 @@ fn failed(state: &mut SubjectState, subject: &Object, problems: Vec<Problem>, as
     let permanent = !problems.is_empty() && problems.iter().all(|problem| problem.permanent);
     let limit = if permanent { Some(0) } else { Some(PLUGIN_ATTEMPTS) };
     let retry = state.backoff.fail(&subject.metadata.uid, limit, asked);
-    state.problems.clone_from(&problems);
-    Pass { retry: Some(retry), problems, ..Pass::default() }
+    state.findings = Findings { problems, ..Findings::default() };
+    Pass { retry: Some(retry), findings: state.findings.clone(), ..Pass::default() }
 }
 
 /// Our view was old, or the API server was away: nothing that the plugin or its grants could be blamed for, so it is not

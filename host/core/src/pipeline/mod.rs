@@ -20,7 +20,8 @@ use crate::{
     plugin::Handled,
     ports::{CallReport, Observed, Writes},
     retry::{Backoff, Retry},
-    wanted::{Problem, Snapshot, SubjectPatch},
+    scheduler::{Replies, Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
+    wanted::{Findings, Snapshot, SubjectPatch},
 };
 
 /// Who handles a subject.
@@ -66,8 +67,10 @@ pub struct SubjectState {
     uid: String,
     memory: Memory,
     backoff: Backoff,
-    /// What the last pass met.
-    problems: Vec<Problem>,
+    /// What the last pass left behind.
+    findings: Findings,
+    /// Of a native reconciler: what the subject's scheduler has said.
+    replies: Replies,
     /// Of a plugin: what the last answer said.
     answer: Option<Answer>,
     handled: Handled,
@@ -85,9 +88,9 @@ struct Answer {
 }
 
 impl SubjectState {
-    /// What the last pass met.
-    pub fn problems(&self) -> &[Problem] {
-        &self.problems
+    /// What the last pass left behind.
+    pub fn findings(&self) -> &Findings {
+        &self.findings
     }
 
     /// Whether the handler was called for this subject, or is given up on it.
@@ -110,6 +113,11 @@ impl SubjectState {
         self.requeued = true;
     }
 
+    /// A scheduler was called, and this came of it at `now`, in milliseconds since the Unix epoch.
+    pub fn heard(&mut self, call: &SchedulerCall, result: Result<SchedulerReply, SchedulerError>, now: u64) {
+        self.replies.note(call, result, now);
+    }
+
     /// Whether anything is remembered that must not be dropped with the subject.
     pub fn is_spent(&self) -> bool {
         self.last_seen.is_none() && self.uid.is_empty()
@@ -127,12 +135,14 @@ pub struct Pass {
     pub retry: Option<Retry>,
     /// When to look again although all is well.
     pub requeue_after: Option<Duration>,
+    /// What is to be said to a scheduler.
+    pub calls: Vec<(Scheduler, SchedulerCall)>,
     /// Events to be posted on the subject.
     pub events: Vec<EventNote>,
     /// The call of the plugin, if there was one.
     pub call: Option<CallReport>,
-    /// What can't be done.
-    pub problems: Vec<Problem>,
+    /// What can't be done, and what was found out.
+    pub findings: Findings,
 }
 
 impl Pipeline<'_> {
@@ -167,6 +177,8 @@ impl Pipeline<'_> {
             children: kinds.iter().flat_map(|kind| self.observed.controlled_by(kind, uid)).collect(),
             departed: kinds.iter().flat_map(|kind| self.observed.departed(kind, uid)).collect(),
             related: std::collections::BTreeMap::new(),
+            replies: Replies::default(),
+            facts: serde_json::Value::Null,
             now,
         }
     }

@@ -7,7 +7,7 @@ use crate::{
     action::WriteError,
     dask::{Lookup, PAUSED, Reconciler, Settled, as_it_was, field_manager, settle},
     object::{NamespacedName, Object},
-    wanted::{Problem, Snapshot, WantedChild, target},
+    wanted::{Findings, Problem, Snapshot, WantedChild, target},
 };
 
 impl Pipeline<'_> {
@@ -22,7 +22,9 @@ impl Pipeline<'_> {
             return Pass::default();
         }
         let manager = field_manager(reconciler);
-        let seen = self.observe_native(reconciler, subject, now);
+        let mut seen = self.observe_native(reconciler, subject, now);
+        seen.replies = state.replies.clone();
+        seen.facts = state.findings.facts.clone();
         self.forget_lost_children(state, &seen);
         let mut wanted = reconciler.reconcile(&seen, self.environment);
         let settled = wanted.children.take().map(|mut children| {
@@ -36,7 +38,11 @@ impl Pipeline<'_> {
                 .collect::<Vec<_>>()
         });
         let mut plan = self.plan(&manager, true, state, &seen, wanted.subject.as_ref(), settled.as_deref());
-        let mut problems = wanted.problems;
+        self.plan_fields(&manager, state, &wanted.fields, &mut plan);
+        if wanted.delete_subject {
+            plan.subject_end = self.deletion(subject);
+        }
+        let Findings { mut problems, facts } = wanted.findings;
         problems.append(&mut plan.problems);
         let done = self.execute(plan, state).await;
         problems.extend(done.errors.iter().filter_map(|error| problem(reconciler, subject, error)));
@@ -47,13 +53,14 @@ impl Pipeline<'_> {
         } else {
             Some(state.backoff.fail(&subject.metadata.uid, None, None))
         };
-        state.problems.clone_from(&problems);
+        state.findings = Findings { problems: problems.clone(), facts: facts.clone() };
         Pass {
             writes: done.writes,
             retry,
             requeue_after: wanted.requeue_after,
+            calls: wanted.calls,
             events: wanted.events,
-            problems,
+            findings: Findings { problems, facts },
             ..Pass::default()
         }
     }

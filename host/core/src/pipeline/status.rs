@@ -7,10 +7,10 @@ use crate::{
     action::{Action, Apply, ApplyTarget, WriteError},
     contract::{EventNote, EventSeverity},
     dask::{Reconciler, field_manager},
-    fields::contains,
-    object::NamespacedName,
+    fields::{contains, holds_more},
+    object::{ManagedFields, NamespacedName},
     spec::{Condition, ConditionStatus},
-    wanted::Problem,
+    wanted::Findings,
 };
 
 impl Pipeline<'_> {
@@ -22,29 +22,33 @@ impl Pipeline<'_> {
         &self,
         reconciler: Reconciler,
         at: &NamespacedName,
-        problems: &[Problem],
+        findings: &Findings,
         now: u64,
     ) -> Result<Vec<EventNote>, WriteError> {
         let kind = reconciler.subject();
         let subject = self.observed.get(&kind, at).filter(|subject| !subject.is_being_deleted());
         let (Some(subject), Some(resource)) = (subject, self.observed.resource(&kind)) else { return Ok(Vec::new()) };
         let seen = self.observe_native(reconciler, &subject, now);
-        let status = reconciler.status(&seen, problems);
+        let status = reconciler.status(&seen, findings);
         let before = subject.field::<Value>("status").and_then(Result::ok).unwrap_or_default();
-        if contains(&before, &status) {
-            return Ok(Vec::new());
-        }
-        let body = json!({
+        let manager = field_manager(reconciler);
+        let mut body = json!({
             "apiVersion": kind.api_version(),
             "kind": kind.kind,
             "metadata": {"name": subject.metadata.name, "uid": subject.metadata.uid},
-            "status": status,
         });
+        if !status.is_null() {
+            body["status"] = status.clone();
+        }
+        let held = subject.status_applied_by(&manager).and_then(ManagedFields::decoded);
+        if contains(&before, &status) && !held.is_some_and(|held| holds_more(&held, &body)) {
+            return Ok(Vec::new());
+        }
         let apply = Apply {
             resource,
             object: subject.key(),
             target: ApplyTarget::Status,
-            manager: field_manager(reconciler),
+            manager,
             body,
             force: true,
             creates: false,

@@ -162,7 +162,7 @@ pub fn accept(
         children,
         events: outcome.events.clone(),
         requeue_after: outcome.requeue_after,
-        problems: Vec::new(),
+        ..Wanted::default()
     })
 }
 

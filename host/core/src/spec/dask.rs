@@ -19,6 +19,9 @@ pub struct DaskClusterSpec {
     /// Delete the cluster when its scheduler has been idle for so many seconds. 0: never.
     #[serde(default)]
     pub idle_timeout: u64,
+    /// Name of a Secret with `ca.crt`, `tls.crt` and `tls.key`, with which the operator talks to a scheduler that wants TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_secret_name: Option<String>,
 }
 
 /// A scheduler: a pod and the Service in front of it.
@@ -84,6 +87,10 @@ pub struct DaskClusterStatus {
     /// Selects the pods of the default group's workers, in text form.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label_selector: Option<String>,
+    /// Since when the scheduler has had nothing to do. Only for clusters with `idleTimeout`; absent while it is busy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("format" = "date-time")))]
+    pub idle_since: Option<String>,
 }
 
 /// How far a cluster is. Clients wait for `Running`.
@@ -140,12 +147,26 @@ pub struct DaskWorkerGroupStatus {
 
 /// A pod that runs once, and a cluster for the time of its run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DaskJobSpec {
     /// The pod that runs the job, made as the Pod `<job>-runner`.
     pub job: JobRunner,
     /// The cluster that the job works with, made as a DaskCluster of the job's name.
     pub cluster: JobCluster,
+    /// While true, neither pod nor cluster exist; set back to false, the job begins anew. Has no effect on a job that ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspend: bool,
+    /// Delete the job so many seconds after it ended. Not set: it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds_after_finished: Option<u32>,
+    /// The job fails when it takes longer than this, in seconds from its creation, or from the last time it was resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_deadline_seconds: Option<u32>,
+    /// How often a pod that failed or was lost is replaced, after 10 s, 20 s, 40 s, … at most 6 minutes. If set, restarts of
+    /// containers under `restartPolicy: OnFailure` count too. Not set: the job fails with its pod, and such restarts don't count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff_limit: Option<u32>,
 }
 
 /// The pod that runs a job.
@@ -216,16 +237,52 @@ pub enum JobStatus {
     Unknown,
 }
 
-/// Scales the default group of a cluster to what its scheduler asks for.
+/// Scales a group of workers to what the cluster's scheduler asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DaskAutoscalerSpec {
     /// Name of the DaskCluster to scale.
     pub cluster: String,
     /// Never fewer workers than this.
     pub minimum: u32,
-    /// Never more workers than this.
+    /// Never more workers than this. Where `minimum` is greater, `maximum` counts.
     pub maximum: u32,
+    /// Name of the DaskWorkerGroup to scale, in full or without `<cluster>-`. Not set: the cluster's default group. What the
+    /// scheduler asks for is for the cluster as a whole: the workers of its other groups are subtracted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_group: Option<String>,
+    /// Ask the scheduler every so many seconds.
+    #[serde(default = "five")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
+    pub interval_seconds: u32,
+    /// After a change, more workers are asked for no sooner than after so many seconds.
+    #[serde(default = "fifteen")]
+    pub scale_up_cooldown_seconds: u32,
+    /// After a change, workers are removed no sooner than after so many seconds.
+    #[serde(default = "fifteen")]
+    pub scale_down_cooldown_seconds: u32,
+    /// Remove at most so many percent of the workers at a time, but always one.
+    #[serde(default = "twenty_five")]
+    pub max_scale_down_percent: u32,
+    /// Scale up to the fewest workers that were asked for within so many seconds. 0: to what is asked for now.
+    #[serde(default)]
+    pub scale_up_stabilization_seconds: u32,
+    /// Scale down to the most workers that were asked for within so many seconds. 0: to what is asked for now.
+    #[serde(default)]
+    pub scale_down_stabilization_seconds: u32,
+}
+
+fn five() -> u32 {
+    5
+}
+
+fn fifteen() -> u32 {
+    15
+}
+
+fn twenty_five() -> u32 {
+    25
 }
 
 /// State of a DaskAutoscaler.
@@ -240,4 +297,14 @@ pub struct DaskAutoscalerStatus {
     /// The generation of the object that this status was found for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// As many workers as the scheduler asked for last, within `minimum` and `maximum`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub desired_replicas: Option<u32>,
+    /// As many workers as the group is to have now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_replicas: Option<u32>,
+    /// When the autoscaler last changed the group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("format" = "date-time")))]
+    pub last_scale_time: Option<String>,
 }

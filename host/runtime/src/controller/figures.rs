@@ -53,7 +53,7 @@ impl PluginFigures {
         if pass.call.is_some() {
             figures.calls += 1;
             changed = true;
-            if let Some(problem) = pass.problems.first() {
+            if let Some(problem) = pass.findings.problems.first() {
                 figures.failures += 1;
                 figures.last_error = Some(LastError {
                     time: rfc3339(now),

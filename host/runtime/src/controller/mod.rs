@@ -3,6 +3,7 @@
 //! One task decides what is next; each pass is a task of its own. What is remembered of a subject travels with its pass, so
 //! that no two passes of a handler ever see the same subject at once. Nothing here decides what is wanted.
 
+mod calls;
 mod figures;
 mod wake;
 
@@ -24,10 +25,10 @@ use dask_wasm_operator_core::{
     object::{NamespacedName, ObjectKey},
     pipeline::{Handler, MountedHandler, Pass, Pipeline, SubjectState},
     plugin::{ApplyBudget, HandlerName},
-    ports::{CallReport, LogLevel, Observed, Writes},
+    ports::{CallReport, LogLevel, Observed, Schedulers, Writes},
     queue::Queue,
     retry::{Backoff, Retry},
-    wanted::Problem,
+    wanted::{Findings, Problem},
 };
 use tokio::{
     sync::{Notify, mpsc},
@@ -86,6 +87,7 @@ pub(crate) struct Surroundings {
     pub(crate) index: Arc<Index>,
     pub(crate) observed: Arc<dyn Observed>,
     pub(crate) writes: Arc<dyn Writes>,
+    pub(crate) schedulers: Arc<dyn Schedulers>,
     pub(crate) gate: Gate,
     pub(crate) environment: Environment,
     pub(crate) metrics: Arc<Metrics>,
@@ -106,8 +108,8 @@ pub(crate) struct Controller {
 struct Inner {
     queue: Queue<Work, NamespacedName>,
     states: HashMap<(Work, NamespacedName), SubjectState>,
-    /// What the last pass of a native reconciler met, for the status.
-    problems: HashMap<(Reconciler, NamespacedName), Vec<Problem>>,
+    /// What the last pass of a native reconciler left behind, for the status.
+    findings: HashMap<(Reconciler, NamespacedName), Findings>,
     /// Failures to write a status.
     publishing: HashMap<(Reconciler, NamespacedName), Backoff>,
     /// Subjects that wait for an object that is not there.
@@ -118,6 +120,8 @@ struct Inner {
     requeues: HashSet<(Work, NamespacedName)>,
     /// Writes of each plugin.
     budgets: HashMap<String, ApplyBudget>,
+    calls: calls::Calls,
+    tasks: calls::Tasks,
 }
 
 impl Controller {
@@ -216,7 +220,8 @@ impl Controller {
         }
         let mut inner = self.lock();
         while let Some((work, at)) = inner.queue.next(self.millis(), Work::at_once) {
-            let state = inner.states.remove(&(work.clone(), at.clone())).unwrap_or_default();
+            let mut state = inner.states.remove(&(work.clone(), at.clone())).unwrap_or_default();
+            inner.calls.take_note(&work, &at, &mut state);
             inner.running.insert((work.clone(), at.clone()), Instant::now());
             let controller = Arc::clone(self);
             passes.spawn(async move { controller.work(work, at, state).await });
@@ -224,7 +229,7 @@ impl Controller {
         self.surroundings.metrics.set_queue_depth(inner.queue.depth());
     }
 
-    async fn work(&self, work: Work, at: NamespacedName, mut state: SubjectState) {
+    async fn work(self: Arc<Self>, work: Work, at: NamespacedName, mut state: SubjectState) {
         let begun = Instant::now();
         match &work {
             Work::Reconcile(reconciler) => self.reconcile(*reconciler, &at, &mut state).await,
@@ -240,33 +245,41 @@ impl Controller {
         inner.queue.done(work, at);
     }
 
-    async fn reconcile(&self, reconciler: Reconciler, at: &NamespacedName, state: &mut SubjectState) {
-        let pass = self.pipeline().reconcile(&Handler::Native(reconciler), at, state, now()).await;
+    async fn reconcile(self: &Arc<Self>, reconciler: Reconciler, at: &NamespacedName, state: &mut SubjectState) {
+        let mut pass = self.pipeline().reconcile(&Handler::Native(reconciler), at, state, now()).await;
         let mut inner = self.lock();
         let key = (reconciler, at.clone());
         if !pass.alive {
-            inner.problems.remove(&key);
+            inner.findings.remove(&key);
             inner.publishing.remove(&key);
             inner.waiting.remove(&key);
             return;
         }
-        if pass.problems.iter().any(|problem| problem.reason.starts_with("Cluster")) {
+        if pass.findings.problems.iter().any(|problem| problem.reason.starts_with("Cluster")) {
             inner.waiting.insert(key.clone());
         } else {
             inner.waiting.remove(&key);
         }
-        let before = inner.problems.insert(key, pass.problems.clone()).unwrap_or_default();
+        let before = inner.findings.insert(key, pass.findings.clone()).unwrap_or_default();
         let at_status = self.millis_after(STATUS_WINDOW);
         inner.queue.wake_at(Work::Publish(reconciler), at.clone(), at_status);
         self.schedule(&mut inner, Work::Reconcile(reconciler), at, &pass);
+        // A call that changes something is made when what is recorded about it is written.
+        if pass.retry.is_none() {
+            self.call_schedulers(&mut inner, &Work::Reconcile(reconciler), at, std::mem::take(&mut pass.calls));
+        }
         drop(inner);
-        self.report(&reconciler.name(), at, &pass.problems, &before);
+        for event in &pass.events {
+            tracing::info!(handler = reconciler.name(), subject = %at, reason = event.reason, "{}", event.message);
+        }
+        self.post(&ObjectKey { kind: reconciler.subject(), at: at.clone() }, &pass.events);
+        self.report(&reconciler.name(), at, &pass.findings.problems, &before.problems);
     }
 
     async fn publish(&self, reconciler: Reconciler, at: &NamespacedName) {
         let key = (reconciler, at.clone());
-        let problems = self.lock().problems.get(&key).cloned().unwrap_or_default();
-        match self.pipeline().publish(reconciler, at, &problems, now()).await {
+        let findings = self.lock().findings.get(&key).cloned().unwrap_or_default();
+        match self.pipeline().publish(reconciler, at, &findings, now()).await {
             Ok(notes) => {
                 self.lock().publishing.remove(&key);
                 let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
@@ -320,14 +333,14 @@ impl Controller {
             self.schedule(&mut inner, work, at, &pass);
         }
         if pass.call.is_some() {
-            self.report(name, at, &pass.problems, &[]);
+            self.report(name, at, &pass.findings.problems, &[]);
             self.warn_of(&subject, &pass);
         }
     }
 
     /// Says on the subject that a plugin could not handle it, when it is given up.
     fn warn_of(&self, subject: &ObjectKey, pass: &Pass) {
-        let (Some(Retry::Parked), Some(problem)) = (pass.retry, pass.problems.first()) else { return };
+        let (Some(Retry::Parked), Some(problem)) = (pass.retry, pass.findings.problems.first()) else { return };
         let note = EventNote {
             severity: EventSeverity::Warning,
             reason: problem.reason.to_owned(),

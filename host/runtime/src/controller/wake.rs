@@ -92,6 +92,11 @@ impl Controller {
         for handler in handlers.filter(|handler| handler.subject.kind.same_kind(&object.kind)) {
             inner.queue.wake(Work::Call(handler.name.clone()), object.at());
         }
+        for reconciler in Reconciler::ALL.into_iter().filter(|reconciler| reconciler.heeds_status()) {
+            if reconciler.subject().same_kind(&object.kind) {
+                inner.queue.wake(Work::Reconcile(reconciler), object.at());
+            }
+        }
         if extent != Extent::Whole {
             return;
         }
@@ -126,7 +131,7 @@ impl Controller {
         let kind = GroupVersionKind::from_api_version(&owner.api_version, &owner.kind);
         let at = NamespacedName { namespace: object.metadata.namespace.clone(), name: owner.name.clone() };
         for reconciler in Reconciler::ALL.into_iter().filter(|reconciler| reconciler.subject().same_kind(&kind)) {
-            if extent == Extent::Whole {
+            if extent == Extent::Whole || reconciler.heeds_status() {
                 inner.queue.wake(Work::Reconcile(reconciler), at.clone());
             }
             self.wake_status(inner, reconciler, &at, STATUS_WINDOW);

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use dask_wasm_operator_core::{
     action::{WriteError, Written},
     ports::CallReport,
+    scheduler::{SchedulerError, SchedulerReply},
 };
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -38,6 +39,7 @@ pub struct Metrics {
     plugin_calls: Family<CallLabels, Counter>,
     plugin_call_duration: Histograms<PluginHandlerLabels>,
     parked_subjects: Family<PluginLabels, Gauge>,
+    scheduler_calls: Family<SchedulerCallLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,6 +70,12 @@ struct CallLabels {
 struct PluginHandlerLabels {
     plugin: String,
     handler: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SchedulerCallLabels {
+    call: &'static str,
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -111,6 +119,10 @@ impl Metrics {
         let help = "Subjects that a plugin is no longer called for because it failed too often, by plugin";
         ours.register("parked_subjects", help, parked_subjects.clone());
 
+        let scheduler_calls = Family::default();
+        let help = "Calls of Dask schedulers, by call and result";
+        ours.register("scheduler_calls", help, scheduler_calls.clone());
+
         Self {
             registry,
             reconcile_duration,
@@ -120,6 +132,7 @@ impl Metrics {
             plugin_calls,
             plugin_call_duration,
             parked_subjects,
+            scheduler_calls,
         }
     }
 
@@ -143,6 +156,12 @@ impl Metrics {
     pub fn wrote(&self, verb: &'static str, result: &Result<Written, WriteError>) {
         let result = result.as_ref().err().map_or(SUCCESS, WriteError::kind);
         self.api_writes.get_or_create(&WriteLabels { verb, result }).inc();
+    }
+
+    /// A scheduler was called; `call` is the call's own constant word.
+    pub fn called_scheduler(&self, call: &'static str, result: &Result<SchedulerReply, SchedulerError>) {
+        let result = result.as_ref().err().map_or(SUCCESS, SchedulerError::kind);
+        self.scheduler_calls.get_or_create(&SchedulerCallLabels { call, result }).inc();
     }
 
     /// A plugin was called.

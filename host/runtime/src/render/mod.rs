@@ -13,7 +13,7 @@ use dask_wasm_operator_core::{
     object::{GroupVersionKind, NamespacedName, ObjectKey, Resource},
     pipeline::{Handler, Pipeline, SubjectState},
     plugin::HandlerName,
-    ports::Guest,
+    ports::{Guest, Schedulers},
     spec::{DaskPluginSpec, HandlerState},
     time::rfc3339,
 };
@@ -114,7 +114,7 @@ async fn settle(cluster: &MemoryCluster, handlers: &[Handler]) -> anyhow::Result
     let pipeline = Pipeline { observed: cluster, writes: cluster, environment: &environment };
     let mut states: BTreeMap<(Option<HandlerName>, ObjectKey), SubjectState> = BTreeMap::new();
     for _ in 0..ROUNDS {
-        let mut report = String::new();
+        let (mut report, mut asked) = (String::new(), false);
         for handler in handlers {
             for at in subjects(cluster, handler) {
                 let name = match handler {
@@ -123,19 +123,24 @@ async fn settle(cluster: &MemoryCluster, handlers: &[Handler]) -> anyhow::Result
                 };
                 let state = states.entry((name, ObjectKey { kind: handler.subject(), at: at.clone() })).or_default();
                 let pass = pipeline.reconcile(handler, &at, state, NOW).await;
+                asked |= !pass.calls.is_empty();
+                for (scheduler, call) in pass.calls {
+                    let reply = cluster.call(scheduler, call.clone()).await;
+                    state.heard(&call, reply, NOW);
+                }
                 for line in pass.call.iter().flat_map(|call| &call.log) {
                     tracing::info!(target: "guest", subject = %at, "{}", line.message);
                 }
-                for problem in &pass.problems {
+                for problem in &pass.findings.problems {
                     let _ = write!(report, "\n  {} {at}: {problem}", handler.subject().kind);
                 }
                 if let Handler::Native(reconciler) = handler {
-                    pipeline.publish(*reconciler, &at, state.problems(), NOW).await?;
+                    pipeline.publish(*reconciler, &at, state.findings(), NOW).await?;
                 }
             }
         }
         let written = cluster.take_written();
-        if written.is_empty() {
+        if written.is_empty() && !asked {
             return Ok(report);
         }
     }

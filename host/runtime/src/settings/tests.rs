@@ -30,7 +30,7 @@ fn defaults() {
     assert_eq!(settings.connection, Connection::default());
     assert_eq!(settings.operator_namespace, None);
     assert_eq!(settings.plugins, PluginSources::Enabled { directory: None });
-    assert_eq!(settings.cluster_domain, "cluster.local");
+    assert_eq!(settings.environment, Environment::default());
     assert_eq!(settings.admin, None);
     assert_eq!(settings.log.format, LogFormat::Full);
     assert_eq!(settings.ignored, Vec::<&str>::new());
@@ -171,7 +171,7 @@ fn own_options() {
     assert_eq!(settings.operator_namespace.as_deref(), Some("dask"));
     assert_eq!(settings.plugins, PluginSources::Enabled { directory: Some("p".into()) });
     assert_eq!(settings.cache_directory, Path::new("/c"));
-    assert_eq!(settings.cluster_domain, "example.org");
+    assert_eq!(settings.environment.cluster_domain, "example.org");
     assert_eq!(run("run --disable-plugins").plugins, PluginSources::Disabled);
     assert!(refused("run --disable-plugins --plugin-dir p").contains("cannot be used with"));
     assert!(refused("run --operator-namespace A").contains("--operator-namespace"));

@@ -1,0 +1,327 @@
+//! How each question is put to a scheduler, and in which other way if it does not understand.
+//!
+//! | call | first | then | at last |
+//! |---|---|---|---|
+//! | workers | RPC `identity`, `workers_to_close` | `/api/v1/get_workers` | |
+//! | adaptive target | `/api/v1/adaptive_target` | RPC `adaptive_target` | `/json/counts.json` |
+//! | idle since | `/api/v1/check_idle` | RPC `check_idle` | `/json/counts.json`, and a clock of ours |
+//! | retire | RPC `retire_workers` | `/api/v1/retire_workers` | |
+//!
+//! `/api/v1` is off unless a user turned it on, and answers by HTTP are about as cheap as by RPC; where it is on, the comm port
+//! may be closed to us. The order and the state of workers are told by RPC only.
+
+use std::{collections::BTreeSet, time::SystemTime};
+
+use bytes::Bytes;
+use dask_wasm_operator_core::scheduler::{Scheduler, SchedulerError, SchedulerWorker};
+use http::Method;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use thiserror::Error;
+
+use super::{
+    Deadlines,
+    connect::{ConnectError, Connector},
+    http::{self as api, HttpError, Question},
+    reply::{
+        AdaptiveTarget, Bounded, CheckIdle, Counts, GetWorkers, Identity, IdleSince, RetireWorkers, Version, Versions,
+    },
+    rpc::{Connection, Request, RpcError},
+    session::Session,
+    tls,
+};
+
+const GET_WORKERS: &str = "/api/v1/get_workers";
+const ADAPTIVE_TARGET: &str = "/api/v1/adaptive_target";
+const CHECK_IDLE: &str = "/api/v1/check_idle";
+const RETIRE_WORKERS: &str = "/api/v1/retire_workers";
+const COUNTS: &str = "/json/counts.json";
+
+/// One call to one scheduler.
+pub(super) struct Conversation<'a> {
+    connector: &'a Connector,
+    deadlines: Deadlines,
+    scheduler: &'a Scheduler,
+    session: &'a mut Session,
+}
+
+impl<'a> Conversation<'a> {
+    pub(super) fn new(
+        connector: &'a Connector,
+        deadlines: Deadlines,
+        scheduler: &'a Scheduler,
+        session: &'a mut Session,
+    ) -> Self {
+        session.touch();
+        Self { connector, deadlines, scheduler, session }
+    }
+
+    pub(super) async fn workers(mut self) -> Result<Vec<SchedulerWorker>, SchedulerError> {
+        let identity: Identity = match self.rpc(&Request::plain("identity")).await {
+            Ok(identity) => identity,
+            Err(error @ SchedulerError::Unreachable(_)) => {
+                return self.api(Question::get(GET_WORKERS)).await.map(GetWorkers::into_workers).ok_or(error);
+            }
+            Err(error) => return Err(error),
+        };
+        let order: Option<Bounded<String>> = self.rpc(&Request::workers_to_close()).await?;
+        let Bounded(order) = order.ok_or_else(|| unsupported("workers_to_close"))?;
+        let retired = self.retired(&identity.closing()).await;
+        Ok(identity.in_order(&order, &retired))
+    }
+
+    pub(super) async fn adaptive_target(mut self) -> Result<u64, SchedulerError> {
+        if let Some(AdaptiveTarget { workers }) = self.api(Question::get(ADAPTIVE_TARGET)).await {
+            return Ok(workers);
+        }
+        let error = match self.rpc(&Request::plain("adaptive_target")).await {
+            Ok(Some(target)) => return Ok(target),
+            Ok(None) => unsupported("adaptive_target"),
+            Err(error) => error,
+        };
+        let counts: Option<Counts> = self.http(Question::get(COUNTS)).await;
+        counts.map(|counts| counts.desired_workers).ok_or(error)
+    }
+
+    /// Since when the scheduler has had nothing to do, in milliseconds since the Unix epoch. One that can't tell is looked at:
+    /// then it is the time since which it was found idle at every call.
+    pub(super) async fn idle_since(mut self) -> Result<Option<u64>, SchedulerError> {
+        let clock = self.session.idle_clock.take();
+        let answer: Option<CheckIdle> = self.api(Question::get(CHECK_IDLE)).await;
+        if let Some(CheckIdle { idle_since: Some(since) }) = answer {
+            return Ok(Some(since.milliseconds()));
+        }
+        let error = match self.version().await {
+            Ok(Some(version)) if version.knows_idleness() => {
+                if answer.is_some() {
+                    return Ok(None);
+                }
+                match self.rpc::<Option<IdleSince>>(&Request::plain("check_idle")).await {
+                    Ok(since) => return Ok(since.map(IdleSince::milliseconds)),
+                    Err(error) => error,
+                }
+            }
+            Ok(_) => unsupported("check_idle"),
+            // Nothing speaks against what it said by HTTP.
+            Err(_) if answer.is_some() => return Ok(None),
+            Err(error) => error,
+        };
+        let counts: Counts = self.http(Question::get(COUNTS)).await.ok_or(error)?;
+        if !counts.is_idle() {
+            return Ok(None);
+        }
+        let identity: Option<Identity> = self.rpc(&Request::plain("identity")).await.ok();
+        self.session.idle_clock = clock;
+        Ok(Some(self.session.idle_since(identity.map(|identity| identity.id), now())))
+    }
+
+    /// Those of the addresses that are empty now. By HTTP the scheduler strikes them off at once, and their processes end by
+    /// themselves; by RPC they stay.
+    pub(super) async fn retire(mut self, addresses: &[String]) -> Result<Vec<String>, SchedulerError> {
+        let connected = self.connect().await;
+        let answer: Option<RetireWorkers> = match connected {
+            Ok(mut connection) => connection
+                .call(&Request::retire_workers(addresses), self.deadlines.retire)
+                .await
+                .map_err(|error| self.error_of(error))?,
+            Err(error @ SchedulerError::Unreachable(_)) => {
+                let body = Bytes::from(json!({ "workers": addresses }).to_string());
+                let question = Question { method: Method::POST, path: RETIRE_WORKERS, body };
+                self.deadlines.call = self.deadlines.retire;
+                Some(self.api(question).await.ok_or(error)?)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(answer.ok_or_else(|| unsupported("retire_workers"))?.among(addresses))
+    }
+
+    /// Which of those that are being retired are empty. Their status says only that it was begun, perhaps by somebody who
+    /// did not wait for the end; asked again, the scheduler confirms at once what is done. One that does not in time counts
+    /// as not empty, and can be retired again.
+    async fn retired(&mut self, closing: &[String]) -> BTreeSet<String> {
+        if closing.is_empty() {
+            return BTreeSet::new();
+        }
+        let confirmed: Option<RetireWorkers> = match self.connect().await {
+            Ok(mut connection) => connection.call(&Request::retire_workers(closing), self.deadlines.confirm).await.ok(),
+            Err(_) => None,
+        };
+        confirmed.into_iter().flat_map(|confirmed| confirmed.among(closing)).collect()
+    }
+
+    /// The release of distributed; none: it can't be told.
+    async fn version(&mut self) -> Result<Option<Version>, SchedulerError> {
+        if let Some(version) = self.session.connection.as_ref().and_then(|connection| connection.version) {
+            return Ok(version);
+        }
+        let versions: Versions = self.rpc(&Request::plain("versions")).await?;
+        let version = versions.distributed();
+        if let Some(connection) = &mut self.session.connection {
+            connection.version = Some(version);
+        }
+        Ok(version)
+    }
+
+    /// Asks by RPC. Everything that is asked so may be asked twice.
+    async fn rpc<A: DeserializeOwned>(&mut self, request: &Request<'_>) -> Result<A, SchedulerError> {
+        // Taken out, so that a connection on which a call fails or is cut off is never used again.
+        if let Some(mut kept) = self.session.connection.take() {
+            match kept.call(request, self.deadlines.call).await {
+                Ok(answer) => {
+                    self.keep(kept);
+                    return Ok(answer);
+                }
+                // The scheduler was restarted in between.
+                Err(error) if error.is_closed() => {}
+                Err(error) => return Err(self.error_of(error)),
+            }
+        }
+        let mut connection = self.connect().await?;
+        let answer = connection.call(request, self.deadlines.call).await.map_err(|error| self.error_of(error))?;
+        self.keep(connection);
+        Ok(answer)
+    }
+
+    fn keep(&mut self, connection: Connection) {
+        self.session.connection = Some(connection);
+        self.session.touch();
+    }
+
+    async fn connect(&self) -> Result<Connection, SchedulerError> {
+        let stream = self.connector.comm(self.scheduler).await.map_err(|error| from_connect(&error))?;
+        Connection::open(stream, self.deadlines.handshake).await.map_err(|error| self.error_of(error))
+    }
+
+    /// Asks the HTTP API. None, for whatever reason: there are other ways.
+    async fn api<A: DeserializeOwned>(&mut self, question: Question) -> Option<A> {
+        let path = question.path;
+        if self.session.is_absent(path) {
+            return None;
+        }
+        match self.ask(question).await {
+            Ok(answer) => Some(answer),
+            Err(error) => {
+                if error.is_lasting() {
+                    self.session.note_absent(path);
+                }
+                None
+            }
+        }
+    }
+
+    /// Asks by HTTP. None, for whatever reason: it was the last resort.
+    async fn http<A: DeserializeOwned>(&self, question: Question) -> Option<A> {
+        self.ask(question).await.ok()
+    }
+
+    async fn ask<A: DeserializeOwned>(&self, question: Question) -> Result<A, AskError> {
+        let path = question.path;
+        let answer = async {
+            let (stream, host) = self.connector.dashboard(self.scheduler).await?;
+            Ok(api::ask(stream, &host, question, self.deadlines.call).await?)
+        };
+        answer.await.inspect_err(|error: &AskError| {
+            let (cluster, reason) = (self.scheduler.cluster.to_string(), chain(error));
+            tracing::debug!(cluster, path, reason, "a scheduler has no answer by HTTP");
+        })
+    }
+
+    fn error_of(&self, error: RpcError) -> SchedulerError {
+        let text = format!("{}: {}", self.connector.comm_address(self.scheduler), chain(&error));
+        match error {
+            RpcError::Broken { source, .. } if tls::is_about_certificates(&source) => {
+                SchedulerError::Certificates(text)
+            }
+            RpcError::Closed { received: 0, .. } | RpcError::Broken { .. }
+                if self.scheduler.tls_secret.is_none() && error.is_of_handshake() =>
+            {
+                SchedulerError::Unreachable(format!("{text}; if it uses TLS, set spec.tlsSecretName"))
+            }
+            RpcError::Silent { .. } | RpcError::Closed { .. } | RpcError::Broken { .. } => {
+                SchedulerError::Unreachable(text)
+            }
+            RpcError::Frame { .. } | RpcError::Decode { .. } | RpcError::Failed { .. } => {
+                SchedulerError::Unusable(text)
+            }
+        }
+    }
+}
+
+/// Why there is no answer by HTTP.
+#[derive(Debug, Error)]
+enum AskError {
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// No answer.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+}
+
+impl AskError {
+    /// Whether it is likely to be so the next time, and may cost as much time again. A connection that is refused is neither:
+    /// the scheduler starts.
+    fn is_lasting(&self) -> bool {
+        !matches!(self, Self::Connect(ConnectError::Tcp { .. } | ConnectError::Forward { .. }))
+    }
+}
+
+fn from_connect(error: &ConnectError) -> SchedulerError {
+    let text = chain(error);
+    match error {
+        ConnectError::Certificates(_) | ConnectError::Rejected { .. } => SchedulerError::Certificates(text),
+        ConnectError::Tcp { .. }
+        | ConnectError::Silent { .. }
+        | ConnectError::Forward { .. }
+        | ConnectError::NoDashboard(_) => SchedulerError::Unreachable(text),
+    }
+}
+
+/// A scheduler answers null to an operation that it does not know.
+fn unsupported(operation: &str) -> SchedulerError {
+    SchedulerError::Unsupported(format!("its release of distributed does not know {operation}, and it has no HTTP API"))
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Milliseconds since the Unix epoch.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use ::http::StatusCode;
+
+    use super::*;
+
+    #[test]
+    fn a_scheduler_that_is_about_to_start_is_not_given_up_for_long() {
+        let refused = ConnectError::Tcp { address: "x:1".to_owned(), source: io::ErrorKind::ConnectionRefused.into() };
+        assert!(!AskError::from(refused).is_lasting());
+        let silent = ConnectError::Silent { address: "x:1".to_owned(), within: Deadlines::default().connect };
+        assert!(AskError::from(silent).is_lasting());
+        let off = HttpError::Status { path: GET_WORKERS, status: StatusCode::NOT_FOUND };
+        assert!(AskError::from(off).is_lasting());
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes() {
+        let source = io::Error::other("no route");
+        let error = from_connect(&ConnectError::Tcp { address: "x:1".to_owned(), source });
+        assert_eq!(error, SchedulerError::Unreachable("x:1: no connection: no route".to_owned()));
+    }
+}

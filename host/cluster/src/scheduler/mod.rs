@@ -1,0 +1,112 @@
+//! Talks to Dask schedulers: the port [`Schedulers`] over the wire.
+//!
+//! The runtime makes one client for all clusters. A scheduler is not trusted: every call has a deadline, every answer a largest
+//! size, and nothing is ever pickled or unpickled, nor is a scheduler asked to run code. What is asked for goes over the HTTP
+//! API where it is on, over RPC, which every scheduler speaks, or over the plain HTTP endpoints, in the order that
+//! [`conversation`] gives for each call.
+
+mod address;
+mod connect;
+mod conversation;
+mod forward;
+mod frame;
+mod http;
+mod reply;
+mod rpc;
+mod session;
+mod tls;
+
+use std::time::Duration;
+
+use dask_wasm_operator_core::{
+    ports::{Pending, Schedulers},
+    scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
+};
+
+pub use address::{Addresses, DEFAULT_CLUSTER_DOMAIN, Given, GivenAddress, NotAnAddress, Route};
+
+use connect::Connector;
+use conversation::Conversation;
+use session::{Session, Sessions};
+
+/// How long the steps of a call may take. A call has a few such steps: with a scheduler that is slow in each of them, and
+/// calls but [`SchedulerCall::Retire`] waiting for each other, it ends within about a minute.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// For a connection, and for the Secret with its certificates.
+    pub connect: Duration,
+    /// For the handshakes of TLS and RPC, each.
+    pub handshake: Duration,
+    /// For one question and its answer.
+    pub call: Duration,
+    /// For moving what workers hold to others.
+    pub retire: Duration,
+    /// For telling whether a worker that is retired is empty, which it tells at once if it is.
+    pub confirm: Duration,
+}
+
+impl Default for Deadlines {
+    /// A scheduler answers within milliseconds, or seconds when its event loop is busy. Retiring moves data: 10 minutes are
+    /// 60 GB at 1 Gbit/s.
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            handshake: Duration::from_secs(5),
+            call: Duration::from_secs(10),
+            retire: Duration::from_secs(600),
+            confirm: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Talks to all schedulers.
+pub struct SchedulerClient {
+    connector: Connector,
+    deadlines: Deadlines,
+    sessions: Sessions,
+}
+
+impl SchedulerClient {
+    /// A client that finds schedulers by `addresses` and reads the Secrets with their certificates by `client`.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn new(client: kube::Client, addresses: Addresses, deadlines: Deadlines) -> Self {
+        let Deadlines { connect, handshake, .. } = deadlines;
+        let connector = Connector { client, addresses, connect, handshake };
+        Self { connector, deadlines, sessions: Sessions::start() }
+    }
+
+    async fn answer(&self, scheduler: &Scheduler, call: &SchedulerCall) -> Result<SchedulerReply, SchedulerError> {
+        let session = self.sessions.of(scheduler);
+        match call {
+            SchedulerCall::Workers => {
+                let workers = self.converse(scheduler, &mut *session.lock().await).workers().await;
+                workers.map(SchedulerReply::Workers)
+            }
+            SchedulerCall::AdaptiveTarget => {
+                let target = self.converse(scheduler, &mut *session.lock().await).adaptive_target().await;
+                target.map(SchedulerReply::AdaptiveTarget)
+            }
+            SchedulerCall::IdleSince => {
+                let since = self.converse(scheduler, &mut *session.lock().await).idle_since().await;
+                since.map(SchedulerReply::IdleSince)
+            }
+            // Takes minutes, so it has a connection of its own for which nobody waits.
+            SchedulerCall::Retire(addresses) => {
+                let retired = self.converse(scheduler, &mut Session::new()).retire(addresses).await;
+                retired.map(SchedulerReply::Retired)
+            }
+        }
+    }
+
+    fn converse<'a>(&'a self, scheduler: &'a Scheduler, session: &'a mut Session) -> Conversation<'a> {
+        Conversation::new(&self.connector, self.deadlines, scheduler, session)
+    }
+}
+
+impl Schedulers for SchedulerClient {
+    fn call(&self, scheduler: Scheduler, call: SchedulerCall) -> Pending<'_, Result<SchedulerReply, SchedulerError>> {
+        Box::pin(async move { self.answer(&scheduler, &call).await })
+    }
+}

@@ -1,0 +1,286 @@
+//! One connection to a scheduler's comm port: a handshake, then one request and one answer after the other.
+//!
+//! Only msgpack is read and written. Nothing is ever pickled or unpickled, and no request makes a scheduler run code.
+
+use std::{io, time::Duration};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned, de::IgnoredAny};
+use thiserror::Error;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{
+    connect::BoxStream,
+    frame::{self, FrameError, Progress},
+    reply::Version,
+};
+
+/// How much is kept of what a scheduler says about its own failure, in bytes.
+const MAX_EXCEPTION_TEXT: usize = 500;
+
+/// How deep values may be nested. The deepest that is expected is 6, in the metrics of a worker.
+const MAX_DEPTH: usize = 64;
+
+/// What is said of the handshake in messages.
+const HANDSHAKE: &str = "handshake";
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub(super) enum RpcError {
+    /// It takes too long.
+    #[error("no answer to {to} within {within:?}")]
+    Silent {
+        /// The handshake or an operation.
+        to: &'static str,
+        /// The deadline.
+        within: Duration,
+    },
+    /// The connection was closed by the other side.
+    #[error("it closed the connection after {received} bytes of its answer to {to}")]
+    Closed {
+        /// The handshake or an operation.
+        to: &'static str,
+        /// How much of the answer had come.
+        received: usize,
+    },
+    /// The connection broke.
+    #[error("the connection broke before its answer to {to}")]
+    Broken {
+        /// The handshake or an operation.
+        to: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The answer is no message.
+    #[error("no answer to {to}")]
+    Frame {
+        /// The handshake or an operation.
+        to: &'static str,
+        /// Why.
+        #[source]
+        source: FrameError,
+    },
+    /// The answer is a message, but not one that was asked for.
+    #[error("the answer to {to} is not what it should be")]
+    Decode {
+        /// The handshake or an operation.
+        to: &'static str,
+        /// Why.
+        #[source]
+        source: Box<rmp_serde::decode::Error>,
+    },
+    /// The scheduler tried and failed.
+    #[error("{to} failed there with {exception:?}")]
+    Failed {
+        /// The operation.
+        to: &'static str,
+        /// The text of the exception, shortened.
+        exception: String,
+    },
+}
+
+impl RpcError {
+    /// Whether it happened before anything was asked.
+    pub(super) fn is_of_handshake(&self) -> bool {
+        matches!(self, Self::Closed { to: HANDSHAKE, .. } | Self::Broken { to: HANDSHAKE, .. })
+    }
+
+    /// Whether the connection was gone, as one is that was kept while the scheduler restarted.
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed { .. } | Self::Broken { .. })
+    }
+}
+
+/// An operation with its arguments.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct Request<'a> {
+    op: &'static str,
+    reply: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attribute: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workers: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remove: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    close_workers: Option<bool>,
+}
+
+impl<'a> Request<'a> {
+    /// An operation without arguments.
+    pub(super) fn plain(op: &'static str) -> Self {
+        Self { op, reply: true, ..Self::default() }
+    }
+
+    /// All addresses, the worker that the scheduler can best do without first. A number larger than there are workers lifts
+    /// the scheduler's own idea of how many may go.
+    pub(super) fn workers_to_close() -> Self {
+        Self { n: Some(1_000_000), attribute: Some("address"), ..Self::plain("workers_to_close") }
+    }
+
+    /// Moves what these workers hold to others and gives them nothing more to do. They stay registered and running, so that
+    /// whoever comes after a crash of ours sees what has been begun.
+    pub(super) fn retire_workers(addresses: &'a [String]) -> Self {
+        Self {
+            workers: Some(addresses),
+            remove: Some(false),
+            close_workers: Some(false),
+            ..Self::plain("retire_workers")
+        }
+    }
+}
+
+/// What both sides say first. Neither compression nor pickles are used for what we ask, but a scheduler hangs without the
+/// keys.
+#[derive(Serialize)]
+struct Greeting {
+    compression: Option<&'static str>,
+    python: [u8; 3],
+    #[serde(rename = "pickle-protocol")]
+    pickle_protocol: u8,
+}
+
+/// By this it is known for Dask's.
+#[derive(Deserialize)]
+struct TheirGreeting {
+    #[serde(rename = "pickle-protocol")]
+    _pickle_protocol: IgnoredAny,
+}
+
+/// How an exception in an operation is reported; it has pickles beside it, which stay closed.
+#[derive(Deserialize)]
+struct UncaughtError {
+    status: String,
+    exception_text: String,
+}
+
+/// An open connection after the handshake. Not to be used again after an error.
+pub(super) struct Connection {
+    stream: BoxStream,
+    /// The release of distributed, once it is known: none if it could not be told.
+    pub(super) version: Option<Option<Version>>,
+}
+
+impl Connection {
+    /// Greets the scheduler.
+    pub(super) async fn open(stream: BoxStream, deadline: Duration) -> Result<Self, RpcError> {
+        let mut connection = Self { stream, version: None };
+        let greeting = Greeting { compression: None, python: [3, 11, 0], pickle_protocol: 4 };
+        let _: TheirGreeting = connection.exchange(HANDSHAKE, &greeting, deadline).await?;
+        Ok(connection)
+    }
+
+    /// Asks one thing.
+    pub(super) async fn call<A: DeserializeOwned>(
+        &mut self,
+        request: &Request<'_>,
+        deadline: Duration,
+    ) -> Result<A, RpcError> {
+        self.exchange(request.op, request, deadline).await
+    }
+
+    async fn exchange<A: DeserializeOwned>(
+        &mut self,
+        to: &'static str,
+        message: &impl Serialize,
+        deadline: Duration,
+    ) -> Result<A, RpcError> {
+        let bytes = rmp_serde::to_vec_named(message).expect("our own messages are maps of numbers, words and lists");
+        let exchange = async {
+            self.send(&frame::encode(&bytes)).await.map_err(|source| RpcError::Broken { to, source })?;
+            self.receive(to).await
+        };
+        let answer =
+            tokio::time::timeout(deadline, exchange).await.map_err(|_| RpcError::Silent { to, within: deadline })??;
+        decode(to, &answer)
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
+    }
+
+    /// The first frame of the next message. Memory is taken as bytes come, not as they are announced.
+    async fn receive(&mut self, to: &'static str) -> Result<Vec<u8>, RpcError> {
+        let mut received = Vec::new();
+        loop {
+            match frame::decode(&received).map_err(|source| RpcError::Frame { to, source })? {
+                Progress::Complete(frame) => {
+                    received.truncate(frame.end);
+                    return Ok(received.split_off(frame.start));
+                }
+                Progress::Missing(count) => {
+                    let mut rest = (&mut self.stream).take(count as u64);
+                    let read = rest.read_to_end(&mut received).await;
+                    if read.map_err(|source| RpcError::Broken { to, source })? < count {
+                        return Err(RpcError::Closed { to, received: received.len() });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Like [`rmp_serde::from_slice`], which follows nested values for longer than a stack may last.
+fn from_slice<A: DeserializeOwned>(frame: &[u8]) -> Result<A, rmp_serde::decode::Error> {
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(frame);
+    deserializer.set_max_depth(MAX_DEPTH);
+    A::deserialize(&mut deserializer)
+}
+
+/// What the first frame of an answer says.
+fn decode<A: DeserializeOwned>(to: &'static str, frame: &[u8]) -> Result<A, RpcError> {
+    if let Ok(UncaughtError { status, exception_text }) = from_slice(frame)
+        && status == "uncaught-error"
+    {
+        let end = exception_text.floor_char_boundary(MAX_EXCEPTION_TEXT);
+        return Err(RpcError::Failed { to, exception: exception_text[..end].to_owned() });
+    }
+    from_slice(frame).map_err(|source| RpcError::Decode { to, source: Box::new(source) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn requests_have_no_arguments_but_those_that_every_release_takes() {
+        let keys = |request: &Request<'_>| {
+            let map: BTreeMap<String, IgnoredAny> =
+                rmp_serde::from_slice(&rmp_serde::to_vec_named(request).unwrap()).unwrap();
+            map.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(keys(&Request::plain("identity")), ["op", "reply"]);
+        assert_eq!(keys(&Request::workers_to_close()), ["attribute", "n", "op", "reply"]);
+        assert_eq!(keys(&Request::retire_workers(&[])), ["close_workers", "op", "remove", "reply", "workers"]);
+    }
+
+    #[test]
+    fn an_exception_is_told_by_its_text() {
+        let long = "é".repeat(MAX_EXCEPTION_TEXT);
+        let answer = BTreeMap::from([("status", "uncaught-error"), ("exception_text", &long)]);
+        let error = decode::<u64>("adaptive_target", &rmp_serde::to_vec(&answer).unwrap()).unwrap_err();
+        assert!(
+            matches!(&error, RpcError::Failed { exception, .. } if exception.len() == MAX_EXCEPTION_TEXT),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_no_answer() {
+        for bytes in [&b"\xa1x"[..], b"\xc1", b"\x93\x01", b""] {
+            assert!(matches!(decode::<u64>("adaptive_target", bytes), Err(RpcError::Decode { .. })), "{bytes:?}");
+        }
+        assert_eq!(decode::<Option<u64>>("adaptive_target", b"\xc0").unwrap(), None);
+    }
+
+    #[test]
+    fn an_array_within_an_array_does_not_overflow_the_stack() {
+        let deep = vec![0x91; 1 << 20];
+        assert!(decode::<IgnoredAny>("identity", &deep).is_err());
+    }
+}

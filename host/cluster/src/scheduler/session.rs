@@ -1,0 +1,179 @@
+//! What is kept of each scheduler between two calls: a connection, for a minute at most, and what was learned.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use dask_wasm_operator_core::scheduler::Scheduler;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::rpc::Connection;
+
+/// How often connections are looked at that nobody uses.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(20);
+
+/// How long a connection is kept that nobody uses: with the interval above, never beyond a minute.
+const KEEP_CONNECTION: Duration = Duration::from_secs(40);
+
+/// How long anything is kept of a scheduler that nobody asks: longer than any interval at which one is polled.
+const KEEP_SESSION: Duration = Duration::from_secs(3600);
+
+/// How long an HTTP route that did not answer is not tried again: routes come and go with a scheduler's restart only.
+const KEEP_ABSENT: Duration = Duration::from_secs(300);
+
+/// What is kept of one scheduler.
+pub(super) struct Session {
+    /// Between two calls only: a call takes it out and puts it back when it succeeds.
+    pub(super) connection: Option<Connection>,
+    /// Since when a scheduler that does not tell has been idle.
+    pub(super) idle_clock: Option<IdleClock>,
+    absent_routes: BTreeMap<&'static str, Instant>,
+    last_used: Instant,
+}
+
+/// Since when an idle scheduler has been seen idle at every look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct IdleClock {
+    /// The id that a scheduler gives itself at its start, if it told: after a restart the clock starts again.
+    pub(super) scheduler: Option<String>,
+    /// Milliseconds since the Unix epoch.
+    pub(super) since: u64,
+}
+
+impl Session {
+    /// Nothing is known.
+    pub(super) fn new() -> Self {
+        Self { connection: None, idle_clock: None, absent_routes: BTreeMap::new(), last_used: Instant::now() }
+    }
+
+    /// Keeps all of it for some more time.
+    pub(super) fn touch(&mut self) {
+        self.last_used = Instant::now();
+    }
+
+    /// Whether an HTTP route was not there a short time ago.
+    pub(super) fn is_absent(&self, route: &'static str) -> bool {
+        self.absent_routes.get(route).is_some_and(|since| since.elapsed() < KEEP_ABSENT)
+    }
+
+    pub(super) fn note_absent(&mut self, route: &'static str) {
+        self.absent_routes.insert(route, Instant::now());
+    }
+
+    /// The time since which the scheduler has been idle, as it is at `now`; both in milliseconds since the Unix epoch.
+    pub(super) fn idle_since(&mut self, scheduler: Option<String>, now: u64) -> u64 {
+        match &self.idle_clock {
+            Some(clock) if clock.scheduler == scheduler => clock.since,
+            Some(_) | None => {
+                self.idle_clock = Some(IdleClock { scheduler, since: now });
+                now
+            }
+        }
+    }
+}
+
+/// Locked during a call, so that calls to one scheduler come one after the other.
+pub(super) type SharedSession = Arc<tokio::sync::Mutex<Session>>;
+
+type Table = Mutex<HashMap<Scheduler, SharedSession>>;
+
+/// The sessions of all schedulers.
+pub(super) struct Sessions {
+    table: Arc<Table>,
+}
+
+impl Sessions {
+    /// Starts one task that drops what is not used any more. It ends with the sessions.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub(super) fn start() -> Self {
+        let table = Arc::new(Table::default());
+        tokio::spawn(sweep_forever(Arc::downgrade(&table)));
+        Self { table }
+    }
+
+    /// The session of a scheduler.
+    pub(super) fn of(&self, scheduler: &Scheduler) -> SharedSession {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let session = table.entry(scheduler.clone());
+        Arc::clone(session.or_insert_with(|| Arc::new(tokio::sync::Mutex::new(Session::new()))))
+    }
+}
+
+async fn sweep_forever(table: Weak<Table>) {
+    let mut interval = tokio::time::interval(SWEEP_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        match table.upgrade() {
+            Some(table) => sweep(&mut table.lock().unwrap_or_else(PoisonError::into_inner)),
+            None => return,
+        }
+    }
+}
+
+fn sweep(table: &mut HashMap<Scheduler, SharedSession>) {
+    table.retain(|_, session| {
+        // One that is locked is in use.
+        let Ok(mut session) = session.try_lock() else { return true };
+        let unused = session.last_used.elapsed();
+        if unused >= KEEP_CONNECTION {
+            session.connection = None;
+        }
+        unused < KEEP_SESSION
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use dask_wasm_operator_core::object::NamespacedName;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::{super::frame, *};
+
+    fn scheduler() -> Scheduler {
+        Scheduler {
+            cluster: NamespacedName::new("n", "c"),
+            service: "c-scheduler".to_owned(),
+            comm_port: 8786,
+            dashboard_port: None,
+            tls_secret: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_kept_for_ever() {
+        let sessions = Sessions::start();
+        sessions.of(&scheduler()).lock().await.note_absent("/x");
+        tokio::time::sleep(KEEP_ABSENT - SWEEP_INTERVAL).await;
+        assert!(sessions.of(&scheduler()).lock().await.is_absent("/x"));
+        tokio::time::sleep(2 * SWEEP_INTERVAL).await;
+        assert!(!sessions.of(&scheduler()).lock().await.is_absent("/x"));
+        tokio::time::sleep(KEEP_SESSION + SWEEP_INTERVAL).await;
+        assert!(sessions.table.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_nobody_uses_is_closed_within_a_minute() {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        theirs.write_all(&frame::encode(b"\x81\xafpickle-protocol\x04")).await.unwrap();
+        let connection = Connection::open(Box::new(ours), Duration::from_secs(1)).await.unwrap();
+        let sessions = Sessions::start();
+        sessions.of(&scheduler()).lock().await.connection = Some(connection);
+        let before = Instant::now();
+        theirs.read_to_end(&mut Vec::new()).await.unwrap();
+        assert!(before.elapsed() <= Duration::from_secs(60));
+        assert_eq!(sessions.table.lock().unwrap().len(), 1, "what was learned is kept for longer");
+    }
+
+    #[tokio::test]
+    async fn the_clock_starts_again_with_another_scheduler() {
+        let mut session = Session::new();
+        assert_eq!(session.idle_since(Some("a".to_owned()), 1), 1);
+        assert_eq!(session.idle_since(Some("a".to_owned()), 5), 1);
+        assert_eq!(session.idle_since(Some("b".to_owned()), 9), 9);
+    }
+}

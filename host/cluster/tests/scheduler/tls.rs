@@ -1,0 +1,122 @@
+//! Certificates from a Secret, by an API server's double.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use dask_wasm_operator_cluster::scheduler::Deadlines;
+use dask_wasm_operator_core::scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply};
+use dask_wasm_operator_test_support::{Dask, DaskCertificates, DaskOptions};
+use serde_json::json;
+
+use super::{
+    NOWHERE, client,
+    double::{Double, Reaction, response},
+    say_to, scheduler,
+};
+
+fn with_secret() -> Scheduler {
+    Scheduler { tls_secret: Some("certificates".to_owned()), ..scheduler("c") }
+}
+
+/// An API server that has one Secret, or nothing but a refusal.
+async fn api_server(answer: Result<BTreeMap<&str, &str>, u16>) -> anyhow::Result<Double> {
+    let (status, body) = match answer {
+        Ok(data) => {
+            let data: BTreeMap<_, _> =
+                data.into_iter().map(|(key, text)| (key, BASE64_STANDARD.encode(text))).collect();
+            let secret =
+                json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "certificates"}, "data": data});
+            ("200 OK".to_owned(), secret)
+        }
+        Err(code) => {
+            let status =
+                json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "reason": "x"});
+            (format!("{code} x"), status)
+        }
+    };
+    Double::http(move |path| {
+        assert_eq!(path.split('?').next(), Some("/api/v1/namespaces/n/secrets/certificates"));
+        Reaction::Answer(response(&status, &body.to_string()))
+    })
+    .await
+}
+
+fn data(certificates: &DaskCertificates) -> BTreeMap<&str, &str> {
+    BTreeMap::from([
+        ("ca.crt", certificates.authority.as_str()),
+        ("tls.crt", certificates.certificate.as_str()),
+        ("tls.key", certificates.private_key.as_str()),
+    ])
+}
+
+async fn target(address: &str, api_server: &Double, scheduler: Scheduler) -> Result<SchedulerReply, SchedulerError> {
+    let client = client(&[("c", address)], &api_server.address, Deadlines::default()).expect("the addresses are right");
+    say_to(&client, scheduler, SchedulerCall::AdaptiveTarget).await
+}
+
+#[tokio::test]
+async fn a_secret_that_can_not_be_used_says_what_to_do() -> anyhow::Result<()> {
+    let certificates = DaskCertificates::generate()?;
+    let other = DaskCertificates::generate()?;
+    let without = |key| {
+        let mut data = data(&certificates);
+        data.remove(key);
+        Ok(data)
+    };
+    let with = |key, value| {
+        let mut data = data(&certificates);
+        data.insert(key, value);
+        Ok(data)
+    };
+    for (answer, words) in [
+        (Err(403), "allow it to get Secrets in namespace n"),
+        (Err(404), "no Secret certificates in namespace n; create it"),
+        (without("ca.crt"), "no key ca.crt"),
+        (without("tls.crt"), "no key tls.crt"),
+        (without("tls.key"), "no key tls.key"),
+        (with("ca.crt", ""), "ca.crt of Secret certificates"),
+        (with("tls.crt", "x"), "tls.crt of Secret certificates"),
+        (with("tls.key", "-----BEGIN PRIVATE KEY-----\n!"), "tls.key of Secret certificates"),
+        (with("tls.key", other.private_key.as_str()), "can't be used"),
+    ] {
+        let result = target(NOWHERE, &api_server(answer).await?, with_secret()).await;
+        let Err(SchedulerError::Certificates(text)) = &result else { panic!("{words}: {result:?}") };
+        assert!(text.contains(words), "{text}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_scheduler_with_certificates_lets_in_only_those_with_theirs() -> anyhow::Result<()> {
+    for version in [Dask::OLDEST, Dask::NEWEST] {
+        let certificates = DaskCertificates::generate()?;
+        let options = DaskOptions { certificates: Some(certificates), ..DaskOptions::default() };
+        let dask = Dask::install(version)?.start(options).await?;
+        let certificates = dask.certificates().unwrap();
+        let ours = api_server(Ok(data(certificates))).await?;
+        assert_eq!(target(dask.comm(), &ours, with_secret()).await?, SchedulerReply::AdaptiveTarget(0));
+
+        let plain = target(dask.comm(), &ours, scheduler("c")).await;
+        let Err(SchedulerError::Unreachable(text)) = &plain else { panic!("{plain:?}") };
+        assert!(text.contains("set spec.tlsSecretName"), "{text}");
+
+        let others = DaskCertificates::generate()?;
+        // Signed by another authority: the scheduler's, and ours.
+        let mixed = BTreeMap::from([("ca.crt", certificates.authority.as_str())]);
+        for data in [data(&others), [data(&others), mixed].into_iter().flatten().collect()] {
+            let result = target(dask.comm(), &api_server(Ok(data)).await?, with_secret()).await;
+            assert!(matches!(result, Err(SchedulerError::Certificates(_))), "{version}: {result:?}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_certificate_may_be_all_there_is() -> anyhow::Result<()> {
+    let certificates = DaskCertificates::self_signed()?;
+    let options = DaskOptions { certificates: Some(certificates), ..DaskOptions::default() };
+    let dask = Dask::install(Dask::NEWEST)?.start(options).await?;
+    let api_server = api_server(Ok(data(dask.certificates().unwrap()))).await?;
+    assert_eq!(target(dask.comm(), &api_server, with_secret()).await?, SchedulerReply::AdaptiveTarget(0));
+    Ok(())
+}

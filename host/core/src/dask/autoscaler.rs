@@ -1,0 +1,416 @@
+//! DaskAutoscaler → replicas of a DaskWorkerGroup.
+//!
+//! The number of replicas belongs to whoever changed it last: a decision starts from the live value, is written only if
+//! nobody changed the group since it was looked at, and is not written again once it stands. So nobody's change is reverted
+//! but by the next decision, and as the field stays when its manager stops to apply it, there is nothing to be kept up.
+//! What came of a write is observed, never assumed.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    Lookup, PAUSED, Reconciler,
+    cluster::{default_group_name, scheduler_name},
+    cluster_kind, decode_spec, deployment_kind, field_manager,
+    poll::{Poll, silence},
+    scaling::{Hold, Recommendation, Situation, Verdict, decide, goal},
+    service_kind,
+    status::{Finding, conditions, previous, scheduler_available},
+    worker_group_kind,
+};
+use crate::{
+    contract::{EventNote, EventSeverity},
+    fields,
+    object::{ManagedFields, NamespacedName, Object},
+    scheduler::{Scheduler, SchedulerCall, SchedulerReply},
+    spec::{ConditionStatus, DaskAutoscalerSpec, DaskAutoscalerStatus, DaskWorkerGroupSpec, DaskWorkerGroupStatus},
+    time::{epoch_millis, rfc3339},
+    wanted::{Findings, Problem, Snapshot, SubjectPatch, Wanted, WantedFields},
+};
+
+const CLUSTER: &str = "cluster";
+const SCHEDULER: &str = "scheduler";
+const SCHEDULER_SERVICE: &str = "scheduler-service";
+/// The group, under the name in the spec and under that with the cluster's in front.
+const GROUP: &str = "group";
+const GROUP_OF_CLUSTER: &str = "group-of-cluster";
+/// All groups of the cluster.
+const GROUPS: &str = "groups";
+
+/// Until when the Python operator waits after a change, as seconds since the Unix epoch: honoured after a takeover.
+const COOLDOWN_UNTIL: &str = "kubernetes.dask.org/cooldown-until";
+
+/// When to look again for what is missing, if no event says that it is there.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// When to look whether a change has been made, if no event says so.
+const CONFIRM: Duration = Duration::from_secs(1);
+
+pub(super) fn lookups(subject: &Object) -> Vec<(&'static str, Lookup)> {
+    let Some(Ok(spec)) = subject.field::<DaskAutoscalerSpec>("spec") else { return Vec::new() };
+    let at = |name: String| NamespacedName { namespace: subject.metadata.namespace.clone(), name };
+    let scheduler = scheduler_name(&spec.cluster);
+    let mut lookups = vec![
+        (CLUSTER, Lookup::Named(cluster_kind(), at(spec.cluster.clone()))),
+        (SCHEDULER, Lookup::Named(deployment_kind(), at(scheduler.clone()))),
+        (SCHEDULER_SERVICE, Lookup::Named(service_kind(), at(scheduler))),
+    ];
+    let group = |(question, name)| (question, Lookup::Named(worker_group_kind(), at(name)));
+    lookups.extend(group_names(&spec).into_iter().map(group));
+    // The cluster owns its autoscalers, so its uid is known once that is written.
+    let is_cluster = |kind: &str, name: &str| kind == cluster_kind().kind && name == spec.cluster;
+    let owner = subject.metadata.owner_references.iter().find(|owner| is_cluster(&owner.kind, &owner.name));
+    lookups.extend(owner.map(|owner| (GROUPS, Lookup::ControlledBy(worker_group_kind(), owner.uid.clone()))));
+    lookups
+}
+
+/// The names that the group may have, by the lookup that finds it, the first that exists counts.
+fn group_names(spec: &DaskAutoscalerSpec) -> Vec<(&'static str, String)> {
+    let cluster = &spec.cluster;
+    match spec.worker_group.as_deref().filter(|name| !name.is_empty()) {
+        Some(name) => vec![(GROUP, name.to_owned()), (GROUP_OF_CLUSTER, format!("{cluster}-{name}"))],
+        None => vec![(GROUP_OF_CLUSTER, default_group_name(cluster))],
+    }
+}
+
+pub(super) fn reconcile(seen: &Snapshot) -> Wanted {
+    let mut wanted = match Target::find(seen) {
+        Ok(target) => scale(seen, &target),
+        Err(obstacle) => {
+            let goes_away = obstacle.problem.as_ref().is_none_or(|problem| !problem.permanent);
+            let problems = obstacle.problem.into_iter().collect();
+            Wanted {
+                requeue_after: goes_away.then_some(LOOK_AGAIN),
+                findings: Findings { problems, facts: seen.facts.clone() },
+                ..Wanted::default()
+            }
+        }
+    };
+    wanted.subject = owned_by_cluster(seen);
+    wanted
+}
+
+pub(super) fn status(seen: &Snapshot, findings: &Findings) -> Value {
+    let before: DaskAutoscalerStatus = previous(seen);
+    let target = Target::find(seen);
+    let mut facts = Facts::of(&findings.facts, seen, target.as_ref().ok());
+    let current = target.as_ref().ok().map(|target| target.current);
+    if let Some(current) = current {
+        facts.confirm(current);
+    }
+    let (available, progressing) = match &target {
+        Ok(target) => (available(&findings.problems, &facts), progressing(target, &facts)),
+        Err(Obstacle { finding: (_, reason, message), .. }) => {
+            let finding = (ConditionStatus::False, reason.clone(), message.clone());
+            (finding.clone(), finding)
+        }
+    };
+    json!(DaskAutoscalerStatus {
+        conditions: conditions(seen, &before.conditions, &findings.problems, available, progressing),
+        observed_generation: seen.subject.metadata.generation,
+        desired_replicas: facts.desired,
+        current_replicas: current.or(before.current_replicas),
+        last_scale_time: facts.last_scale.map(rfc3339),
+    })
+}
+
+/// What stands in the way of scaling: nobody's fault, or a problem.
+struct Obstacle {
+    finding: Finding,
+    problem: Option<Problem>,
+}
+
+impl Obstacle {
+    fn new(reason: &str, message: String) -> Self {
+        Self { finding: (ConditionStatus::False, reason.to_owned(), message), problem: None }
+    }
+}
+
+impl From<Problem> for Obstacle {
+    fn from(problem: Problem) -> Self {
+        Self { problem: Some(problem.clone()), ..Self::new(problem.reason, problem.message) }
+    }
+}
+
+/// What is scaled, by whom.
+struct Target<'a> {
+    spec: DaskAutoscalerSpec,
+    scheduler: Scheduler,
+    group: &'a Arc<Object>,
+    /// How many workers the group is to have.
+    current: u32,
+    /// How many of them are ready; none: that is not known.
+    ready: Option<u32>,
+    /// How many workers the cluster's other groups are to have.
+    others: u64,
+}
+
+impl<'a> Target<'a> {
+    fn find(seen: &'a Snapshot) -> Result<Self, Obstacle> {
+        let spec: DaskAutoscalerSpec = decode_spec(&seen.subject)?;
+        let cluster = owning_cluster(seen, &spec)?;
+        let scheduler = scheduler(seen, cluster)?;
+        let group = group(seen, &spec)?;
+        for object in [cluster, group] {
+            if object.metadata.annotations.get(PAUSED).is_some_and(|value| value == "true") {
+                let message =
+                    format!("the annotation {PAUSED} of {} stops all changes; remove it to go on", object.key());
+                return Err(Obstacle::new("Paused", message));
+            }
+        }
+        let ready = group.field::<DaskWorkerGroupStatus>("status").and_then(Result::ok);
+        let groups = seen.related.get(GROUPS).map(Vec::as_slice).unwrap_or_default();
+        let is_other = |other: &&Arc<Object>| other.metadata.uid != group.metadata.uid && !other.is_being_deleted();
+        let others = groups.iter().filter(is_other).filter_map(|other| replicas(other)).map(u64::from).sum();
+        Ok(Self {
+            scheduler,
+            group,
+            current: replicas(group).unwrap_or(0),
+            ready: ready.and_then(|status| status.ready_replicas),
+            others,
+            spec,
+        })
+    }
+
+    /// Whether workers are still to come. Where the group's status does not tell, none are: the Python operator never waited.
+    fn is_pending(&self) -> bool {
+        self.ready.is_some_and(|ready| ready < self.current)
+    }
+}
+
+fn owning_cluster<'a>(seen: &'a Snapshot, spec: &DaskAutoscalerSpec) -> Result<&'a Object, Obstacle> {
+    let (autoscaler, name) = (&seen.subject.metadata.name, &spec.cluster);
+    let Some(cluster) = seen.related_one(CLUSTER) else {
+        let message = format!(
+            "DaskAutoscaler {autoscaler}: spec.cluster names {name}, which is no DaskCluster of this namespace; create it, or correct the name"
+        );
+        return Err(Problem::passing("ClusterNotFound", message).into());
+    };
+    if cluster.is_being_deleted() {
+        let message = format!("DaskCluster {name} is being deleted, the autoscaler goes with it");
+        return Err(Obstacle::new("ClusterDeleting", message));
+    }
+    if !seen.subject.metadata.owner_references.iter().any(|owner| owner.uid == cluster.metadata.uid) {
+        return Err(Obstacle::new("Starting", format!("DaskCluster {name} is made its owner first")));
+    }
+    Ok(cluster)
+}
+
+fn scheduler(seen: &Snapshot, cluster: &Object) -> Result<Scheduler, Obstacle> {
+    let deployment = seen.related_one(SCHEDULER).map(AsRef::as_ref);
+    let (status, reason, message) = scheduler_available(deployment);
+    if status != ConditionStatus::True {
+        return Err(Obstacle::new(&reason, message));
+    }
+    let Some(service) = seen.related_one(SCHEDULER_SERVICE) else {
+        return Err(Obstacle::new("SchedulerMissing", "the scheduler's Service does not exist yet".to_owned()));
+    };
+    Ok(Scheduler::of(cluster, service))
+}
+
+fn group<'a>(seen: &'a Snapshot, spec: &DaskAutoscalerSpec) -> Result<&'a Arc<Object>, Obstacle> {
+    let is_of_cluster = |group: &&Arc<Object>| {
+        let spec_of_group = group.field::<DaskWorkerGroupSpec>("spec").and_then(Result::ok);
+        spec_of_group.is_some_and(|group| group.cluster == spec.cluster)
+    };
+    let names = group_names(spec);
+    let found = names.iter().filter_map(|(question, _)| seen.related_one(question)).find(is_of_cluster);
+    found.ok_or_else(|| {
+        let names: Vec<_> = names.into_iter().map(|(_, name)| name).collect();
+        let message = format!(
+            "DaskAutoscaler {}: DaskCluster {} has no DaskWorkerGroup {}; create it, or correct spec.workerGroup",
+            seen.subject.metadata.name,
+            spec.cluster,
+            names.join(" or "),
+        );
+        Problem::passing("WorkerGroupNotFound", message).into()
+    })
+}
+
+fn replicas(group: &Object) -> Option<u32> {
+    let spec: DaskWorkerGroupSpec = group.field("spec")?.ok()?;
+    Some(spec.worker.replicas)
+}
+
+/// The autoscaler goes with its cluster. A controller that is somebody else's stays.
+fn owned_by_cluster(seen: &Snapshot) -> Option<SubjectPatch> {
+    let cluster = seen.related_one(CLUSTER).filter(|cluster| !cluster.is_being_deleted())?;
+    let controller = seen.subject.metadata.controller();
+    let mut owner = cluster.as_owner();
+    owner.controller = controller.is_none_or(|controller| controller.uid == owner.uid);
+    Some(SubjectPatch { body: json!({"metadata": {"ownerReferences": [owner]}}), guarded: false })
+}
+
+/// A change that was decided. It is written until it is seen, or until something else comes in between.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Change {
+    from: u32,
+    to: u32,
+    /// As many workers as the scheduler asked for.
+    asked: u64,
+    /// When it was decided, in milliseconds since the Unix epoch.
+    at: u64,
+}
+
+/// What is remembered between passes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Facts {
+    poll: Poll,
+    /// As many workers as the scheduler asked for last, within the limits.
+    desired: Option<u32>,
+    hold: Option<Hold>,
+    change: Option<Change>,
+    /// When the group was last changed, in milliseconds since the Unix epoch.
+    last_scale: Option<u64>,
+    recommendations: Vec<Recommendation>,
+}
+
+impl Facts {
+    /// After a restart, what the status says. If the field holds what we applied and the status has not heard of it, the last
+    /// process was killed in between, and the change is as recent as can be.
+    fn of(facts: &Value, seen: &Snapshot, target: Option<&Target<'_>>) -> Self {
+        if let Ok(facts) = Self::deserialize(facts) {
+            return facts;
+        }
+        let status: DaskAutoscalerStatus = previous(seen);
+        let is_news = |target: &Target<'_>| is_ours(target.group) && status.current_replicas != Some(target.current);
+        let last_scale = if target.is_some_and(is_news) {
+            Some(seen.now)
+        } else {
+            // Written in whole seconds: up to the next one later, so that no cooldown is cut short.
+            status.last_scale_time.as_deref().and_then(epoch_millis).map(|time| time + 999)
+        };
+        Self { desired: status.desired_replicas, last_scale, ..Self::default() }
+    }
+
+    /// Looks what became of the change that was decided; returns it when it has been made.
+    fn confirm(&mut self, current: u32) -> Option<Change> {
+        let change = self.change.take()?;
+        if change.to == current {
+            self.last_scale = Some(change.at);
+            return Some(change);
+        }
+        // Not written yet, or somebody has changed the group in between: then that stands.
+        self.change = (change.from == current).then_some(change);
+        None
+    }
+}
+
+/// Whether nobody changed the group's replicas since the autoscaler did.
+fn is_ours(group: &Object) -> bool {
+    let held = group.applied_by(&field_manager(Reconciler::Autoscaler)).and_then(ManagedFields::decoded);
+    held.is_some_and(|held| fields::holds(&held, &["spec", "worker", "replicas"]))
+}
+
+fn scale(seen: &Snapshot, target: &Target<'_>) -> Wanted {
+    let Target { spec, group, current, .. } = target;
+    let mut facts = Facts::of(&seen.facts, seen, Some(target));
+    let made = facts.confirm(*current);
+    let interval = Duration::from_secs(u64::from(spec.interval_seconds.max(1)));
+    let call = SchedulerCall::AdaptiveTarget;
+    let turn = facts.poll.turn(seen, &call, interval);
+    if let Some(Ok(SchedulerReply::AdaptiveTarget(asked))) = turn.news.map(|heard| &heard.result) {
+        decide_anew(seen, target, &mut facts, *asked);
+    }
+    // Until the next decision is due, and as long again for the answer to come.
+    let is_recent = |change: &Change| Duration::from_millis(seen.now.saturating_sub(change.at)) <= 2 * interval;
+    let change = facts.change.filter(is_recent);
+    facts.change = change;
+    Wanted {
+        fields: change.iter().map(|change| with_replicas(group, change.to)).collect(),
+        calls: turn.ask.then(|| (target.scheduler.clone(), call.clone())).into_iter().collect(),
+        events: made.iter().map(|change| scaled(group, change)).collect(),
+        requeue_after: Some(if change.is_some() { turn.wait.min(CONFIRM) } else { turn.wait }),
+        findings: Findings {
+            problems: contradiction(seen, spec).into_iter().chain(silence(seen, &call, &spec.cluster)).collect(),
+            facts: json!(facts),
+        },
+        ..Wanted::default()
+    }
+}
+
+fn decide_anew(seen: &Snapshot, target: &Target<'_>, facts: &mut Facts, asked: u64) {
+    let goal = goal(&target.spec, asked, target.others);
+    let situation = Situation {
+        current: target.current,
+        pending: target.is_pending(),
+        last_scale: facts.last_scale,
+        blocked_until: blocked_until(&seen.subject),
+        now: seen.now,
+    };
+    let verdict = decide(&target.spec, &mut facts.recommendations, &situation, goal);
+    facts.desired = Some(goal);
+    (facts.hold, facts.change) = match verdict {
+        Verdict::Right => (None, None),
+        Verdict::Hold(hold) => (Some(hold), None),
+        Verdict::Change(to) => (None, Some(Change { from: target.current, to, asked, at: seen.now })),
+    };
+}
+
+/// In milliseconds since the Unix epoch. A text that is no number is no time.
+fn blocked_until(autoscaler: &Object) -> Option<u64> {
+    let seconds: f64 = autoscaler.metadata.annotations.get(COOLDOWN_UNTIL)?.trim().parse().ok()?;
+    Some((seconds * 1000.0) as u64)
+}
+
+/// The version is a precondition: the number was computed from the present one.
+fn with_replicas(group: &Arc<Object>, replicas: u32) -> WantedFields {
+    let body = json!({
+        "metadata": {"resourceVersion": group.metadata.resource_version},
+        "spec": {"worker": {"replicas": replicas}},
+    });
+    WantedFields { object: Arc::clone(group), body }
+}
+
+fn scaled(group: &Object, change: &Change) -> EventNote {
+    let Change { from, to, asked, .. } = change;
+    let message =
+        format!("Scaled workers of {} from {from} to {to}: the scheduler asks for {asked}", group.metadata.name);
+    EventNote { severity: EventSeverity::Normal, reason: "Scaled".to_owned(), message }
+}
+
+fn contradiction(seen: &Snapshot, spec: &DaskAutoscalerSpec) -> Option<Problem> {
+    let DaskAutoscalerSpec { minimum, maximum, .. } = spec;
+    (minimum > maximum).then(|| {
+        let message = format!(
+            "DaskAutoscaler {}: spec.minimum ({minimum}) is greater than spec.maximum ({maximum}), which counts; correct one of them",
+            seen.subject.metadata.name
+        );
+        Problem::permanent("MinimumAboveMaximum", message)
+    })
+}
+
+fn available(problems: &[Problem], facts: &Facts) -> Finding {
+    if let Some(silence) = problems.iter().find(|problem| problem.reason.starts_with("Scheduler")) {
+        (ConditionStatus::False, silence.reason.to_owned(), silence.message.clone())
+    } else if facts.desired.is_some() {
+        (
+            ConditionStatus::True,
+            "SchedulerAnswers".to_owned(),
+            "the scheduler says how many workers it needs".to_owned(),
+        )
+    } else {
+        (ConditionStatus::Unknown, "SchedulerNotAsked".to_owned(), "the scheduler has not answered yet".to_owned())
+    }
+}
+
+fn progressing(target: &Target<'_>, facts: &Facts) -> Finding {
+    let current = target.current;
+    let Some(desired) = facts.desired.filter(|desired| *desired != current) else {
+        return (ConditionStatus::False, "Settled".to_owned(), format!("the group has {current} workers as wanted"));
+    };
+    let (reason, why) = match facts.hold {
+        None => ("Scaling", "it is scaled step by step".to_owned()),
+        Some(Hold::Cooldown(until)) => ("Cooldown", format!("after the last change it waits until {}", rfc3339(until))),
+        Some(Hold::Stabilizing) => {
+            ("Stabilizing", "within the stabilization window something else was wanted".to_owned())
+        }
+        Some(Hold::WorkersStarting) => {
+            ("WorkersStarting", "workers that were asked for before are not ready yet".to_owned())
+        }
+    };
+    let message = format!("the group has {current} workers, {desired} are wanted: {why}");
+    (ConditionStatus::True, reason.to_owned(), message)
+}

@@ -1,0 +1,6 @@
+//! The reconcilers that ask schedulers regularly, over a cluster in memory.
+#![expect(clippy::panic, clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
+
+mod autoscaler;
+mod idle;
+mod world;

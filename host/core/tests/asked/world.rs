@@ -1,0 +1,232 @@
+//! A cluster in memory with a clock and a scheduler that answers what a test says: passes are made when something changed or
+//! when they are due, as the controller does.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use dask_wasm_operator_core::{
+    contract::EventNote,
+    dask::{Environment, Reconciler},
+    memory::{MemoryCluster, built_in_resources},
+    object::{NamespacedName, Object, ObjectKey},
+    pipeline::{Handler, Pipeline, SubjectState},
+    ports::Writes,
+    retry::Retry,
+    scheduler::{SchedulerCall, SchedulerError, SchedulerReply},
+    wanted::Problem,
+};
+use serde_json::{Value, json};
+
+/// When the world begins, in milliseconds since the Unix epoch.
+pub(crate) const BEGIN: u64 = 1_795_372_200_000;
+pub(crate) const SECOND: u64 = 1_000;
+
+type Answer = Result<SchedulerReply, SchedulerError>;
+type Scheduler = dyn FnMut(&SchedulerCall, u64) -> Answer;
+type Subject = (Reconciler, NamespacedName);
+
+pub(crate) struct World {
+    pub(crate) cluster: Arc<MemoryCluster>,
+    /// Those that run.
+    pub(crate) reconcilers: Vec<Reconciler>,
+    pub(crate) now: u64,
+    /// What the scheduler says.
+    pub(crate) scheduler: Box<Scheduler>,
+    /// What the scheduler was asked, and when.
+    pub(crate) asked: Vec<(u64, SchedulerCall)>,
+    /// Events, and whether their subject was still there.
+    pub(crate) events: Vec<(EventNote, bool)>,
+    /// The operator is killed after so many passes from now on, before the status is written.
+    pub(crate) killed_after: Option<usize>,
+    states: BTreeMap<Subject, SubjectState>,
+    due: BTreeMap<Subject, u64>,
+    environment: Environment,
+}
+
+/// Polls a future that never waits: the cluster in memory answers at once.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match std::pin::pin!(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        std::task::Poll::Ready(value) => value,
+        std::task::Poll::Pending => panic!("the cluster in memory made somebody wait"),
+    }
+}
+
+impl World {
+    pub(crate) fn new(
+        objects: impl IntoIterator<Item = Value>,
+        scheduler: impl FnMut(&SchedulerCall, u64) -> Answer + 'static,
+    ) -> Self {
+        let cluster = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
+        objects.into_iter().for_each(|object| {
+            cluster.create(object).unwrap();
+        });
+        let mut world = Self {
+            cluster: Arc::new(cluster),
+            reconcilers: Reconciler::ALL.to_vec(),
+            now: BEGIN,
+            scheduler: Box::new(scheduler),
+            asked: Vec::new(),
+            events: Vec::new(),
+            killed_after: None,
+            states: BTreeMap::new(),
+            due: BTreeMap::new(),
+            environment: Environment::default(),
+        };
+        world.settle();
+        world
+    }
+
+    /// Passes over every subject until there is nothing left to do at this moment.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..50 {
+            if !self.round() && self.due.values().all(|due| *due > self.now) {
+                return;
+            }
+        }
+        panic!("no end of it: {:?}", self.cluster.last_changed_field());
+    }
+
+    /// Lets time pass.
+    pub(crate) fn advance(&mut self, millis: u64) {
+        let end = self.now + millis;
+        while let Some(next) = self.due.values().copied().filter(|due| *due <= end).min() {
+            self.now = self.now.max(next);
+            self.settle();
+        }
+        self.now = end;
+        self.settle();
+    }
+
+    /// Lets time pass until somebody is due.
+    pub(crate) fn advance_to_next(&mut self) {
+        let next = self.due.values().copied().min().unwrap_or(self.now);
+        self.advance(next.saturating_sub(self.now));
+    }
+
+    /// One pass over every subject; whether anything came of it.
+    fn round(&mut self) -> bool {
+        let mut busy = false;
+        for reconciler in self.reconcilers.clone() {
+            for object in self.of_kind(&reconciler.subject().kind) {
+                busy |= self.pass(reconciler, &object.at());
+            }
+        }
+        self.due.retain(|(reconciler, at), _| {
+            let kind = reconciler.subject();
+            self.cluster.objects().iter().any(|object| object.kind.same_kind(&kind) && object.at() == *at)
+        });
+        busy
+    }
+
+    /// One pass, with its status; whether anything came of it.
+    pub(crate) fn pass(&mut self, reconciler: Reconciler, at: &NamespacedName) -> bool {
+        self.pass_over(reconciler, at, &*Arc::clone(&self.cluster))
+    }
+
+    /// One pass that writes to something else than the cluster itself, except for the status.
+    pub(crate) fn pass_over(&mut self, reconciler: Reconciler, at: &NamespacedName, writes: &dyn Writes) -> bool {
+        let key = (reconciler, at.clone());
+        let pipeline = Pipeline { observed: &*self.cluster, writes, environment: &self.environment };
+        let state = self.states.entry(key.clone()).or_default();
+        let pass = now(pipeline.reconcile(&Handler::Native(reconciler), at, state, self.now));
+        let killed = self.killed_after.as_mut().is_some_and(|left| {
+            *left = left.wrapping_sub(1);
+            *left == usize::MAX
+        });
+        if killed {
+            self.restart();
+            return true;
+        }
+        let exists = self.cluster.objects().iter().any(|object| object.at() == *at);
+        self.events.extend(pass.events.iter().map(|event| (event.clone(), exists)));
+        let pipeline = Pipeline { writes: &*self.cluster, ..pipeline };
+        let notes = now(pipeline.publish(reconciler, at, state.findings(), self.now)).unwrap();
+        self.events.extend(notes.into_iter().map(|event| (event, exists)));
+        let mut busy = !self.cluster.take_written().is_empty();
+        for (_, call) in pass.calls {
+            self.asked.push((self.now, call.clone()));
+            state.heard(&call, (self.scheduler)(&call, self.now), self.now);
+            busy = true;
+        }
+        let wait = match pass.retry {
+            Some(Retry::After(delay)) => Some(delay),
+            Some(Retry::Parked) => None,
+            None => pass.requeue_after,
+        };
+        match wait {
+            Some(wait) => self.due.insert(key, self.now + u64::try_from(wait.as_millis()).unwrap()),
+            None => self.due.remove(&key),
+        };
+        busy
+    }
+
+    /// The operator is started anew.
+    pub(crate) fn restart(&mut self) {
+        self.states.clear();
+        self.due.clear();
+        self.killed_after = None;
+    }
+
+    pub(crate) fn of_kind(&self, kind: &str) -> Vec<Arc<Object>> {
+        self.cluster.objects().into_iter().filter(|object| object.kind.kind == kind).collect()
+    }
+
+    pub(crate) fn key(&self, kind: &str, name: &str) -> ObjectKey {
+        let found = self.of_kind(kind).into_iter().find(|object| object.metadata.name == name);
+        found.unwrap_or_else(|| panic!("there is no {kind} {name}")).key()
+    }
+
+    pub(crate) fn object(&self, kind: &str, name: &str) -> Arc<Object> {
+        self.of_kind(kind).into_iter().find(|object| object.metadata.name == name).unwrap()
+    }
+
+    pub(crate) fn get(&self, kind: &str, name: &str) -> Value {
+        self.object(kind, name).to_value()
+    }
+
+    /// Changes an object as a person would.
+    pub(crate) fn edit(&self, kind: &str, name: &str, change: impl FnOnce(&mut Value)) {
+        self.cluster.edit(&self.key(kind, name), change);
+    }
+
+    pub(crate) fn problems(&self, reconciler: Reconciler, name: &str) -> Vec<Problem> {
+        let state = self.states.get(&(reconciler, NamespacedName::new("ns1", name)));
+        state.map(|state| state.findings().problems.clone()).unwrap_or_default()
+    }
+
+    /// Reason and message of one condition.
+    pub(crate) fn condition(&self, kind: &str, name: &str, type_: &str) -> (String, String, String) {
+        let object = self.get(kind, name);
+        let conditions = object["status"]["conditions"].as_array().unwrap().clone();
+        let found = conditions.into_iter().find(|condition| condition["type"] == type_).unwrap();
+        let text = |field: &str| found[field].as_str().unwrap().to_owned();
+        (text("status"), text("reason"), text("message"))
+    }
+
+    /// When this was asked.
+    pub(crate) fn times_of(&self, call: &SchedulerCall) -> Vec<u64> {
+        self.asked.iter().filter(|(_, asked)| asked == call).map(|(at, _)| *at).collect()
+    }
+
+    pub(crate) fn events_of(&self, reason: &str) -> Vec<String> {
+        self.events.iter().filter(|(event, _)| event.reason == reason).map(|(event, _)| event.message.clone()).collect()
+    }
+}
+
+pub(crate) fn unreachable() -> Answer {
+    Err(SchedulerError::Unreachable("connection refused".to_owned()))
+}
+
+/// A DaskCluster `a` in `ns1`.
+pub(crate) fn dask_cluster(replicas: u32) -> Value {
+    json!({
+        "apiVersion": "kubernetes.dask.org/v1", "kind": "DaskCluster",
+        "metadata": {"name": "a", "namespace": "ns1"},
+        "spec": {
+            "scheduler": {
+                "spec": {"containers": [{"name": "scheduler", "image": "dask"}]},
+                "service": {"ports": [{"name": "tcp-comm", "port": 8786}, {"name": "http-dashboard", "port": 8787}]},
+            },
+            "worker": {"replicas": replicas, "spec": {"containers": [{"name": "worker", "image": "dask"}]}},
+        },
+    })
+}

@@ -1,0 +1,134 @@
+//! Suspension, deadlines and the end of jobs that have ended.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::world::{World, key, simple, with};
+
+#[test]
+fn fault_24_a_suspended_job_has_no_children_and_begins_anew_when_resumed() {
+    let mut world = World::new(with(simple(), json!({"suspend": true, "backoffLimit": 4})));
+    world.settle();
+    assert_eq!((world.status(), world.made()), (json!({"jobStatus": "JobCreated"}), (false, false)));
+    world.edit(|job| job["spec"]["suspend"] = json!(false));
+    world.settle();
+    assert_eq!((world.job_status().as_str(), world.made()), ("ClusterCreated", (true, true)));
+    world.ends("Failed", 1);
+    world.wait(30);
+    world.runs();
+    let uid = world.runner_uid();
+
+    world.edit(|job| job["spec"]["suspend"] = json!(true));
+    world.pass();
+    assert_eq!(world.made(), (true, true), "the status says so first");
+    world.settle();
+    assert_eq!((world.status(), world.made()), (json!({"jobStatus": "JobCreated"}), (false, false)));
+    let annotations = world.get("DaskJob", "simple-job").unwrap()["metadata"]["annotations"].to_string();
+    assert!(!annotations.contains("operator.dask.org/"), "failures are forgotten: {annotations}");
+
+    world.edit(|job| job["spec"]["suspend"] = json!(false));
+    world.settle();
+    assert_eq!((world.job_status().as_str(), world.made()), ("ClusterCreated", (true, true)));
+    assert_ne!(world.runner_uid(), uid);
+    world.ends("Succeeded", 0);
+    world.edit(|job| job["spec"]["suspend"] = json!(true));
+    world.settle();
+    assert_eq!((world.job_status().as_str(), world.made()), ("Successful", (false, true)), "it has ended");
+}
+
+#[test]
+fn a_runner_that_failed_before_its_job_was_suspended_fails_the_job() {
+    let mut world = World::new(simple());
+    world.settle();
+    world.edit(|job| job["spec"]["suspend"] = json!(true));
+    world.ends("Failed", 1);
+    assert_eq!((world.job_status().as_str(), world.made()), ("Failed", (false, true)));
+}
+
+#[test]
+fn a_job_that_is_suspended_and_resumed_at_once_goes_on() {
+    let mut world = World::new(simple());
+    world.settle();
+    world.runs();
+    let uid = world.runner_uid();
+    world.edit(|job| job["spec"]["suspend"] = json!(true));
+    world.pass();
+    world.edit(|job| job["spec"]["suspend"] = json!(false));
+    world.settle();
+    assert_eq!((world.job_status().as_str(), world.runner_uid()), ("Running", uid));
+}
+
+#[test]
+fn the_end_of_a_pod_that_was_removed_for_a_suspension_is_not_that_of_the_job() {
+    let mut world = World::new(with(simple(), json!({"suspend": true})));
+    world.settle();
+    world.edit(|job| job["spec"]["suspend"] = json!(false));
+    world.pass();
+    // The pod of the time before is on its way out, and its process ended well enough.
+    world.cluster.edit(&key("Pod", "simple-job-runner"), |pod| {
+        pod["metadata"]["deletionTimestamp"] = json!("2026-11-22T18:31:00Z");
+        pod["status"] = json!({"phase": "Succeeded"});
+    });
+    world.settle();
+    assert_eq!(world.status(), json!({"jobStatus": "JobCreated"}));
+    world.lose_runner();
+    assert_eq!((world.job_status().as_str(), world.made()), ("ClusterCreated", (true, true)));
+}
+
+#[test]
+fn a_job_is_deleted_some_time_after_its_end() {
+    let mut world = World::new(with(simple(), json!({"ttlSecondsAfterFinished": 100})));
+    world.settle();
+    world.now += 5_000;
+    let pass = world.ends("Succeeded", 0);
+    assert_eq!(pass.requeue_after, Some(Duration::from_secs(100)), "counted from 18:30:05");
+    world.wait(99);
+    assert!(world.get("DaskJob", "simple-job").is_some());
+    world.now += 1_000;
+    world.pass();
+    assert!(world.get("DaskJob", "simple-job").is_none() && world.made() == (false, false));
+}
+
+#[test]
+fn a_job_that_takes_too_long_fails_and_its_runner_is_removed() {
+    let mut world = World::new(with(simple(), json!({"activeDeadlineSeconds": 100, "backoffLimit": 9})));
+    let pass = world.settle();
+    assert_eq!(pass.requeue_after, Some(Duration::from_secs(100)));
+    world.runs();
+    world.wait(90);
+    let pass = world.ends("Failed", 1);
+    assert_eq!(pass.requeue_after, Some(Duration::from_secs(10)), "the pause is over, a new runner was made");
+    world.wait(10);
+    let status = json!({"jobStatus": "Failed", "clusterName": "simple-job", "jobRunnerPodName": "simple-job-runner",
+        "startTime": "2026-11-22T18:30:02Z", "endTime": "2026-11-22T18:31:40Z"});
+    assert_eq!((world.status(), world.made()), (status, (false, false)));
+    assert!(
+        world
+            .was_told("DeadlineExceeded: DaskJob simple-job: it did not end within 100 s (spec.activeDeadlineSeconds)")
+    );
+}
+
+#[test]
+fn the_deadline_may_come_before_the_next_attempt() {
+    let mut world = World::new(with(simple(), json!({"activeDeadlineSeconds": 100, "backoffLimit": 9})));
+    world.settle();
+    world.wait(95);
+    assert_eq!(world.lose_runner().requeue_after, Some(Duration::from_secs(5)));
+    world.wait(5);
+    assert_eq!((world.job_status().as_str(), world.made()), ("Failed", (false, false)));
+}
+
+#[test]
+fn the_deadline_counts_from_the_last_resumption() {
+    let mut world = World::new(with(simple(), json!({"activeDeadlineSeconds": 100, "suspend": true})));
+    world.settle();
+    world.wait(1_000);
+    assert_eq!(world.job_status(), "JobCreated");
+    world.edit(|job| job["spec"]["suspend"] = json!(false));
+    world.wait(50);
+    world.wait(99);
+    assert_eq!(world.job_status(), "ClusterCreated");
+    world.wait(1);
+    assert_eq!((world.job_status().as_str(), world.made()), ("Failed", (false, false)), "also if it never ran");
+}
