@@ -58,8 +58,8 @@
 //! ```
 //!
 //! Build it with `crate-type = ["cdylib", "rlib"]` for `wasm32-unknown-unknown` and turn it into a component with
-//! `dask-wasm-operator plugin build`. The types are those of the interface, `wit/types.wit`, with a few functions that make
-//! them; what is not here can be filled in field by field.
+//! `wasm-tools component new`. The types are those of the interface, `wit/types.wit`, with a few functions that make them;
+//! what is not here can be filled in field by field.
 
 mod answer;
 #[doc(hidden)]

@@ -1,6 +1,7 @@
-//! One call of the example plugin, in a fresh sandbox, against the same function called natively.
+//! One call of a plugin in a fresh sandbox, against the same function called natively: the example, which reads little and makes
+//! one child, and a plugin that reads and makes more.
 //!
-//! Both are called in turn in one run, because a machine's speed changes between runs. `cargo bench -p dask-wasm-operator-engine`
+//! Both are called in turn in one run, because a machine's speed changes between runs. `cargo xtask bench call`
 
 use std::{
     collections::BTreeMap,
@@ -11,13 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dask_operator_sdk::{Call, Value, json, testing};
+use dask_operator_sdk::{Call, Plugin, Value, json, testing};
 use dask_wasm_operator_core::contract;
 use dask_wasm_operator_engine::{COMPILE_SUBCOMMAND, Compiler, Engine, EngineSettings, PluginSettings, compile_child};
 
 /// Calls that are not counted, and calls that are.
 const WARM_UP: usize = 500;
 const CALLS: usize = 5_000;
+
+/// Entries of the ConfigMap.
+const ENTRIES: usize = 40;
 
 /// Bytes of the subject.
 const SUBJECT: usize = 4 << 10;
@@ -27,29 +31,37 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     if arguments.next().is_some_and(|first| first == COMPILE_SUBCOMMAND) {
         return Ok(compile_child(arguments));
     }
-    let component = fs::read(dask_operator_componentize::build("istio-virtual-service")?)?;
     let directory = tempfile::tempdir()?;
     let engine = Engine::new(EngineSettings {
         cache_directory: directory.path().join("compiled"),
         cache_capacity: 1 << 30,
         compiler: Compiler::current_executable()?,
     })?;
-    let started = Instant::now();
-    let plugin = engine.prepare(&[&component], &PluginSettings::default())?;
-    let first = started.elapsed();
-    let started = Instant::now();
-    drop(engine.prepare(&[&component], &PluginSettings::default())?);
-    let cached = started.elapsed();
+    println!("one call about an object of {SUBJECT} bytes, {CALLS} calls in turn; p50, p95, p99");
+    let service = testing::call("dashboard", &service());
+    measure(&engine, "istio-virtual-service", istio_virtual_service::plugin, &service)?;
+    let config_map = Call { config: json!({"do": "Mirror"}).to_string(), ..testing::call("odd", &config_map()) };
+    measure(&engine, "odd-guest", odd_guest::plugin, &config_map)?;
+    Ok(ExitCode::SUCCESS)
+}
 
-    let native_call = testing::call("dashboard", &service());
-    let wasm_call = same(&native_call);
-    let native_plugin = istio_virtual_service::plugin;
+/// Calls a plugin in the sandbox and natively, in turn.
+fn measure(engine: &Engine, package: &str, native_plugin: fn() -> Plugin, call: &Call) -> Result<(), Box<dyn Error>> {
+    let component = fs::read(dask_operator_componentize::build(package)?)?;
+    let (first, plugin) = timed(|| engine.prepare(&[&component], &PluginSettings::default()));
+    let plugin = plugin?;
+    let (cached, again) = timed(|| engine.prepare(&[&component], &PluginSettings::default()));
+    drop(again?);
+
+    let wasm_call = same(call);
     let (mut native, mut wasm) = (Vec::with_capacity(CALLS), Vec::with_capacity(CALLS));
+    let mut children = 0;
     for round in 0..WARM_UP + CALLS {
-        let (call, copy) = (native_call.clone(), wasm_call.clone());
+        let (call, copy) = (call.clone(), wasm_call.clone());
         let (native_time, native_answer) = timed(|| native_plugin().handle(black_box(&call)));
         let (wasm_time, report) = timed(|| plugin.call_blocking(black_box(copy)));
         let (native_answer, wasm_answer) = (native_answer.map_err(|failure| format!("{failure:?}"))?, report.result?);
+        children = native_answer.children.iter().flatten().count();
         let same_answer = native_answer.children.iter().flatten().map(|child| &child.object).eq(wasm_answer
             .children
             .iter()
@@ -64,9 +76,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         }
     }
 
-    println!("component {} bytes; prepare: {first:.1?} compiling, {cached:.1?} cached", component.len());
-    println!("one call about a Service of {} bytes, {CALLS} calls in turn:", native_call.subject.object.len());
-    println!("{:>22} {:>10} {:>10} {:>10}", "", "p50", "p95", "p99");
+    println!(
+        "{package}: {} bytes, {first:.1?} to compile, {cached:.1?} from the cache; makes {children} children",
+        component.len()
+    );
     let mut middle = [Duration::ZERO; 2];
     for ((name, times), middle) in
         [("native", &mut native), ("wasm, fresh sandbox", &mut wasm)].into_iter().zip(&mut middle)
@@ -76,8 +89,14 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         println!("{name:>22} {:>10.1?} {:>10.1?} {:>10.1?}", at(50), at(95), at(99));
         *middle = at(50);
     }
-    println!("ratio of p50: {:.2}", middle[1].as_secs_f64() / middle[0].as_secs_f64());
-    Ok(ExitCode::SUCCESS)
+    let [native, wasm] = middle;
+    println!(
+        "{:>22} {:.2} ×, {:.1?} more",
+        "p50",
+        wasm.as_secs_f64() / native.as_secs_f64(),
+        wasm.saturating_sub(native)
+    );
+    Ok(())
 }
 
 fn timed<T>(function: impl FnOnce() -> T) -> (Duration, T) {
@@ -119,6 +138,21 @@ fn service() -> Value {
     };
     let bare = with_note("").to_string().len();
     with_note(&"x".repeat(SUBJECT - bare))
+}
+
+/// A ConfigMap of which each entry becomes a child.
+fn config_map() -> Value {
+    let with_entries = |value: &str| {
+        let data: BTreeMap<_, _> = (0..ENTRIES).map(|number| (format!("entry-{number:02}"), value)).collect();
+        json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "simple", "namespace": "default", "uid": "0f4f2b6e-7b0a-4f0e-9a53-2f6f2f1f7a12"},
+            "data": data,
+        })
+    };
+    let bare = with_entries("").to_string().len();
+    with_entries(&"x".repeat((SUBJECT - bare) / ENTRIES))
 }
 
 /// The guest's call as the host has it.

@@ -168,9 +168,7 @@ pub enum InspectError {
         start: String,
     },
     /// The output of a compiler that was not made a component.
-    #[error(
-        "this is a core WebAssembly module, not a component; turn it into one with `dask-wasm-operator plugin build` or `wasm-tools component new`"
-    )]
+    #[error("this is a core WebAssembly module, not a component; turn it into one with `wasm-tools component new`")]
     CoreModule,
     /// The binary does not parse.
     #[error("the component's binary is damaged: build and upload it again")]
