@@ -8,8 +8,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use dask_wasm_operator_core::spec::STACK_BYTES;
-use wasmtime::{Config, component::Component};
+use dask_wasm_operator_core::spec::{CORE_INSTANCES, MEMORY_BYTES, STACK_BYTES, TABLE_ELEMENTS};
+use wasmtime::{Config, Enabled, PoolingAllocationConfig, component::Component};
 
 use crate::{
     artifact::Artifact,
@@ -50,8 +50,7 @@ impl Engine {
     pub fn new(settings: EngineSettings) -> Result<Self, EngineError> {
         let EngineSettings { cache_directory, cache_capacity, compiler } = settings;
         let cache = Cache::open(&cache_directory, cache_capacity)?;
-        let wasmtime = wasmtime::Engine::new(&config())
-            .map_err(|error| EngineError::Wasmtime { message: format!("{error:#}") })?;
+        let wasmtime = runtime_engine().map_err(|error| EngineError::Wasmtime { message: format!("{error:#}") })?;
         let clock = wasmtime.clone();
         let ticker = Ticker::start(move || clock.increment_epoch()).map_err(|source| EngineError::Clock { source })?;
         Ok(Self { shared: Arc::new(Shared { wasmtime, ticker, cache, compiler: Mutex::new(compiler) }) })
@@ -80,6 +79,50 @@ impl Shared {
 /// The engine of the compiling process: the same settings, which decide the code that is made.
 pub(crate) fn compiler_engine() -> wasmtime::Result<wasmtime::Engine> {
     wasmtime::Engine::new(&config())
+}
+
+/// The engine that calls plugins. Memory of instances stays mapped between calls where the kernel has the address space for it,
+/// and more of it where the kernel (Linux 6.7) tells which pages a call has touched.
+fn runtime_engine() -> wasmtime::Result<wasmtime::Engine> {
+    let pooled = |scan, keep_resident| {
+        let mut config = config();
+        config.allocation_strategy(pool(scan, keep_resident));
+        wasmtime::Engine::new(&config)
+    };
+    pooled(Enabled::Yes, KEEP_RESIDENT)
+        .or_else(|_| pooled(Enabled::No, KEEP_RESIDENT_UNSEEN))
+        .or_else(|_| wasmtime::Engine::new(&config()))
+}
+
+/// Calls of all plugins at once. One that finds no place is tried again later. 4 GiB of address space each, and memory only for
+/// what is touched.
+const CALLS: u32 = 256;
+
+/// Memories that stay with their plugin between calls, and how much of each: a Rust guest touches 0.1 MiB.
+const WARM_MEMORIES: u32 = 16;
+const KEEP_RESIDENT: usize = 1 << 20;
+/// The same where nobody tells which pages were touched, so that all of it is written anew.
+const KEEP_RESIDENT_UNSEEN: usize = 128 << 10;
+
+/// Room for instances, each as large as a plugin's limits may be. An instance begins as new: what the one before it touched is
+/// written over or given back.
+fn pool(pagemap_scan: Enabled, keep_resident: usize) -> PoolingAllocationConfig {
+    let core_instances = CORE_INSTANCES.maximum;
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(CALLS)
+        .total_core_instances(CALLS * 16)
+        .total_memories(CALLS)
+        .total_tables(CALLS * 4)
+        .max_core_instances_per_component(core_instances)
+        .max_memories_per_component(core_instances)
+        .max_tables_per_component(core_instances)
+        .max_memory_size(usize::try_from(MEMORY_BYTES.maximum).unwrap_or(usize::MAX))
+        .table_elements(usize::try_from(TABLE_ELEMENTS.maximum).unwrap_or(usize::MAX))
+        .max_unused_warm_slots(WARM_MEMORIES)
+        .linear_memory_keep_resident(keep_resident)
+        .table_keep_resident(KEEP_RESIDENT_UNSEEN)
+        .pagemap_scan(pagemap_scan);
+    pool
 }
 
 /// Settings that decide what a guest may be made of. What is off here is what no toolchain for plugins needs and past escapes

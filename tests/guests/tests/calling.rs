@@ -54,6 +54,9 @@ enum Expected {
     Error(&'static str, &'static str),
 }
 
+/// The answer to [`Behaviour::Remember`] in a fresh sandbox.
+const NOTHING_LEFT: &str = "0 calls, 0 bytes";
+
 fn expected(behaviour: Behaviour) -> Expected {
     use Expected::{Child, Error, NoChildren, Nothing, Patch};
     match behaviour {
@@ -74,6 +77,10 @@ fn expected(behaviour: Behaviour) -> Expected {
         Behaviour::Flaky => Error("TemporaryFailure", "attempt 1 fails on purpose"),
         // The subject has no data.
         Behaviour::Mirror | Behaviour::Told => NoChildren,
+        Behaviour::Copy => Child(
+            r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"simple-copy","namespace":"default","uid":"8c2f"}}"#,
+        ),
+        Behaviour::Remember => Child(NOTHING_LEFT),
         Behaviour::Ungranted => Child(concat!(
             r#"{"apiVersion":"batch/v1","kind":"Job","metadata":{"name":"simple"},"spec":{"template":{"spec":"#,
             r#"{"containers":[{"image":"a","name":"a"}],"restartPolicy":"Never"}}}}"#
@@ -103,6 +110,19 @@ fn each_behaviour_has_its_named_answer_and_a_healthy_plugin_goes_on() {
             (Expected::Error(kind, _), Ok(_)) => panic!("{behaviour:?}: answered instead of {kind}"),
         }
         assert!(block_on(healthy.call(odd_call(Behaviour::Answer))).result.is_ok(), "after {behaviour:?}");
+    }
+}
+
+#[test]
+fn a_call_finds_nothing_of_the_calls_before_however_they_ended() {
+    let plugin = plugin("odd-guest", limits());
+    for behaviour in [Behaviour::Remember, Behaviour::Panic, Behaviour::Hog, Behaviour::RecurseInMemory] {
+        for _ in 0..10 {
+            // How it ends is another test's subject.
+            drop(block_on(plugin.call(odd_call(behaviour))));
+            let report = block_on(plugin.call(odd_call(Behaviour::Remember)));
+            assert_eq!(children(report.result)[0].object, NOTHING_LEFT, "after {behaviour:?}");
+        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! A plugin that does whatever a plugin must not do: what `spec.config` says, as a [`Config`].
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use dask_operator_sdk::{
     Call, Child, Failure, Handler, KindReference, Outcome, Patch, PatchPermission, Plugin, TriggerRequest, Value,
@@ -57,6 +60,10 @@ pub enum Behaviour {
     Flaky,
     /// A ConfigMap for each entry of the subject's data, but for `do`.
     Mirror,
+    /// One child: the subject, read and returned whole, under another name.
+    Copy,
+    /// Says how much of what earlier calls left in memory it finds, and leaves more.
+    Remember,
     /// What the subject's data say under `do`; without it as [`Behaviour::Mirror`].
     Told,
     /// A Job, which nobody grants.
@@ -67,7 +74,7 @@ pub enum Behaviour {
 
 impl Behaviour {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::Answer,
         Self::Loop,
         Self::Fill,
@@ -87,6 +94,8 @@ impl Behaviour {
         Self::Permanent,
         Self::Flaky,
         Self::Mirror,
+        Self::Copy,
+        Self::Remember,
         Self::Told,
         Self::Ungranted,
         Self::Flip,
@@ -257,6 +266,8 @@ fn behave(behaviour: Behaviour, call: &Call) -> Result<Outcome, Failure> {
             Err(Failure::temporary(format!("attempt {} fails on purpose", call.attempt)))
         }
         Behaviour::Flaky | Behaviour::Mirror => mirror(call),
+        Behaviour::Copy => copy(call),
+        Behaviour::Remember => answer(remember()),
         Behaviour::Told => {
             let Subject { data, .. } = call.subject()?;
             match data.get("do") {
@@ -308,6 +319,22 @@ fn mirror(call: &Call) -> Result<Outcome, Failure> {
     };
     let children = data.iter().filter(|(key, _)| *key != "do").map(child).collect::<Result<Vec<_>, _>>()?;
     Ok(Outcome::children(children))
+}
+
+fn copy(call: &Call) -> Result<Outcome, Failure> {
+    let mut object: Value = call.subject()?;
+    object["metadata"]["name"] = format!("{}-copy", call.subject.name).into();
+    Ok(Outcome::children([Child::new("copy", &object)?]))
+}
+
+static CALLS_BEFORE: AtomicUsize = AtomicUsize::new(0);
+
+fn remember() -> String {
+    let calls = CALLS_BEFORE.fetch_add(1, Ordering::Relaxed);
+    let mut memory = std::hint::black_box(vec![0_u8; 4 << 20]);
+    let bytes = memory.iter().filter(|byte| **byte != 0).count();
+    std::hint::black_box(&mut memory).fill(1);
+    format!("{calls} calls, {bytes} bytes")
 }
 
 dask_operator_sdk::export_plugin!(plugin);
