@@ -38,4 +38,9 @@ impl Observed for ObservedCluster {
     fn resource(&self, kind: &GroupVersionKind) -> Option<Resource> {
         self.discovery.table().get(kind).map(|served| served.resource.clone())
     }
+
+    fn has_status(&self, kind: &GroupVersionKind) -> bool {
+        let table = self.discovery.table();
+        table.get(kind).is_some_and(|served| served.subresources.iter().any(|name| name == "status"))
+    }
 }

@@ -19,6 +19,19 @@ pub enum Action {
         /// Precondition.
         uid: String,
     },
+    /// Removal of a finalizer that nobody heeds any more.
+    RemoveFinalizer {
+        /// The object's kind.
+        resource: Resource,
+        /// The object.
+        object: ObjectKey,
+        /// Precondition.
+        uid: String,
+        /// The finalizer.
+        finalizer: String,
+        /// Its place among the object's finalizers, a precondition, too.
+        position: usize,
+    },
 }
 
 /// Server-side apply of the whole set of fields of one manager.
@@ -54,7 +67,7 @@ impl Action {
     pub fn object(&self) -> &ObjectKey {
         match self {
             Self::Apply(apply) => &apply.object,
-            Self::Delete { object, .. } => object,
+            Self::Delete { object, .. } | Self::RemoveFinalizer { object, .. } => object,
         }
     }
 
@@ -65,6 +78,7 @@ impl Action {
             Self::Apply(Apply { creates: true, .. }) => "create",
             Self::Apply(_) => "apply",
             Self::Delete { .. } => "delete",
+            Self::RemoveFinalizer { .. } => "remove-finalizer",
         }
     }
 }

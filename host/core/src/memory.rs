@@ -204,6 +204,20 @@ impl MemoryCluster {
         seen.map(Written::Applied).ok_or_else(|| stale("no existing object"))
     }
 
+    fn remove_finalizer(&self, key: &ObjectKey, uid: &str, finalizer: &str) -> Result<Written, WriteError> {
+        let stale = || WriteError::Stale { object: key.clone(), message: "uid mismatch".to_owned() };
+        let live = |objects: &Objects| objects.stored.get(key).map(|stored| Arc::clone(&stored.seen));
+        live(&self.lock()).filter(|live| live.metadata.uid == uid).ok_or_else(stale)?;
+        self.edit(key, |object| {
+            if let Some(finalizers) = object["metadata"]["finalizers"].as_array_mut() {
+                finalizers.retain(|other| other != finalizer);
+            }
+        });
+        let mut objects = self.lock();
+        objects.written.push((key.clone(), "remove-finalizer".to_owned()));
+        live(&objects).map(Written::Applied).ok_or_else(stale)
+    }
+
     /// Computes an object anew from what was given and applied.
     fn refresh(&self, objects: &mut Objects, key: &ObjectKey) -> Result<(), String> {
         objects.version += 1;
@@ -401,6 +415,10 @@ impl Observed for MemoryCluster {
     fn resource(&self, kind: &GroupVersionKind) -> Option<Resource> {
         self.served(kind)
     }
+
+    fn has_status(&self, _kind: &GroupVersionKind) -> bool {
+        true
+    }
 }
 
 impl Writes for MemoryCluster {
@@ -415,6 +433,7 @@ impl Writes for MemoryCluster {
                 }
                 Ok(Written::Deleted)
             }
+            Action::RemoveFinalizer { object, uid, finalizer, .. } => self.remove_finalizer(object, uid, finalizer),
         };
         Box::pin(std::future::ready(result))
     }

@@ -140,6 +140,9 @@ pub trait Observed: Send + Sync {
 
     /// How the API server serves a kind; none if it does not.
     fn resource(&self, kind: &GroupVersionKind) -> Option<Resource>;
+
+    /// Whether the status of this kind is written through a subresource of its own, so that it is no change of the object.
+    fn has_status(&self, kind: &GroupVersionKind) -> bool;
 }
 
 /// Writes. What was written can be read by [`Observed`] once the call returns.

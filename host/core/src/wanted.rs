@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde_json::Value;
 
 use crate::{
-    contract::EventNote,
+    contract::{EventNote, EventSeverity},
     object::{GroupVersionKind, NamespacedName, Object},
     scheduler::{Replies, Scheduler, SchedulerCall},
 };
@@ -132,6 +132,11 @@ impl Problem {
     /// Only a change of the object can help.
     pub fn permanent(reason: &'static str, message: impl Into<String>) -> Self {
         Self { reason, message: message.into(), permanent: true }
+    }
+
+    /// As a Warning, for subjects whose status has no place for it.
+    pub fn as_event(&self) -> EventNote {
+        EventNote { severity: EventSeverity::Warning, reason: self.reason.to_owned(), message: self.message.clone() }
     }
 
     /// It is tried again, or goes away when something else changes.

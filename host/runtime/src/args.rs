@@ -60,6 +60,9 @@ pub(crate) struct RunArgs {
     /// Where a scheduler is reached, if not at its Service: `NAMESPACE/CLUSTER=HOST:PORT[,HOST:DASHBOARD_PORT]`.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) scheduler_address: Vec<Given>,
+    /// Write to Dask objects although the Python operator is still at work on them.
+    #[arg(long)]
+    pub(crate) force_takeover: bool,
     /// Seconds that a scheduler may be silent until surplus workers are removed without asking it which.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub(crate) scale_down_deadline: u64,

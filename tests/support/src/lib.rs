@@ -15,6 +15,7 @@ mod installation;
 mod kubeconfig;
 mod namespace;
 mod operator;
+mod python_operator;
 mod third_party;
 mod wait;
 mod workspace;
@@ -27,6 +28,7 @@ pub use installation::{Installation, RELEASE, apply_objects, chart, render_chart
 pub use kubeconfig::Kubeconfig;
 pub use namespace::{namespace_report, with_namespace};
 pub use operator::{Operator, PROGRAM_VARIABLE, program};
+pub use python_operator::{PythonOperator, RunningPythonOperator};
 pub use third_party::{ThirdParty, third_party_crds};
 pub use wait::wait_for;
 pub use workspace::workspace;

@@ -22,7 +22,6 @@ use tokio::time::Instant;
 
 use super::{
     bare::{self, Verb},
-    peer::PythonOperator,
     process::{Usage, usage},
     watcher::{Statuses, Times, Watcher},
 };

@@ -2,7 +2,6 @@
 
 mod bare;
 mod converge;
-mod peer;
 mod process;
 mod watcher;
 

@@ -15,7 +15,7 @@ use dask_wasm_operator_core::{
 };
 use http::{Method, StatusCode};
 use kube::Client;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     sync::Semaphore,
     time::{Instant, sleep},
@@ -42,6 +42,9 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from
 /// Media type of a server-side apply. JSON is YAML.
 const APPLY: &str = "application/apply-patch+yaml";
 
+/// Media type of a list of tests and changes.
+const JSON_PATCH: &str = "application/json-patch+json";
+
 /// Performs writes.
 pub struct Applier {
     client: Client,
@@ -64,6 +67,15 @@ impl Applier {
         match action {
             Action::Apply(apply) => self.apply(&apply, deadline).await,
             Action::Delete { resource, object, uid } => self.delete(&resource, object, &uid, deadline).await,
+            Action::RemoveFinalizer { resource, object, uid, finalizer, position } => {
+                let at = format!("/metadata/finalizers/{position}");
+                let patch = json!([
+                    {"op": "test", "path": "/metadata/uid", "value": uid},
+                    {"op": "test", "path": at, "value": finalizer},
+                    {"op": "remove", "path": at},
+                ]);
+                self.patch(&resource, object, &uid, &patch, deadline).await
+            }
         }
     }
 
@@ -172,6 +184,40 @@ impl Applier {
                 RequestError::Status(status) => Err(refused(object, status.code, &status.reason, &error)),
                 _ => Err(unavailable(object, "delete", &error)),
             },
+        }
+    }
+
+    /// A JSON patch that tests what it was made for.
+    async fn patch(
+        &self,
+        resource: &Resource,
+        object: ObjectKey,
+        uid: &str,
+        patch: &Value,
+        deadline: Instant,
+    ) -> Result<Written, WriteError> {
+        let path = path::object(resource, &object.at).map_err(|error| bad_name(object.clone(), &error))?;
+        let call = Call { content_type: JSON_PATCH, ..Call::json(Method::PATCH, &path, patch) };
+        match self.send(&call, deadline).await {
+            // The last finalizer of an object that is being deleted was all that kept it.
+            Ok((_, wire)) if wire.metadata.deletion_timestamp.is_some() && wire.metadata.finalizers.is_empty() => {
+                self.index.deleted(&object, uid);
+                Ok(Written::Deleted)
+            }
+            Ok((_, wire)) => Ok(Written::Applied(self.learn(resource, wire))),
+            Err(Failure::Closed) => Err(WriteError::NotLeader),
+            Err(Failure::Request(RequestError::Status(status))) if status.code == 404 => {
+                self.index.deleted(&object, uid);
+                Ok(Written::Deleted)
+            }
+            // A test failed, or the object changed meanwhile.
+            Err(Failure::Request(RequestError::Status(status))) if matches!(status.code, 409 | 422) => {
+                Err(WriteError::Stale { object, message: status.message.clone() })
+            }
+            Err(Failure::Request(error @ RequestError::Status(_))) => {
+                Err(refused(object, error.code(), "", &error))
+            }
+            Err(Failure::Request(error)) => Err(unavailable(object, "patch", &error)),
         }
     }
 

@@ -65,11 +65,17 @@ pub struct Environment {
     pub cluster_domain: String,
     /// How long a scheduler may be silent until surplus workers are removed without asking it.
     pub scale_down_deadline: Duration,
+    /// Whether to write to objects that the Python operator looks after, too.
+    pub force_takeover: bool,
 }
 
 impl Default for Environment {
     fn default() -> Self {
-        Self { cluster_domain: "cluster.local".to_owned(), scale_down_deadline: Duration::from_secs(120) }
+        Self {
+            cluster_domain: "cluster.local".to_owned(),
+            scale_down_deadline: Duration::from_secs(120),
+            force_takeover: false,
+        }
     }
 }
 
@@ -155,6 +161,11 @@ impl Reconciler {
             (Self::Job, "Pod") => Some("spec.job"),
             _ => None,
         }
+    }
+
+    /// Whether the status of its subjects tells problems. That of jobs has no place for them: clients compare it.
+    pub fn has_conditions(self) -> bool {
+        self != Self::Job
     }
 
     /// Whether what it does depends on the status of its subject and children, too.

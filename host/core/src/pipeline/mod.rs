@@ -7,8 +7,10 @@ mod execute;
 mod guest;
 mod native;
 mod status;
+mod takeover;
 
 pub use guest::MountedHandler;
+pub use takeover::KOPF_FINALIZER;
 
 use std::{sync::Arc, time::Duration};
 
@@ -77,6 +79,8 @@ pub struct SubjectState {
     /// Of a plugin: the input at which it was parked.
     parked: Option<u64>,
     requeued: bool,
+    /// Of a native reconciler: when the Python operator's hold on the subject was last undone.
+    freed: Option<u64>,
     /// The subject as it was last seen, kept for handlers that want to hear of its end.
     last_seen: Option<Arc<Object>>,
 }
@@ -148,8 +152,13 @@ pub struct Pass {
 impl Pipeline<'_> {
     /// Looks at one subject and does what is left to do. `now` is in milliseconds since the Unix epoch.
     pub async fn reconcile(&self, handler: &Handler, at: &NamespacedName, state: &mut SubjectState, now: u64) -> Pass {
-        let subject = self.observed.get(&handler.subject(), at).filter(|subject| !subject.is_being_deleted());
-        let Some(subject) = subject else {
+        let subject = self.observed.get(&handler.subject(), at);
+        if let (Some(subject), Handler::Native(reconciler)) = (&subject, handler)
+            && let Some(pass) = self.take_over(*reconciler, subject, state, now).await
+        {
+            return pass;
+        }
+        let Some(subject) = subject.filter(|subject| !subject.is_being_deleted()) else {
             return match handler {
                 Handler::Plugin(handler) => self.bury(handler, at, state, now).await,
                 Handler::Native(_) => {

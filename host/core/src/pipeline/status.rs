@@ -29,9 +29,17 @@ impl Pipeline<'_> {
         let subject = self.observed.get(&kind, at).filter(|subject| !subject.is_being_deleted());
         let (Some(subject), Some(resource)) = (subject, self.observed.resource(&kind)) else { return Ok(Vec::new()) };
         let seen = self.observe_native(reconciler, &subject, now);
-        let status = reconciler.status(&seen, findings);
+        let mut status = reconciler.status(&seen, findings);
+        let has_subresource = self.observed.has_status(&kind);
+        if !has_subresource {
+            status = phase_only(&status);
+        }
         let before = subject.field::<Value>("status").and_then(Result::ok).unwrap_or_default();
-        let manager = field_manager(reconciler);
+        let mut manager = field_manager(reconciler);
+        if !has_subresource {
+            // An apply is the whole set of its manager, and this one has fields of the object itself.
+            manager.push_str("/status");
+        }
         let mut body = json!({
             "apiVersion": kind.api_version(),
             "kind": kind.kind,
@@ -40,14 +48,15 @@ impl Pipeline<'_> {
         if !status.is_null() {
             body["status"] = status.clone();
         }
-        let held = subject.status_applied_by(&manager).and_then(ManagedFields::decoded);
+        let held = if has_subresource { subject.status_applied_by(&manager) } else { subject.applied_by(&manager) };
+        let held = held.and_then(ManagedFields::decoded);
         if contains(&before, &status) && !held.is_some_and(|held| holds_more(&held, &body)) {
             return Ok(Vec::new());
         }
         let apply = Apply {
             resource,
             object: subject.key(),
-            target: ApplyTarget::Status,
+            target: if has_subresource { ApplyTarget::Status } else { ApplyTarget::Object },
             manager,
             body,
             force: true,
@@ -56,6 +65,12 @@ impl Pipeline<'_> {
         self.writes.write(Action::Apply(apply)).await?;
         Ok(transitions(&before, &status))
     }
+}
+
+/// What the Python operator's definitions know of a status: where it is no subresource they drop everything else, and each
+/// change of it counts as one of the object.
+fn phase_only(status: &Value) -> Value {
+    status.get("phase").map_or(Value::Null, |phase| json!({ "phase": phase }))
 }
 
 /// One Event when something goes wrong, or goes wrong in another way.

@@ -236,7 +236,7 @@ struct ReadOnly;
 
 impl Writes for ReadOnly {
     fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>> {
-        let (Action::Apply(Apply { object, .. }) | Action::Delete { object, .. }) = action;
+        let object = action.object();
         let message = "read-only".to_owned();
         let refused = WriteError::Refused { object, code: 403, reason: "Forbidden".to_owned(), message };
         Box::pin(std::future::ready(Err(refused)))

@@ -272,7 +272,12 @@ impl Controller {
         for event in &pass.events {
             tracing::info!(handler = reconciler.name(), subject = %at, reason = event.reason, "{}", event.message);
         }
-        self.post(&ObjectKey { kind: reconciler.subject(), at: at.clone() }, &pass.events);
+        let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
+        self.post(&subject, &pass.events);
+        if !reconciler.has_conditions() || !self.surroundings.observed.has_status(&subject.kind) {
+            let new = pass.findings.problems.iter().filter(|problem| !before.problems.contains(problem));
+            self.post(&subject, &new.map(Problem::as_event).collect::<Vec<_>>());
+        }
         self.report(&reconciler.name(), at, &pass.findings.problems, &before.problems);
     }
 

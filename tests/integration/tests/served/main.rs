@@ -1,6 +1,8 @@
 //! What the operator does for those whom it serves: Dask objects, plugins, and whoever runs it.
 
 mod chart;
+mod dask;
+mod endpoints;
 mod isolation;
 mod manifests;
 mod objects;
@@ -8,3 +10,4 @@ mod pipeline;
 mod plugins;
 mod process;
 mod stage;
+mod takeover;

@@ -46,6 +46,29 @@ pub(crate) fn group(name: &str, cluster: &str, workers: u32) -> Value {
     })
 }
 
+/// A DaskJob whose cluster has one worker.
+pub(crate) fn job(name: &str) -> Value {
+    json!({
+        "apiVersion": "kubernetes.dask.org/v1",
+        "kind": "DaskJob",
+        "metadata": {"name": name},
+        "spec": {
+            "job": {"spec": {"containers": [{"name": "job", "image": IMAGE, "args": ["python", "-c", "pass"]}]}},
+            "cluster": {"spec": cluster(name, 1)["spec"]},
+        },
+    })
+}
+
+/// A DaskAutoscaler of the cluster of the same name.
+pub(crate) fn autoscaler(name: &str, minimum: u32, maximum: u32) -> Value {
+    json!({
+        "apiVersion": "kubernetes.dask.org/v1",
+        "kind": "DaskAutoscaler",
+        "metadata": {"name": name},
+        "spec": {"cluster": name, "minimum": minimum, "maximum": maximum},
+    })
+}
+
 fn worker(replicas: u32) -> Value {
     json!({
         "replicas": replicas,

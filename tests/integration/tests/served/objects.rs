@@ -20,6 +20,8 @@ pub(crate) struct Kind<'a>(pub(crate) &'a str, pub(crate) &'a str);
 
 pub(crate) const CLUSTER: Kind<'_> = Kind("kubernetes.dask.org/v1", "DaskCluster");
 pub(crate) const GROUP: Kind<'_> = Kind("kubernetes.dask.org/v1", "DaskWorkerGroup");
+pub(crate) const JOB: Kind<'_> = Kind("kubernetes.dask.org/v1", "DaskJob");
+pub(crate) const AUTOSCALER: Kind<'_> = Kind("kubernetes.dask.org/v1", "DaskAutoscaler");
 pub(crate) const PLUGIN: Kind<'_> = Kind("plugins.dask.org/v1alpha1", "DaskPlugin");
 pub(crate) const DEPLOYMENT: Kind<'_> = Kind("apps/v1", "Deployment");
 pub(crate) const SERVICE: Kind<'_> = Kind("v1", "Service");

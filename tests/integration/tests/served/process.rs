@@ -12,12 +12,11 @@ use dask_wasm_operator_test_support::{
     control_plane::{Binaries, ControlPlane},
     program, wait_for,
 };
-use http_body_util::{BodyExt, Empty};
-use hyper::{StatusCode, body::Bytes};
-use hyper_util::{client::legacy::Client as HttpClient, rt::TokioExecutor};
+use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use crate::{
+    endpoints::{free_port, get, metric},
     manifests,
     objects::{CLUSTER, DEPLOYMENT, Kind, LEASE, SERVICE, TIMEOUT, text},
     stage::{in_namespace, on_stage, on_stage_with},
@@ -138,27 +137,6 @@ async fn each_missing_right_is_named() -> anyhow::Result<()> {
     .await
 }
 
-/// Status and body of a GET.
-async fn get(port: u16, path: &str) -> anyhow::Result<(StatusCode, String)> {
-    let client: HttpClient<_, Empty<Bytes>> = HttpClient::builder(TokioExecutor::new()).build_http();
-    let answer = client.get(format!("http://127.0.0.1:{port}{path}").parse()?).await?;
-    let status = answer.status();
-    let body = answer.into_body().collect().await?.to_bytes();
-    Ok((status, String::from_utf8(body.to_vec())?))
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
-}
-
-/// The value of a metric, all its labels together.
-fn metric(text: &str, name: &str) -> f64 {
-    let samples = text.lines().filter(|line| !line.starts_with('#'));
-    let ours = samples.filter(|line| line.split(['{', ' ']).next() == Some(name));
-    ours.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-}
-
 #[tokio::test]
 async fn it_says_how_it_is() -> anyhow::Result<()> {
     let port = free_port()?;
@@ -191,7 +169,7 @@ async fn sigterm_ends_it_in_the_midst_of_work() -> anyhow::Result<()> {
         ensure!(log.lines().any(|line| line.contains("stopped")), "{log}");
         ensure!(!log.contains("not everything that was under way came to its end"), "{log}");
         // The next one goes on with what was left.
-        stage.start(&[]).await?;
+        stage.start().await?;
         for index in 0..10 {
             stage.until_running(&format!("cluster-{index}"), 5).await?;
         }

@@ -3,7 +3,9 @@
 use std::ops::Deref;
 
 use dask_wasm_operator_api::crds;
-use dask_wasm_operator_test_support::{Installation, Kubeconfig, Operator, TestCluster, with_namespace};
+use dask_wasm_operator_test_support::{
+    Dask, DaskOptions, DaskProcesses, Installation, Kubeconfig, Operator, TestCluster, with_namespace,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -17,6 +19,7 @@ pub(crate) struct Stage {
     /// As whom, and with which rights, the operator runs.
     pub(crate) kubeconfig: Kubeconfig,
     pub(crate) operator: Operator,
+    arguments: Vec<String>,
 }
 
 impl Deref for Stage {
@@ -50,23 +53,49 @@ pub(crate) async fn on_stage_with(
     arguments: &[&str],
     body: impl AsyncFnOnce(&mut Stage) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    in_namespace(async |objects, admin| play(objects, &admin, values, arguments, body).await).await
+}
+
+/// The DaskCluster whose scheduler is real on a stage with Dask.
+pub(crate) const SIMPLE: &str = "simple";
+
+/// As [`on_stage`], with a real scheduler, which the operator takes for that of DaskCluster [`SIMPLE`], and with further
+/// arguments of the operator.
+pub(crate) async fn on_stage_with_dask(
+    arguments: &[&str],
+    body: impl AsyncFnOnce(&mut Stage, &mut DaskProcesses) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     in_namespace(async |objects, admin| {
-        let mut values = values.clone();
-        values["rbac"] = json!({"cluster": false});
-        let installation = Installation::apply(&admin, &objects.namespace, &values).await?;
-        let kubeconfig = installation.kubeconfig;
-        let operator = start(&kubeconfig, &objects.namespace, arguments)?;
-        let mut stage = Stage { objects, kubeconfig, operator };
-        stage.operator.ready().await?;
-        let outcome = body(&mut stage).await;
-        // Whatever a test does, the operator lives.
-        let outcome = outcome.and_then(|()| stage.operator.must_run());
-        if outcome.is_err() {
-            eprintln!("log of the operator:\n{}", stage.operator.log());
-        }
-        outcome
+        let mut dask = Dask::install(Dask::NEWEST)?.start(DaskOptions::default()).await?;
+        let address = format!("{}/{SIMPLE}={},{}", objects.namespace, dask.comm(), dask.dashboard());
+        let arguments = [&["--scheduler-address", &address], arguments].concat();
+        play(objects, &admin, &json!({}), &arguments, async |stage: &mut Stage| body(stage, &mut dask).await).await
     })
     .await
+}
+
+async fn play(
+    objects: Objects,
+    admin: &Kubeconfig,
+    values: &Value,
+    arguments: &[&str],
+    body: impl AsyncFnOnce(&mut Stage) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut values = values.clone();
+    values["rbac"] = json!({"cluster": false});
+    let installation = Installation::apply(admin, &objects.namespace, &values).await?;
+    let kubeconfig = installation.kubeconfig;
+    let operator = start(&kubeconfig, &objects.namespace, arguments)?;
+    let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    let mut stage = Stage { objects, kubeconfig, operator, arguments };
+    stage.operator.ready().await?;
+    let outcome = body(&mut stage).await;
+    // Whatever a test does, the operator lives.
+    let outcome = outcome.and_then(|()| stage.operator.must_run());
+    if outcome.is_err() {
+        eprintln!("log of the operator:\n{}", stage.operator.log());
+    }
+    outcome
 }
 
 /// Starts an operator for one namespace, without the Lease.
@@ -83,9 +112,10 @@ impl Stage {
         Ok(())
     }
 
-    /// Starts it again.
-    pub(crate) async fn start(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
-        self.operator = start(&self.kubeconfig, &self.namespace, arguments)?;
+    /// Starts it again, with the same arguments.
+    pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
+        let arguments: Vec<_> = self.arguments.iter().map(String::as_str).collect();
+        self.operator = start(&self.kubeconfig, &self.namespace, &arguments)?;
         self.operator.ready().await
     }
 

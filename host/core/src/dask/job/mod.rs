@@ -35,12 +35,18 @@ pub(super) fn reconcile(seen: &Snapshot, environment: &Environment) -> Wanted {
         Ok(job) => job.wanted(environment),
         Err(problem) => Wanted { findings: problem.into(), ..Wanted::default() },
     };
-    if previous_status(&seen.subject).job_status.is_none() {
+    if previous_status(&seen.subject).job_status.is_none() && seen.facts != announced() {
         let (name, namespace) = (&seen.subject.metadata.name, seen.subject.metadata.namespace.as_deref());
         let message = format!("A DaskJob has been created called {name} in {}.", namespace.unwrap_or_default());
         wanted.events.insert(0, note(EventSeverity::Normal, "JobCreated", message));
     }
+    wanted.findings.facts = announced();
     wanted
+}
+
+/// What is remembered once an Event has said that the job is accepted.
+fn announced() -> Value {
+    json!({"announced": true})
 }
 
 pub(super) fn status(seen: &Snapshot) -> Value {

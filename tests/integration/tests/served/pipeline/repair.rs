@@ -53,7 +53,7 @@ async fn what_happened_while_nobody_looked_is_repaired() -> anyhow::Result<()> {
         let workers = stage.workers("simple-default").await?;
         stage.delete(DEPLOYMENT, name(&workers[0])).await?;
         stage.merge(DEPLOYMENT, name(&workers[1]), &json!({"spec": {"replicas": 0}})).await?;
-        stage.start(&[]).await?;
+        stage.start().await?;
         stage.until_there(SERVICE, "simple-scheduler").await?;
         stage.until_new(DEPLOYMENT, name(&workers[0]), &workers[0]).await?;
         stage.until(DEPLOYMENT, name(&workers[1]), "started", |worker| worker["spec"]["replicas"] == 1).await?;

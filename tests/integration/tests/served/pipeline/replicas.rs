@@ -19,7 +19,7 @@ async fn a_groups_own_number_counts_until_the_clusters_changes() -> anyhow::Resu
         stage.until_workers("simple-default", 5).await?;
 
         stage.stop().await?;
-        stage.start(&[]).await?;
+        stage.start().await?;
         // A repair shows that the cluster was looked at since the start; an edit, that it was looked at anew.
         let service = stage.get(SERVICE, "simple-scheduler").await?;
         stage.delete(SERVICE, "simple-scheduler").await?;

@@ -63,7 +63,7 @@ async fn the_dashboard_of_each_cluster_is_exposed() -> anyhow::Result<()> {
         let records = stage.list(Kind("plugins.dask.org/v1alpha1", "DaskPluginRecord"), "").await?;
         assert_eq!(records.len(), 2);
         stage.stop().await?;
-        stage.start(&[]).await?;
+        stage.start().await?;
         stage
             .until(PLUGIN, name, "called for both again", |plugin| plugin["status"]["counts"]["subjects"] == 2)
             .await?;

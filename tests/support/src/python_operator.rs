@@ -1,45 +1,56 @@
-//! The Python operator, from its package, for comparison.
+//! The Python operator, from its package: what clusters are taken over from, and compared with.
 
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
 };
 
-use anyhow::Context as _;
-use dask_wasm_operator_test_support::{Kubeconfig, control_plane::cache_directory};
+use anyhow::{Context as _, ensure};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use tempfile::TempDir;
 
-use crate::workspace;
+use crate::{
+    Kubeconfig,
+    control_plane::{cache_directory, supervised},
+};
 
-/// The release that is compared.
+/// Its release.
 const VERSION: &str = "2026.3.0";
 
 /// Its installation, in an environment of its own that is kept.
-pub(super) struct PythonOperator {
+pub struct PythonOperator {
     environment: PathBuf,
 }
 
 /// The running process. Ends with this value.
-pub(super) struct Running {
+pub struct RunningPythonOperator {
     child: Child,
-    _directory: tempfile::TempDir,
+    _lifeline: Option<ChildStdin>,
+    directory: TempDir,
 }
 
 impl PythonOperator {
     /// Installs it, unless it is there.
-    pub(super) fn install() -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// When there is no Python 3 with venv, or pip fails.
+    pub fn install() -> anyhow::Result<Self> {
         let environment = cache_directory(&format!("dask-kubernetes-{VERSION}"))?;
-        if !environment.join("bin/kopf").is_file() {
-            workspace::run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
+        if !environment.join("finished").is_file() {
+            run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
             let package = format!("dask-kubernetes=={VERSION}");
-            workspace::run(Command::new(environment.join("bin/pip")).args(["install", "--quiet", &package]))?;
+            run(Command::new(environment.join("bin/python")).args(["-m", "pip", "install", "--quiet", &package]))?;
+            File::create(environment.join("finished")).context("marking the installation as finished")?;
         }
         Ok(Self { environment })
     }
 
     /// Its definitions: it can't work with ours, because it writes the phase past the status subresource.
-    pub(super) fn crds(&self) -> anyhow::Result<Vec<CustomResourceDefinition>> {
+    ///
+    /// # Errors
+    /// When the package does not have them.
+    pub fn crds(&self) -> anyhow::Result<Vec<CustomResourceDefinition>> {
         let find = Command::new(self.environment.join("bin/python"))
             .args(["-c", "import dask_kubernetes, os; print(os.path.dirname(dask_kubernetes.__file__))"])
             .output()
@@ -54,21 +65,29 @@ impl PythonOperator {
     }
 
     /// Starts it as its chart does.
-    pub(super) fn start(&self, kubeconfig: &Kubeconfig) -> anyhow::Result<Running> {
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start(&self, kubeconfig: &Kubeconfig) -> anyhow::Result<RunningPythonOperator> {
         let directory = tempfile::tempdir().context("making a directory")?;
         let path = directory.path().join("kubeconfig");
         kubeconfig.write(&path)?;
         let log = File::create(directory.path().join("log")).context("making a log")?;
-        let child = Command::new(self.environment.join("bin/kopf"))
+        let mut child = supervised("python-operator", &self.environment.join("bin/kopf"))
             .args(["run", "-m", "dask_kubernetes.operator.controller", "--verbose", "--all-namespaces"])
             .env("KUBECONFIG", &path)
-            .stdin(Stdio::null())
             .stdout(log.try_clone().context("sharing the log")?)
             .stderr(log)
             .spawn()
             .context("starting the Python operator")?;
-        Ok(Running { child, _directory: directory })
+        Ok(RunningPythonOperator { _lifeline: child.stdin.take(), child, directory })
     }
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 fn definitions(file: &Path) -> anyhow::Result<Vec<CustomResourceDefinition>> {
@@ -76,13 +95,19 @@ fn definitions(file: &Path) -> anyhow::Result<Vec<CustomResourceDefinition>> {
     serde_saphyr::from_multiple(&text).with_context(|| format!("parsing {}", file.display()))
 }
 
-impl Running {
-    pub(super) fn pid(&self) -> u32 {
+impl RunningPythonOperator {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Everything that it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningPythonOperator {
     fn drop(&mut self) {
         // It may have ended by itself.
         let _ = self.child.kill();

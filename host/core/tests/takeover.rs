@@ -1,0 +1,117 @@
+//! Objects that the Python operator holds: freed once, and let alone while it is at work.
+#![expect(clippy::panic, clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
+
+use std::time::Duration;
+
+use dask_wasm_operator_core::{
+    dask::{Environment, Reconciler, cluster_kind, worker_group_kind},
+    memory::{MemoryCluster, built_in_resources},
+    object::{NamespacedName, ObjectKey},
+    pipeline::{Handler, KOPF_FINALIZER, Pass, Pipeline, SubjectState},
+};
+use serde_json::{Value, json};
+
+const NOW: u64 = 1_795_372_200_000;
+
+struct World {
+    cluster: MemoryCluster,
+    state: SubjectState,
+    environment: Environment,
+    now: u64,
+}
+
+fn simple() -> Value {
+    let pod = json!({"containers": [{"name": "c", "image": "i"}]});
+    json!({
+        "apiVersion": "kubernetes.dask.org/v1",
+        "kind": "DaskCluster",
+        "metadata": {"name": "simple", "namespace": "n", "finalizers": ["other.example.org/keep", KOPF_FINALIZER]},
+        "spec": {
+            "worker": {"replicas": 1, "spec": pod},
+            "scheduler": {"spec": pod, "service": {"type": "ClusterIP", "ports": [{"port": 8786}]}},
+        },
+    })
+}
+
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match std::pin::pin!(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        std::task::Poll::Ready(value) => value,
+        std::task::Poll::Pending => panic!("the cluster in memory made somebody wait"),
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let cluster = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
+        cluster.create(simple()).unwrap();
+        Self { cluster, state: SubjectState::default(), environment: Environment::default(), now: NOW }
+    }
+
+    fn key() -> ObjectKey {
+        ObjectKey { kind: cluster_kind(), at: NamespacedName::new("n", "simple") }
+    }
+
+    fn pass(&mut self) -> Pass {
+        let pipeline = Pipeline { observed: &self.cluster, writes: &self.cluster, environment: &self.environment };
+        let handler = Handler::Native(Reconciler::Cluster);
+        now(pipeline.reconcile(&handler, &Self::key().at, &mut self.state, self.now))
+    }
+
+    fn finalizers(&self) -> Value {
+        let objects = self.cluster.objects();
+        let simple = objects.iter().find(|object| object.key() == Self::key()).unwrap();
+        json!(simple.metadata.finalizers)
+    }
+
+    /// As kopf does when its finalizer is missing.
+    fn put_back(&self) {
+        self.cluster.edit(&Self::key(), |object| {
+            object["metadata"]["finalizers"] = json!(["other.example.org/keep", KOPF_FINALIZER]);
+        });
+    }
+
+    fn has_group(&self) -> bool {
+        self.cluster.objects().iter().any(|object| object.kind.same_kind(&worker_group_kind()))
+    }
+}
+
+#[test]
+fn the_finalizer_goes_first_and_those_of_others_stay() {
+    let mut world = World::new();
+    assert_eq!(world.pass().writes, 1);
+    assert_eq!(world.finalizers(), json!(["other.example.org/keep"]));
+    assert!(!world.has_group(), "one thing after the other");
+    world.pass();
+    assert!(world.has_group());
+}
+
+#[test]
+fn nothing_is_written_while_the_python_operator_is_at_work() {
+    let mut world = World::new();
+    world.pass();
+    world.put_back();
+    for _ in 0..3 {
+        let pass = world.pass();
+        assert_eq!((pass.writes, pass.findings.problems[0].reason), (0, "PythonOperatorActive"));
+        assert!(pass.findings.problems[0].message.contains("uninstall"), "{pass:?}");
+        assert_eq!(pass.requeue_after, Some(Duration::from_secs(30)));
+    }
+    assert!(!world.has_group());
+
+    world.now += 30_000;
+    assert_eq!(world.pass().writes, 1, "some time later it is tried again");
+    world.now += 1_000;
+    world.pass();
+    assert!(world.has_group(), "and this time it stayed away");
+}
+
+#[test]
+fn force_goes_on_nevertheless() {
+    let mut world = World::new();
+    world.environment.force_takeover = true;
+    world.pass();
+    world.put_back();
+    assert_eq!(world.pass().writes, 1);
+    world.pass();
+    assert!(world.has_group());
+}

@@ -1,0 +1,49 @@
+//! As many workers as the work needs.
+
+use anyhow::ensure;
+
+use super::scaling::running;
+use crate::{
+    manifests,
+    objects::{AUTOSCALER, GROUP},
+    stage::{SIMPLE, on_stage_with_dask},
+};
+
+#[tokio::test]
+async fn workers_come_with_the_work_and_stay_within_bounds() -> anyhow::Result<()> {
+    on_stage_with_dask(&[], async |stage, dask| {
+        running(stage, dask, 1).await?;
+        dask.run(
+            "import time\n\
+             work = client.map(time.sleep, [600] * 100, pure=False)\n\
+             client.publish_dataset(work, name='work')",
+        )?;
+        let mut autoscaler = manifests::autoscaler(SIMPLE, 1, 3);
+        autoscaler["spec"]["intervalSeconds"] = 1.into();
+        stage.create(&autoscaler).await?;
+        stage.until_workers("simple-default", 3).await?;
+        let autoscaler = stage
+            .until(AUTOSCALER, SIMPLE, "at its maximum", |autoscaler| {
+                autoscaler["status"]["desiredReplicas"] == 3 && autoscaler["status"]["currentReplicas"] == 3
+            })
+            .await?;
+        ensure!(autoscaler["status"]["lastScaleTime"].is_string(), "{autoscaler:#}");
+        let owner = &autoscaler["metadata"]["ownerReferences"][0]["kind"];
+        assert_eq!(owner, "DaskCluster", "the autoscaler goes with its cluster");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_minimum_holds_without_work() -> anyhow::Result<()> {
+    on_stage_with_dask(&[], async |stage, dask| {
+        running(stage, dask, 1).await?;
+        let mut autoscaler = manifests::autoscaler(SIMPLE, 2, 3);
+        autoscaler["spec"]["intervalSeconds"] = 1.into();
+        stage.create(&autoscaler).await?;
+        stage.until(GROUP, "simple-default", "at the minimum", |group| group["spec"]["worker"]["replicas"] == 2).await?;
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,95 @@
+//! From a DaskJob to its end. Pods run where a test says so.
+
+use anyhow::ensure;
+use dask_wasm_operator_test_support::wait_for;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+use crate::{
+    manifests,
+    objects::{CLUSTER, JOB, POD, TIMEOUT, controller, text, uid},
+    stage::{Stage, on_stage},
+};
+
+const RUNNER: &str = "simple-runner";
+
+impl Stage {
+    async fn until_job(&self, status: &str) -> anyhow::Result<Value> {
+        self.until(JOB, "simple", status, |job| text(job, "/status/jobStatus") == status).await
+    }
+
+    /// Does for the job's pod what a kubelet would.
+    async fn runner(&self, phase: &str, exit_code: Option<i32>) -> anyhow::Result<()> {
+        let at = "2026-01-01T00:00:00Z";
+        let state = match exit_code {
+            None => json!({"running": {"startedAt": at}}),
+            Some(code) => json!({"terminated": {"exitCode": code, "reason": "Ended", "startedAt": at, "finishedAt": at}}),
+        };
+        let container = json!({"name": "job", "image": "i", "imageID": "i", "ready": true, "restartCount": 0, "state": state});
+        let status = json!({"status": {"phase": phase, "startTime": at, "containerStatuses": [container]}});
+        self.api(POD).patch_status(RUNNER, &PatchParams::default(), &Patch::Merge(&status)).await?;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_job_makes_its_cluster_and_its_pod_and_removes_the_cluster_at_its_end() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        let job = stage.create(&manifests::job("simple")).await?;
+        let status = stage.until_job("ClusterCreated").await?["status"].clone();
+        assert_eq!(status, json!({"jobStatus": "ClusterCreated", "clusterName": "simple", "jobRunnerPodName": RUNNER}));
+        stage.until_running("simple", 1).await?;
+        let pod = stage.get(POD, RUNNER).await?;
+        assert_eq!(controller(&pod), uid(&job));
+        assert_eq!(pod["metadata"]["labels"]["dask.org/component"], "job-runner");
+
+        stage.runner("Running", None).await?;
+        let status = stage.until_job("Running").await?["status"].clone();
+        assert_eq!(status["startTime"], "2026-01-01T00:00:00Z");
+        stage.runner("Succeeded", Some(0)).await?;
+        let status = stage.until_job("Successful").await?["status"].clone();
+        assert_eq!(status["endTime"], "2026-01-01T00:00:00Z");
+        stage.until_gone(CLUSTER, "simple").await?;
+        assert_eq!(uid(&stage.get(POD, RUNNER).await?), uid(&pod), "its log can be read");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_job_that_fails_is_tried_as_often_as_it_says() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        let mut job = manifests::job("simple");
+        job["spec"]["backoffLimit"] = 1.into();
+        stage.create(&job).await?;
+        let first = stage.until_there(POD, RUNNER).await?;
+        stage.runner("Failed", Some(3)).await?;
+        stage.until_new(POD, RUNNER, &first).await?;
+        stage.runner("Failed", Some(4)).await?;
+        stage.until_job("Failed").await?;
+        let note = stage.until_event(JOB, "simple", "RunnerFailed").await;
+        stage.until_gone(CLUSTER, "simple").await?;
+        ensure!(note?.contains("exit code"), "the Event says how it failed");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_suspended_job_waits_and_is_deleted_some_time_after_its_end() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        let mut job = manifests::job("simple");
+        job["spec"]["suspend"] = true.into();
+        job["spec"]["ttlSecondsAfterFinished"] = 0.into();
+        stage.create(&job).await?;
+        stage.until_job("JobCreated").await?;
+        ensure!(stage.find(CLUSTER, "simple").await?.is_none(), "nothing is made of a suspended job");
+        stage.merge(JOB, "simple", &json!({"spec": {"suspend": false}})).await?;
+        stage.until_there(POD, RUNNER).await?;
+        stage.runner("Succeeded", Some(0)).await?;
+        stage.until_gone(JOB, "simple").await?;
+        wait_for("the pod to go with its job", TIMEOUT, async || Ok(stage.find(POD, RUNNER).await?.is_none().then_some(())))
+            .await
+    })
+    .await
+}

@@ -1,0 +1,95 @@
+//! Fewer workers, without losing what they hold.
+
+use anyhow::ensure;
+use dask_wasm_operator_test_support::DaskProcesses;
+
+use crate::{
+    objects::{GROUP, name},
+    stage::{SIMPLE, Stage, on_stage_with_dask},
+};
+
+const SIMPLE_GROUP: &str = "simple-default";
+
+/// Creates a cluster whose workers all run: pods that are ready, and processes at the scheduler under their names.
+pub(super) async fn running(stage: &Stage, dask: &mut DaskProcesses, workers: u32) -> anyhow::Result<Vec<String>> {
+    stage.running_cluster(SIMPLE, workers).await?;
+    stage.run_pod_of("simple-scheduler").await?;
+    let workers = stage.workers(SIMPLE_GROUP).await?;
+    let names: Vec<_> = workers.iter().map(|worker| name(worker).to_owned()).collect();
+    for name in &names {
+        stage.run_pod_of(name).await?;
+        dask.add_worker(name)?;
+    }
+    dask.run(&format!("client.wait_for_workers({})", names.len()))?;
+    Ok(names)
+}
+
+/// The workers of a group that are left, by name.
+async fn left(stage: &Stage, count: usize) -> anyhow::Result<Vec<String>> {
+    let workers = stage.until_workers(SIMPLE_GROUP, count).await?;
+    Ok(workers.iter().map(|worker| name(worker).to_owned()).collect())
+}
+
+#[tokio::test]
+async fn what_removed_workers_hold_moves_to_those_that_stay() -> anyhow::Result<()> {
+    on_stage_with_dask(&[], async |stage, dask| {
+        let names = running(stage, dask, 4).await?;
+        // Data that can't be computed again, on each worker, and the most of it on the newest.
+        dask.run(
+            "workers = sorted(client.scheduler_info()['workers'])\n\
+             data = [client.scatter(bytes(1000 * (1 + at)), workers=[worker], hash=False) for at, worker in enumerate(workers)]\n\
+             client.publish_dataset(data, name='data')",
+        )?;
+        stage.scale(GROUP, SIMPLE_GROUP, 2).await?;
+        let left = left(stage, 2).await?;
+        for gone in names.iter().filter(|name| !left.contains(name)) {
+            dask.kill_workers(gone);
+        }
+        let sizes = dask.run("print(sorted(len(part) for part in client.gather(client.get_dataset('data'))))")?;
+        ensure!(sizes == "[1000, 2000, 3000, 4000]", "of the data there is {sizes}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn workers_that_never_started_go_first_and_nobody_is_asked() -> anyhow::Result<()> {
+    on_stage_with_dask(&[], async |stage, dask| {
+        let started = running(stage, dask, 2).await?;
+        stage.scale(GROUP, SIMPLE_GROUP, 5).await?;
+        stage.until_workers(SIMPLE_GROUP, 5).await?;
+        stage.scale(GROUP, SIMPLE_GROUP, 2).await?;
+        assert_eq!(left(stage, 2).await?, started);
+        assert_eq!(dask.run("print(len(client.scheduler_info()['workers']))")?, "2", "no process was retired");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_operator_that_is_killed_while_it_scales_down_goes_on() -> anyhow::Result<()> {
+    on_stage_with_dask(&[], async |stage, dask| {
+        running(stage, dask, 4).await?;
+        stage.scale(GROUP, SIMPLE_GROUP, 1).await?;
+        stage.operator.kill()?;
+        stage.start().await?;
+        left(stage, 1).await?;
+        stage.until_running(SIMPLE, 1).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_newest_go_after_a_while_if_the_scheduler_is_silent() -> anyhow::Result<()> {
+    on_stage_with_dask(&["--scale-down-deadline", "1"], async |stage, dask| {
+        let names = running(stage, dask, 3).await?;
+        dask.kill_workers("scheduler");
+        stage.scale(GROUP, SIMPLE_GROUP, 1).await?;
+        ensure!(names.contains(&left(stage, 1).await?[0]), "the one that is left was there before");
+        let note = stage.until_event(GROUP, SIMPLE_GROUP, "ScaledDownBlindly").await?;
+        ensure!(note.contains("lost"), "it says what may be lost: {note}");
+        Ok(())
+    })
+    .await
+}

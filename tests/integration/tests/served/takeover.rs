@@ -1,0 +1,185 @@
+//! Clusters of the Python operator, taken over while they run.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use dask_wasm_operator_api::crds;
+use dask_wasm_operator_test_support::{
+    Operator, PythonOperator, RunningPythonOperator, apply_crds,
+    control_plane::{Binaries, ControlPlane},
+    wait_for,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    manifests,
+    objects::{AUTOSCALER, CLUSTER, DEPLOYMENT, GROUP, JOB, Kind, Objects, POD, SERVICE, name, text, uid},
+    stage::workers,
+};
+
+/// The Python operator takes its time.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Everything of a Dask cluster that must stay the same while its operator changes.
+const KINDS: [Kind<'_>; 7] =
+    [CLUSTER, GROUP, JOB, AUTOSCALER, DEPLOYMENT, SERVICE, Kind("apps/v1", "ReplicaSet")];
+
+const KOPF_FINALIZER: &str = "kopf.zalando.org/KopfFinalizerMarker";
+
+/// A control plane of its own, with the Python operator's definitions and those of plugins.
+struct Site {
+    control_plane: ControlPlane,
+    python: PythonOperator,
+    objects: Objects,
+}
+
+impl Site {
+    async fn new() -> anyhow::Result<Self> {
+        let binaries = tokio::task::spawn_blocking(|| Binaries::ensure(&|line| eprintln!("{line}"))).await??;
+        let python = tokio::task::spawn_blocking(PythonOperator::install).await??;
+        let mut definitions = python.crds()?;
+        definitions.extend(crds().into_iter().filter(|crd| crd.spec.group == "plugins.dask.org"));
+        let control_plane = ControlPlane::start(&binaries, &definitions).await?;
+        let client = control_plane.kubeconfig().client().await?;
+        let objects = Objects { client, namespace: "default".to_owned() };
+        Ok(Self { control_plane, python, objects })
+    }
+
+    fn start_python(&self) -> anyhow::Result<RunningPythonOperator> {
+        self.python.start(self.control_plane.kubeconfig())
+    }
+
+    async fn start_ours(&self, arguments: &[&str]) -> anyhow::Result<Operator> {
+        let scope = ["--namespace", "default", "--operator-namespace", "default", "--standalone"];
+        let mut operator = Operator::start(self.control_plane.kubeconfig(), &[&scope, arguments].concat())?;
+        operator.ready().await?;
+        Ok(operator)
+    }
+
+    /// What the Python operator makes of a cluster with three workers, of which the group was scaled to four, with an
+    /// autoscaler.
+    async fn made_by_python(&self) -> anyhow::Result<()> {
+        let objects = &self.objects;
+        let running = self.start_python()?;
+        objects.create(&manifests::cluster("simple", 3)).await?;
+        self.until_python("three workers", &running, async || {
+            let there = objects.list(DEPLOYMENT, &workers("simple-default")).await?.len() == 3;
+            let cluster = objects.get(CLUSTER, "simple").await?;
+            Ok((there && cluster["status"]["phase"] == "Running").then_some(()))
+        })
+        .await?;
+        objects.create(&manifests::autoscaler("simple", 0, 9)).await?;
+        objects.scale(GROUP, "simple-default", 4).await?;
+        self.until_python("a fourth worker and the finalizers", &running, async || {
+            let there = objects.list(DEPLOYMENT, &workers("simple-default")).await?.len() == 4;
+            let held = is_held(&objects.get(CLUSTER, "simple").await?) && is_held(&objects.get(AUTOSCALER, "simple").await?);
+            Ok((there && held).then_some(()))
+        })
+        .await
+    }
+
+    async fn until_python(
+        &self,
+        what: &str,
+        python: &RunningPythonOperator,
+        condition: impl AsyncFnMut() -> anyhow::Result<Option<()>>,
+    ) -> anyhow::Result<()> {
+        let reached = wait_for(what, PATIENCE, condition).await;
+        reached.with_context(|| format!("log of the Python operator:\n{}", python.log()))
+    }
+
+    /// Kind, name and uid of everything, and of the pods.
+    async fn identities(&self) -> anyhow::Result<Vec<(String, String, String)>> {
+        let mut found = Vec::new();
+        for kind in KINDS.into_iter().chain([POD]) {
+            let objects = self.objects.list(kind, "").await?;
+            found.extend(objects.iter().map(|object| {
+                (kind.1.to_owned(), name(object).to_owned(), uid(object).to_owned())
+            }));
+        }
+        Ok(found)
+    }
+
+    async fn until_free(&self, kind: Kind<'_>) -> anyhow::Result<Value> {
+        self.objects.until(kind, "simple", "free of kopf's finalizer", |object| !is_held(object)).await
+    }
+}
+
+fn is_held(object: &Value) -> bool {
+    let finalizers = object["metadata"]["finalizers"].as_array();
+    finalizers.into_iter().flatten().any(|finalizer| finalizer == KOPF_FINALIZER)
+}
+
+#[tokio::test]
+async fn a_cluster_of_the_python_operator_goes_on_without_a_restart() -> anyhow::Result<()> {
+    let site = Site::new().await?;
+    let objects = &site.objects;
+    site.made_by_python().await?;
+    let before = site.identities().await?;
+
+    // With the Python operator's definitions still installed.
+    let mut operator = site.start_ours(&["--scale-down-deadline", "1"]).await?;
+    site.until_free(CLUSTER).await?;
+    site.until_free(AUTOSCALER).await?;
+    objects
+        .until(GROUP, "simple-default", "ours", |group| {
+            group["metadata"]["annotations"]["operator.dask.org/worker-ordinals"].is_string()
+        })
+        .await?;
+    objects.scale(GROUP, "simple-default", 5).await?;
+    let five = objects.until_count(DEPLOYMENT, &workers("simple-default"), 5).await?;
+    let after = site.identities().await?;
+    for identity in &before {
+        ensure!(after.contains(identity), "{identity:?} is not what it was; there is {after:#?}");
+    }
+    // The new worker with its ReplicaSet and pod.
+    let new: Vec<_> = after.iter().filter(|identity| !before.contains(identity)).collect();
+    ensure!(new.iter().filter(|(kind, _, _)| kind == "Deployment").count() == 1 && new.len() <= 3, "{new:#?}");
+    assert_eq!(text(&objects.get(CLUSTER, "simple").await?, "/status/phase"), "Running");
+
+    // Workers of both makes are removed, the never-started ones here, and what is left belongs to the group.
+    objects.scale(GROUP, "simple-default", 1).await?;
+    let left = objects.until_count(DEPLOYMENT, &workers("simple-default"), 1).await?;
+    ensure!(five.iter().any(|worker| uid(worker) == uid(&left[0])), "{left:#?}");
+
+    // The definitions are upgraded while it runs.
+    apply_crds(&objects.client, &crds()).await?;
+    operator.stop().await?;
+    let _operator = site.start_ours(&[]).await?;
+    objects
+        .until(CLUSTER, "simple", "with a whole status", |cluster| cluster["status"]["replicas"] == 1)
+        .await?;
+    objects.delete(CLUSTER, "simple").await?;
+    for kind in [CLUSTER, AUTOSCALER] {
+        objects.until_gone(kind, "simple").await?;
+    }
+    objects.until_gone(GROUP, "simple-default").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn while_the_python_operator_is_at_work_nothing_is_changed() -> anyhow::Result<()> {
+    let site = Site::new().await?;
+    let objects = &site.objects;
+    let python = site.start_python()?;
+    objects.create(&manifests::cluster("simple", 2)).await?;
+    site.until_python("two workers", &python, async || {
+        let there = objects.list(DEPLOYMENT, &workers("simple-default")).await?.len() == 2;
+        Ok((there && is_held(&objects.get(CLUSTER, "simple").await?)).then_some(()))
+    })
+    .await?;
+    let _operator = site.start_ours(&[]).await?;
+    let note = objects.until_event(CLUSTER, "simple", "PythonOperatorActive").await;
+    let note = note.with_context(|| format!("log of the operator:\n{}", _operator.log()))?;
+    ensure!(note.contains("uninstall"), "it names the remedy: {note}");
+    let group = objects.get(GROUP, "simple-default").await?;
+    let annotations = group["metadata"]["annotations"].to_string();
+    ensure!(!annotations.contains("operator.dask.org"), "nothing was written to the group: {annotations}");
+
+    // It goes on when the other is gone.
+    drop(python);
+    site.until_free(CLUSTER).await?;
+    objects.merge(CLUSTER, "simple", &json!({"spec": {"worker": {"replicas": 3}}})).await?;
+    objects.until_count(DEPLOYMENT, &workers("simple-default"), 3).await?;
+    Ok(())
+}
