@@ -228,7 +228,11 @@ impl TryFrom<RunArgs> for RunSettings {
                 PluginSources::Enabled { directory: plugin_dir }
             },
             cache_directory: cache_dir.unwrap_or_else(|| default_cache_directory(|name| env::var_os(name))),
-            environment: Environment { cluster_domain, scale_down_deadline: Duration::from_secs(scale_down_deadline) },
+            environment: Environment {
+                cluster_domain,
+                scale_down_deadline: Duration::from_secs(scale_down_deadline),
+                ..Environment::default()
+            },
             scheduler_addresses: scheduler_address,
             in_pod,
             admin: admin_address.or(liveness),
