@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 use crate::{
     action::{Action, Apply, ApplyTarget},
-    dask::{OUTDATED, Settled, pod_kind},
+    dask::{OUTDATED, Settled, deployment_kind, pod_kind},
     fields::{contains, fingerprint, holds_exactly},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
-    wanted::{Problem, Snapshot, SubjectPatch, WantedChild, target},
+    wanted::{OnNewTemplate, Problem, Snapshot, SubjectPatch, WantedChild, target},
 };
 
 /// What was applied to each object, and how it looked right after: lets a later pass see that nothing is left to do even
@@ -84,6 +84,8 @@ pub struct Plan {
     pub subject_end: Vec<Action>,
     /// What can't be done.
     pub problems: Vec<Problem>,
+    /// How many Deployments keep an older template.
+    pub outdated: u32,
 }
 
 impl Plan {
@@ -116,9 +118,10 @@ impl Planner<'_> {
         }
         if let Some(children) = children {
             for child in children {
-                match child {
-                    Settled::Apply(child) => self.plan_child(seen, child, &mut plan),
-                    Settled::Outdated(child) => plan.problems.push(outdated(child)),
+                self.plan_child(seen, child.child(), &mut plan);
+                if let Settled::Outdated(child) = child {
+                    plan.outdated += u32::from(target(&child.object).0.same_kind(&deployment_kind()));
+                    plan.problems.extend(outdated(child));
                 }
             }
             self.plan_prunes(seen, children, &mut plan);
@@ -187,8 +190,7 @@ impl Planner<'_> {
     fn plan_prunes(&self, seen: &Snapshot, children: &[Settled], plan: &mut Plan) {
         let wanted = |live: &Object| {
             children.iter().any(|child| {
-                let (Settled::Apply(child) | Settled::Outdated(child)) = child;
-                let (kind, name) = target(&child.object);
+                let (kind, name) = target(&child.child().object);
                 live.kind.same_kind(&kind) && live.metadata.name == name
             })
         };
@@ -219,7 +221,11 @@ fn add_preconditions(body: &mut Value, live: &Object, guarded: bool) {
     }
 }
 
-fn outdated(child: &WantedChild) -> Problem {
+/// None if the handler sees to it.
+fn outdated(child: &WantedChild) -> Option<Problem> {
+    if child.on_new_template == OnNewTemplate::Replace {
+        return None;
+    }
     let (kind, name) = target(&child.object);
     let remedy = if kind.same_kind(&pod_kind()) {
         "set spec.suspend to true and then to false to begin anew"
@@ -227,7 +233,7 @@ fn outdated(child: &WantedChild) -> Problem {
         "delete it to have it made anew"
     };
     let message = format!("{} {name} was made from an older template and is left as it is; {remedy}", kind.kind);
-    Problem { permanent: !kind.same_kind(&pod_kind()), ..Problem::permanent(OUTDATED, message) }
+    Some(Problem { permanent: !kind.same_kind(&pod_kind()), ..Problem::permanent(OUTDATED, message) })
 }
 
 fn not_served(kind: &GroupVersionKind) -> Problem {

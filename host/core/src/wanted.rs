@@ -1,6 +1,10 @@
 //! What a handler wants, decoded: the common currency of native reconcilers and plugins.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -21,6 +25,8 @@ pub struct Snapshot {
     pub departed: Vec<Arc<Object>>,
     /// What native reconcilers look up beyond their children, by the name of the question.
     pub related: BTreeMap<&'static str, Vec<Arc<Object>>>,
+    /// Which children were made from another template than the drafts that the handler gave, by name; none: it gave none.
+    pub outdated: Option<BTreeSet<String>>,
     /// What the subject's scheduler has said to this handler.
     pub replies: Replies,
     /// What a native reconciler found out in its last pass of this process, see [`Findings::facts`]; null after a restart.
@@ -54,6 +60,9 @@ impl Snapshot {
 /// What a handler wants for one subject.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
+    /// A question: which of these live children were made from another template? If there are any, nothing else here counts:
+    /// the handler is called again, with the answer in [`Snapshot::outdated`].
+    pub drafts: Vec<WantedChild>,
     /// Applied to the subject before anything else is written. If it fails, nothing else is.
     pub subject: Option<SubjectPatch>,
     /// The complete set of children; none: leave what is there.
@@ -77,13 +86,15 @@ pub struct Wanted {
 pub struct Findings {
     /// What can't be done and why.
     pub problems: Vec<Problem>,
+    /// How many Deployments run another template than they would be made from now.
+    pub outdated: u32,
     /// What a native reconciler has found out and can't be observed, in its own form.
     pub facts: Value,
 }
 
 impl From<Problem> for Findings {
     fn from(problem: Problem) -> Self {
-        Self { problems: vec![problem], facts: Value::Null }
+        Self { problems: vec![problem], ..Self::default() }
     }
 }
 
@@ -105,6 +116,26 @@ pub struct WantedChild {
     pub object: Value,
     /// As [`SubjectPatch::guarded`], for values that were read from the live child.
     pub guarded: bool,
+    /// What becomes of a live child that was made from another pod template.
+    pub on_new_template: OnNewTemplate,
+}
+
+impl WantedChild {
+    /// A child that leaves what runs alone when its template changes.
+    pub fn new(key: impl Into<String>, object: Value) -> Self {
+        Self { key: key.into(), object, guarded: false, on_new_template: OnNewTemplate::Leave }
+    }
+}
+
+/// What becomes of a live child that was made from another pod template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnNewTemplate {
+    /// Its pods stay as they are, and a person is told.
+    Leave,
+    /// Its pods stay as they are until the handler has replaced it.
+    Replace,
+    /// It gets the new template.
+    Apply,
 }
 
 /// The whole set of fields that a handler keeps on an object that it does not own.

@@ -225,9 +225,10 @@ fn names_of_removed_workers_are_not_used_again() {
 }
 
 #[test]
-fn successors_wait_for_workers_that_a_crash_left_behind() {
+fn workers_that_a_crash_left_behind_are_asked_before_they_go() {
     let mut world = World::new([simple(5)]);
     world.settle();
+    let before = world.workers();
     // The record was written; before the four were deleted there was a crash, and then more were asked for.
     world.edit("DaskWorkerGroup", "simple-default", |group| {
         group["metadata"]["annotations"]["operator.dask.org/worker-ordinals"] = json!(r#"{"next":5,"workers":"0"}"#);
@@ -235,9 +236,14 @@ fn successors_wait_for_workers_that_a_crash_left_behind() {
     });
     world.restart();
     world.round();
-    assert_eq!(world.workers().len(), 1, "those left behind go first");
+    assert_eq!(world.workers(), before, "by now they may hold something");
     world.settle();
-    assert_eq!(world.workers().len(), 4);
+    let after = world.workers();
+    assert_eq!(after.len(), 4);
+    assert!(
+        after.iter().all(|name| before.contains(name)),
+        "those that hold something are kept as far as they are wanted"
+    );
 }
 
 #[test]
@@ -306,6 +312,51 @@ fn bad_input_is_named_and_stops_nothing_else() {
     assert!(message.contains("spec.cluster") && message.contains("absent"), "{message}");
     assert_eq!(world.get("DaskCluster", "simple")["status"]["phase"], "Running");
     assert_eq!(world.workers().len(), 1);
+}
+
+/// What is composed from a name is checked with it; the API server accepts all of these.
+#[test]
+fn names_that_nothing_can_be_made_from_are_named_whatever_the_kind() {
+    let long = "a".repeat(54);
+    let kind = |kind: &str, name: &str, spec: Value| json!({"apiVersion": "kubernetes.dask.org/v1", "kind": kind, "metadata": {"name": name, "namespace": "ns1"}, "spec": spec});
+    let with_name = |name: &str| {
+        let mut cluster = simple(1);
+        cluster["metadata"]["name"] = json!(name);
+        cluster
+    };
+    let worker = json!({"spec": {"containers": []}});
+    let limits = |cluster: &str| json!({"cluster": cluster, "minimum": 1, "maximum": 2});
+    let job = json!({"job": {"spec": {}}, "cluster": {"spec": simple(1)["spec"].clone()}});
+    let mut world = World::new([
+        with_name(&long),
+        kind("DaskWorkerGroup", &"g".repeat(64), json!({"cluster": "simple", "worker": worker})),
+        kind("DaskWorkerGroup", "dotted.group", json!({"cluster": "simple", "worker": worker})),
+        kind("DaskWorkerGroup", "of-long", json!({"cluster": long, "worker": worker})),
+        kind("DaskJob", "dotted.job", job.clone()),
+        kind("DaskJob", &long, job),
+        kind("DaskAutoscaler", "of-long", limits(&long)),
+    ]);
+    let problems: Vec<_> = world.settle().into_iter().flat_map(|pass| pass.findings.problems).collect();
+    let named = |kind: &str, name: &str| {
+        let of = format!("{kind} {name}: ");
+        problems.iter().any(|problem| problem.reason == "InvalidName" && problem.message.starts_with(&of))
+    };
+    for (kind, name) in [
+        ("DaskCluster", long.as_str()),
+        ("DaskWorkerGroup", &"g".repeat(64)),
+        ("DaskWorkerGroup", "dotted.group"),
+        ("DaskJob", "dotted.job"),
+        ("DaskJob", long.as_str()),
+    ] {
+        assert!(named(kind, name), "{kind} {name}: {problems:?}");
+    }
+    for (kind, name) in [("DaskWorkerGroup", "of-long"), ("DaskAutoscaler", "of-long")] {
+        let status = world.get(kind, name)["status"].clone();
+        let degraded = status["conditions"].as_array().unwrap().iter().find(|one| one["type"] == "Degraded").unwrap();
+        assert_eq!(degraded["reason"], "InvalidName", "{kind} {name}");
+        assert!(degraded["message"].as_str().unwrap().contains("make it anew under another name"));
+    }
+    assert!(world.workers().is_empty() && world.of_kind("Service").is_empty() && world.of_kind("Pod").is_empty());
 }
 
 #[test]

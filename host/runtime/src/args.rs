@@ -3,11 +3,14 @@
 //! [`parse`] is called by `main` and answers settings, so that no other module sees how they were written. Everything that can
 //! be judged from one value alone is refused here, by name; what needs several values is judged in `settings`.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, num::ParseIntError, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use dask_wasm_operator_cluster::scheduler::Given;
-use dask_wasm_operator_core::names::{NameError, check_dns_label, check_dns_subdomain};
+use dask_wasm_operator_core::{
+    dask::EXCLUDED_PREFIXES,
+    names::{NameError, check_dns_label, check_dns_subdomain},
+};
 use tracing_subscriber::filter::Targets;
 
 use crate::{
@@ -60,6 +63,15 @@ pub(crate) struct RunArgs {
     /// Where a scheduler is reached, if not at its Service: `NAMESPACE/CLUSTER=HOST:PORT[,HOST:DASHBOARD_PORT]`.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) scheduler_address: Vec<Given>,
+    /// Make at most so many workers of a group at a time; 0: all at once.
+    #[arg(long, value_name = "WORKERS", default_value = "0", value_parser = count, env = "DASK_KUBERNETES__CONTROLLER__WORKER_ALLOCATION__BATCH_SIZE")]
+    pub(crate) worker_allocation_batch_size: u32,
+    /// Seconds from one batch of workers to the next.
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds, env = "DASK_KUBERNETES__CONTROLLER__WORKER_ALLOCATION__DELAY")]
+    pub(crate) worker_allocation_delay: Duration,
+    /// Labels and annotations that begin so stay with the Dask object; give it once for each, in place of the defaults.
+    #[arg(long, value_name = "PREFIX", default_values = EXCLUDED_PREFIXES)]
+    pub(crate) excluded_prefix: Vec<String>,
     /// Write to Dask objects although the Python operator is still at work on them.
     #[arg(long)]
     pub(crate) force_takeover: bool,
@@ -237,6 +249,22 @@ fn python_module(value: &str) -> Result<String, String> {
 
 fn label(value: &str) -> Result<String, NameError> {
     check_dns_label(value).map(|()| value.to_owned())
+}
+
+/// As the Python operator's configuration has it, where null is none.
+fn count(value: &str) -> Result<u32, ParseIntError> {
+    if is_null(value) { Ok(0) } else { value.parse() }
+}
+
+/// Seconds, also with a fraction.
+fn seconds(value: &str) -> Result<Duration, &'static str> {
+    let seconds = if is_null(value) { Ok(0.0) } else { value.parse() };
+    let duration = seconds.ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    duration.ok_or("it is no number of seconds, such as 2 or 0.5")
+}
+
+fn is_null(value: &str) -> bool {
+    matches!(value, "" | "null" | "None")
 }
 
 fn subdomain(value: &str) -> Result<String, NameError> {

@@ -6,6 +6,7 @@
 use std::{
     env,
     ffi::OsString,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -15,7 +16,7 @@ use clap::ValueEnum;
 use dask_wasm_operator_api::Served;
 use dask_wasm_operator_cluster::scheduler::Given;
 use dask_wasm_operator_core::{
-    dask::Environment,
+    dask::{Environment, WorkerAllocation},
     names::{NameError, check_dns_label},
 };
 use tracing::Level;
@@ -212,6 +213,9 @@ impl TryFrom<RunArgs> for RunSettings {
             scheduler_address,
             scale_down_deadline,
             force_takeover,
+            worker_allocation_batch_size,
+            worker_allocation_delay,
+            excluded_prefix,
         } = args;
         let ScopeArgs { all_namespaces: _, namespace, standalone } = scope;
         let ConnectionArgs { kubeconfig, context, operator_namespace } = connection;
@@ -233,6 +237,9 @@ impl TryFrom<RunArgs> for RunSettings {
                 cluster_domain,
                 scale_down_deadline: Duration::from_secs(scale_down_deadline),
                 force_takeover,
+                worker_allocation: NonZeroU32::new(worker_allocation_batch_size)
+                    .map(|batch_size| WorkerAllocation { batch_size, delay: worker_allocation_delay }),
+                excluded_prefixes: excluded_prefix,
             },
             scheduler_addresses: scheduler_address,
             in_pod,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     Lookup, PAUSED, Reconciler,
-    cluster::{default_group_name, scheduler_name},
+    cluster::{check_name, default_group_name, scheduler_name},
     cluster_kind, decode_spec, deployment_kind, field_manager,
     poll::{Poll, silence},
     scaling::{Hold, Recommendation, Situation, Verdict, decide, goal},
@@ -83,7 +83,7 @@ pub(super) fn reconcile(seen: &Snapshot) -> Wanted {
             let problems = obstacle.problem.into_iter().collect();
             Wanted {
                 requeue_after: goes_away.then_some(LOOK_AGAIN),
-                findings: Findings { problems, facts: seen.facts.clone() },
+                findings: Findings { problems, facts: seen.facts.clone(), ..Findings::default() },
                 ..Wanted::default()
             }
         }
@@ -188,6 +188,7 @@ fn owning_cluster<'a>(seen: &'a Snapshot, spec: &DaskAutoscalerSpec) -> Result<&
         );
         return Err(Problem::passing("ClusterNotFound", message).into());
     };
+    check_name(name)?;
     if cluster.is_being_deleted() {
         let message = format!("DaskCluster {name} is being deleted, the autoscaler goes with it");
         return Err(Obstacle::new("ClusterDeleting", message));
@@ -326,6 +327,7 @@ fn scale(seen: &Snapshot, target: &Target<'_>) -> Wanted {
         findings: Findings {
             problems: contradiction(seen, spec).into_iter().chain(silence(seen, &call, &spec.cluster)).collect(),
             facts: json!(facts),
+            ..Findings::default()
         },
         ..Wanted::default()
     }

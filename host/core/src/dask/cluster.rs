@@ -5,16 +5,17 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{
-    Lookup, Reconciler, decode_spec, deployment_kind, field_manager,
-    metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata, inherited_annotations, inherited_labels},
+    Environment, Lookup, Reconciler, decode_spec, deployment_kind, field_manager,
+    metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata},
+    update::rolling,
     worker_group_kind,
 };
 use crate::{
     fields,
     names::{DNS_LABEL_MAX, check_dns_label},
     object::{ManagedFields, Object},
-    spec::DaskClusterSpec,
-    wanted::{Problem, Snapshot, Wanted, WantedChild},
+    spec::{DaskClusterSpec, Metadata},
+    wanted::{OnNewTemplate, Problem, Snapshot, Wanted, WantedChild},
 };
 
 /// Longest name of a cluster: its Service `<name>-scheduler` must be a DNS label.
@@ -60,87 +61,93 @@ pub(super) fn check_name(name: &str) -> Result<(), Problem> {
     ))
 }
 
-pub(super) fn reconcile(seen: &Snapshot) -> Wanted {
-    match children(seen) {
+pub(super) fn reconcile(seen: &Snapshot, environment: &Environment) -> Wanted {
+    match (Cluster { seen, environment }).children() {
         Ok(children) => Wanted { children: Some(children), ..Wanted::default() },
         Err(problem) => Wanted { findings: problem.into(), ..Wanted::default() },
     }
 }
 
-fn children(seen: &Snapshot) -> Result<Vec<WantedChild>, Problem> {
-    let name = seen.subject.metadata.name.as_str();
-    check_name(name)?;
-    let spec: DaskClusterSpec = decode_spec(&seen.subject)?;
-    Ok(vec![scheduler(seen, &spec), service(seen, &spec), default_group(seen, &spec)])
+/// A cluster as it is seen.
+#[derive(Clone, Copy)]
+struct Cluster<'a> {
+    seen: &'a Snapshot,
+    environment: &'a Environment,
 }
 
-fn metadata(seen: &Snapshot, section: Option<&crate::spec::Metadata>, component: &str) -> ChildMetadata {
-    let subject = &seen.subject.metadata;
-    ChildMetadata::new(inherited_labels(&subject.labels), inherited_annotations(&subject.annotations), section)
-        .reserve([(CLUSTER_NAME_LABEL, &subject.name), (COMPONENT_LABEL, component)])
-}
+impl Cluster<'_> {
+    fn children(self) -> Result<Vec<WantedChild>, Problem> {
+        let subject = &self.seen.subject;
+        check_name(&subject.metadata.name)?;
+        let spec: DaskClusterSpec = decode_spec(subject)?;
+        let updates = rolling(subject, spec.update_strategy.as_ref())?.is_some();
+        Ok(vec![self.scheduler(&spec, updates), self.service(&spec), self.default_group(&spec)])
+    }
 
-fn scheduler(seen: &Snapshot, spec: &DaskClusterSpec) -> WantedChild {
-    let metadata = metadata(seen, spec.scheduler.metadata.as_ref(), "scheduler").without_istio();
-    WantedChild {
-        key: "scheduler".to_owned(),
-        object: json!({
+    fn metadata(self, section: Option<&Metadata>, component: &str) -> ChildMetadata {
+        let cluster = &self.seen.subject.metadata;
+        let inherited = |entries| self.environment.inherited(entries);
+        ChildMetadata::new(inherited(&cluster.labels), inherited(&cluster.annotations), section)
+            .reserve([(CLUSTER_NAME_LABEL, &cluster.name), (COMPONENT_LABEL, component)])
+    }
+
+    fn scheduler(self, spec: &DaskClusterSpec, updates: bool) -> WantedChild {
+        let metadata = self.metadata(spec.scheduler.metadata.as_ref(), "scheduler").without_istio();
+        let object = json!({
             "apiVersion": "apps/v1",
             "kind": "Deployment",
-            "metadata": metadata.named(&scheduler_name(&seen.subject.metadata.name)),
+            "metadata": metadata.named(&scheduler_name(&self.seen.subject.metadata.name)),
             "spec": {
                 "replicas": 1,
                 "selector": {"matchLabels": metadata.labels()},
                 "template": {"metadata": metadata.of_template(), "spec": spec.scheduler.spec},
             },
-        }),
-        guarded: false,
+        });
+        let on_new_template = if updates { OnNewTemplate::Apply } else { OnNewTemplate::Leave };
+        WantedChild { on_new_template, ..WantedChild::new("scheduler", object) }
     }
-}
 
-fn service(seen: &Snapshot, spec: &DaskClusterSpec) -> WantedChild {
-    let metadata = metadata(seen, spec.scheduler.metadata.as_ref(), "scheduler");
-    WantedChild {
-        key: "service".to_owned(),
-        object: json!({
+    fn service(self, spec: &DaskClusterSpec) -> WantedChild {
+        let metadata = self.metadata(spec.scheduler.metadata.as_ref(), "scheduler");
+        let object = json!({
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": metadata.named(&scheduler_name(&seen.subject.metadata.name)),
+            "metadata": metadata.named(&scheduler_name(&self.seen.subject.metadata.name)),
             "spec": spec.scheduler.service,
-        }),
-        guarded: false,
-    }
-}
-
-fn default_group(seen: &Snapshot, spec: &DaskClusterSpec) -> WantedChild {
-    let cluster = seen.subject.metadata.name.as_str();
-    let name = default_group_name(cluster);
-    let live = seen.child(&worker_group_kind(), &name);
-    let metadata = metadata(seen, spec.worker.metadata.as_ref(), "workergroup");
-
-    // As it stands in the cluster, so that nothing newer than us is lost on the way.
-    let mut worker: Value = seen
-        .subject
-        .field::<Value>("spec")
-        .and_then(Result::ok)
-        .and_then(|mut spec| spec.get_mut("worker").map(Value::take))
-        .unwrap_or_default();
-    let replicas = replicas(live.map(Arc::as_ref), spec.worker.replicas);
-    if let Some(fields) = worker.as_object_mut() {
-        match replicas {
-            Some(replicas) => fields.insert("replicas".to_owned(), json!(replicas)),
-            None => fields.remove("replicas"),
-        };
+        });
+        WantedChild::new("service", object)
     }
 
-    let mut object = json!({
-        "apiVersion": worker_group_kind().api_version(),
-        "kind": worker_group_kind().kind,
-        "metadata": metadata.named(&name),
-        "spec": {"cluster": cluster, "worker": worker},
-    });
-    object["metadata"]["annotations"][COPIED_REPLICAS] = json!(spec.worker.replicas.to_string());
-    WantedChild { key: "workergroup".to_owned(), object, guarded: live.is_some() && replicas.is_some() }
+    fn default_group(self, spec: &DaskClusterSpec) -> WantedChild {
+        let cluster = self.seen.subject.metadata.name.as_str();
+        let name = default_group_name(cluster);
+        let live = self.seen.child(&worker_group_kind(), &name);
+        let metadata = self.metadata(spec.worker.metadata.as_ref(), "workergroup");
+
+        // As it stands in the cluster, so that nothing newer than us is lost on the way.
+        let mut raw: Value = self.seen.subject.field("spec").and_then(Result::ok).unwrap_or_default();
+        let mut worker = raw["worker"].take();
+        let replicas = replicas(live.map(Arc::as_ref), spec.worker.replicas);
+        if let Some(fields) = worker.as_object_mut() {
+            match replicas {
+                Some(replicas) => fields.insert("replicas".to_owned(), json!(replicas)),
+                None => fields.remove("replicas"),
+            };
+        }
+
+        let mut object = json!({
+            "apiVersion": worker_group_kind().api_version(),
+            "kind": worker_group_kind().kind,
+            "metadata": metadata.named(&name),
+            "spec": {"cluster": cluster, "worker": worker},
+        });
+        object["metadata"]["annotations"][COPIED_REPLICAS] = json!(spec.worker.replicas.to_string());
+        // A cluster that says nothing of it leaves the group its own.
+        if spec.update_strategy.is_some() {
+            object["spec"]["updateStrategy"] = raw["updateStrategy"].take();
+        }
+        WantedChild { guarded: live.is_some() && replicas.is_some(), ..WantedChild::new("workergroup", object) }
+    }
 }
 
 /// The value of `replicas` to apply to the default group; none: it is in other hands, say nothing of it.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::Environment;
 use crate::spec;
 
 /// The cluster that an object belongs to.
@@ -15,28 +16,24 @@ pub const WORKER_GROUP_NAME_LABEL: &str = "dask.org/workergroup-name";
 /// Istio's sidecar would intercept Dask's own protocol, so it is off unless somebody asks for it.
 const ISTIO_INJECTION_LABEL: (&str, &str) = ("sidecar.istio.io/inject", "false");
 
-/// Annotations that speak of the object they stand on. The first two are those that the Python operator leaves out.
-const OWN_ANNOTATIONS: [&str; 4] =
-    ["kopf.zalando.org", "kubectl.kubernetes.io", "operator.dask.org/", "plugins.dask.org/"];
-/// Labels that speak of the object they stand on.
-const OWN_LABELS: [&str; 1] = ["plugins.dask.org/"];
+/// How labels and annotations begin that are not propagated unless something else is set: those of tools that speak of the
+/// very object they stand on. The Python operator leaves out the first and the third, of annotations.
+pub const EXCLUDED_PREFIXES: [&str; 6] =
+    ["kopf.zalando.org", "kopf.dev/", "kubectl.kubernetes.io", "argocd.argoproj.io/", "helm.sh/", "meta.helm.sh/"];
+/// Those of the operator itself are never propagated.
+const OWN_PREFIXES: [&str; 2] = ["operator.dask.org/", "plugins.dask.org/"];
 
 /// A map of labels or annotations.
 pub(super) type Entries = BTreeMap<String, String>;
 
-/// What children inherit of an object's labels.
-pub(super) fn inherited_labels(labels: &Entries) -> Entries {
-    without(labels, &OWN_LABELS)
-}
-
-/// What children inherit of an object's annotations.
-pub(super) fn inherited_annotations(annotations: &Entries) -> Entries {
-    without(annotations, &OWN_ANNOTATIONS)
-}
-
-fn without(entries: &Entries, prefixes: &[&str]) -> Entries {
-    let own = |key: &str| prefixes.iter().any(|prefix| key.starts_with(prefix));
-    entries.iter().filter(|(key, _)| !own(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+impl Environment {
+    /// What children inherit of an object's labels or annotations.
+    pub(super) fn inherited(&self, entries: &Entries) -> Entries {
+        let excluded = self.excluded_prefixes.iter().map(String::as_str);
+        let prefixes: Vec<_> = excluded.filter(|prefix| !prefix.is_empty()).chain(OWN_PREFIXES).collect();
+        let is_excluded = |key: &str| prefixes.iter().any(|prefix| key.starts_with(prefix));
+        entries.iter().filter(|(key, _)| !is_excluded(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
 }
 
 /// Labels and annotations of a child: inherited ones, over them the section's own (`spec.worker.metadata`, say), over them

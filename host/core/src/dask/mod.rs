@@ -3,6 +3,7 @@
 //! Pure functions from a snapshot; the pipeline does the rest, exactly as for a plugin. Names, labels, selectors, environment
 //! and ports are those that clients of the Python operator rely on.
 
+mod allocation;
 mod autoscaler;
 mod cluster;
 mod idle;
@@ -13,12 +14,14 @@ mod removal;
 mod scaling;
 mod status;
 mod template;
+mod update;
 mod worker_set;
 mod workergroup;
 
-pub use metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, WORKER_GROUP_NAME_LABEL};
-pub(crate) use status::OUTDATED;
-pub use template::{Settled, TEMPLATE_HASH, as_it_was, settle};
+pub use allocation::WorkerAllocation;
+pub use metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, EXCLUDED_PREFIXES, WORKER_GROUP_NAME_LABEL};
+pub(crate) use status::{INVALID_NAME, OUTDATED};
+pub use template::{Settled, TEMPLATE_HASH, settle};
 
 use std::time::Duration;
 
@@ -67,6 +70,10 @@ pub struct Environment {
     pub scale_down_deadline: Duration,
     /// Whether to write to objects that the Python operator looks after, too.
     pub force_takeover: bool,
+    /// How many workers of a group are made at a time; none: all at once.
+    pub worker_allocation: Option<WorkerAllocation>,
+    /// Labels and annotations that begin so are not propagated to children.
+    pub excluded_prefixes: Vec<String>,
 }
 
 impl Default for Environment {
@@ -75,6 +82,8 @@ impl Default for Environment {
             cluster_domain: "cluster.local".to_owned(),
             scale_down_deadline: Duration::from_secs(120),
             force_takeover: false,
+            worker_allocation: None,
+            excluded_prefixes: EXCLUDED_PREFIXES.map(str::to_owned).to_vec(),
         }
     }
 }
@@ -186,7 +195,7 @@ impl Reconciler {
     /// What is wanted.
     pub fn reconcile(self, seen: &Snapshot, environment: &Environment) -> Wanted {
         match self {
-            Self::Cluster => cluster::reconcile(seen),
+            Self::Cluster => cluster::reconcile(seen, environment),
             Self::WorkerGroup => workergroup::reconcile(seen, environment),
             Self::Job => job::reconcile(seen, environment),
             Self::Autoscaler => autoscaler::reconcile(seen),
@@ -197,8 +206,8 @@ impl Reconciler {
     /// The subject's status, given what was observed and what the last pass left behind.
     pub fn status(self, seen: &Snapshot, findings: &Findings) -> Value {
         match self {
-            Self::Cluster => status::cluster(seen, &findings.problems),
-            Self::WorkerGroup => status::worker_group(seen, &findings.problems),
+            Self::Cluster => status::cluster(seen, findings),
+            Self::WorkerGroup => status::worker_group(seen, findings),
             Self::Job => job::status(seen),
             Self::Autoscaler => autoscaler::status(seen, findings),
             Self::IdleShutdown => idle::status(seen, findings),

@@ -133,6 +133,7 @@ mod tests {
             children: Vec::new(),
             departed: Vec::new(),
             related: BTreeMap::new(),
+            outdated: None,
             replies: Replies::default(),
             facts: json!(null),
             now: NOW,

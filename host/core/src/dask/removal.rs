@@ -21,11 +21,23 @@ use crate::{
 /// How long a scheduler's word counts. Longer, and workers may have been given data that the order does not know of.
 const FRESH: Duration = Duration::from_secs(10);
 
+/// How long after its pod became ready a worker may not be registered yet, the difference of clocks included.
+const REGISTRATION: Duration = Duration::from_secs(5);
+
 /// How long after a scheduler could not be reached, or could not empty a worker, it is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Why workers that were to be retired are still there.
 const NOT_EMPTIED: &str = "RetireIncomplete";
+
+/// Which workers are to go.
+#[derive(Debug)]
+pub(super) struct Surplus {
+    /// As many workers as the set is to have without them.
+    pub(super) wanted: u32,
+    /// Only these may go; none: any.
+    pub(super) only: Option<BTreeSet<String>>,
+}
 
 /// What is to be done about surplus workers.
 #[derive(Debug, Default)]
@@ -36,13 +48,13 @@ pub(super) struct Removal {
     pub(super) requeue_after: Option<Duration>,
 }
 
-/// Takes workers out of the set until there are `wanted`, as far as that can be done now. The scheduler is none if it does
+/// Takes surplus workers out of the set, as far as that can be done now. The scheduler is none if it does
 /// not run, or never has: then no worker has anything to lose. `deadline` is how long a scheduler may be silent until workers
 /// are removed without it.
 pub(super) fn shrink(
     seen: &Snapshot,
     set: &mut WorkerSet,
-    wanted: u32,
+    Surplus { wanted, only }: Surplus,
     scheduler: Option<&Scheduler>,
     deadline: Duration,
 ) -> Removal {
@@ -50,7 +62,7 @@ pub(super) fn shrink(
     if surplus(set) == 0 && set.retiring().is_empty() {
         return Removal::default();
     }
-    let candidates = candidates(seen, set);
+    let candidates = candidates(seen, set, only.as_ref());
     for name in candidates.iter().filter(|candidate| !candidate.exists).map(|candidate| &candidate.name) {
         if surplus(set) > 0 {
             set.remove(name);
@@ -70,7 +82,7 @@ pub(super) fn shrink(
         Ok(SchedulerReply::Workers(registered)) => {
             let before = set.clone();
             let known = Registered::of(registered, &before, retired(&seen.replies, seen.now));
-            shrink_by_order(seen, set, &candidates, &known, wanted)
+            shrink_by_order(seen, set, &candidates, &known, wanted, heard.at)
         }
         Ok(_) | Err(_) => without_scheduler(seen, set, &candidates, wanted, heard, deadline),
     }
@@ -83,25 +95,32 @@ struct Candidate {
     exists: bool,
     has_started: bool,
     created: Option<String>,
+    ready_since: Option<u64>,
 }
 
-/// Those that never started first, then the newest.
-fn candidates(seen: &Snapshot, set: &WorkerSet) -> Vec<Candidate> {
+/// Those that never started first, then those that are retiring, then the newest.
+fn candidates(seen: &Snapshot, set: &WorkerSet, only: Option<&BTreeSet<String>>) -> Vec<Candidate> {
     let mut candidates: Vec<_> = set
         .names()
         .into_iter()
         .rev()
+        .filter(|name| only.is_none_or(|only| only.contains(*name)))
         .map(|name| {
             let live = seen.child(&deployment_kind(), name);
+            let status = live.map(|live| DeploymentStatus::of(live));
             Candidate {
                 name: name.to_owned(),
                 exists: live.is_some(),
-                has_started: live.is_some_and(|live| DeploymentStatus::of(live).has_started()),
+                has_started: status.as_ref().is_some_and(DeploymentStatus::has_started),
+                ready_since: status.as_ref().and_then(DeploymentStatus::ready_since),
                 created: live.and_then(|live| live.metadata.creation_timestamp.clone()),
             }
         })
         .collect();
-    candidates.sort_by_key(|candidate| (candidate.exists, candidate.has_started, Reverse(candidate.created.clone())));
+    candidates.sort_by_key(|candidate| {
+        let stays = !set.retiring().contains(&candidate.name);
+        (candidate.exists, candidate.has_started, stays, Reverse(candidate.created.clone()))
+    });
     candidates
 }
 
@@ -173,6 +192,7 @@ fn shrink_by_order(
     candidates: &[Candidate],
     known: &Registered<'_>,
     wanted: u32,
+    heard_at: u64,
 ) -> Removal {
     let surplus = |set: &WorkerSet| usize::try_from(set.len().saturating_sub(wanted)).unwrap_or(usize::MAX);
     // A retired worker gets no more work, so it goes even if it is not too many any more: another takes its place.
@@ -193,13 +213,23 @@ fn shrink_by_order(
     order.sort_by_key(|candidate| (!set.retiring().contains(&candidate.name), known.place(&candidate.name)));
     let chosen: Vec<_> = order.into_iter().take(surplus(set)).map(|candidate| candidate.name.clone()).collect();
     let addresses: Vec<_> = chosen.iter().flat_map(|name| known.addresses(name)).collect();
-    // A worker that ran and is not registered (any more) has nothing that could be saved.
-    for name in chosen.iter().filter(|name| !known.workers.contains_key(name.as_str())) {
-        set.remove(name);
+    // A worker that ran and is not registered (any more) has nothing that could be saved. One whose pod became ready only just
+    // now may have been registered since.
+    let mut may_register = false;
+    for candidate in candidates.iter().filter(|candidate| chosen.contains(&candidate.name)) {
+        if known.workers.contains_key(candidate.name.as_str()) {
+            continue;
+        }
+        let registration = u64::try_from(REGISTRATION.as_millis()).unwrap_or(u64::MAX);
+        if candidate.ready_since.is_some_and(|since| heard_at < since.saturating_add(registration)) {
+            may_register = true;
+        } else {
+            set.remove(&candidate.name);
+        }
     }
     set.set_retiring(chosen.into_iter().filter(|name| set.contains(name)).collect());
     if addresses.is_empty() {
-        return Removal::default();
+        return Removal { requeue_after: may_register.then_some(ASK_AGAIN), ..Removal::default() };
     }
     let asked = |heard: &&Heard| matches!(&heard.call, SchedulerCall::Retire(asked) if addresses.iter().all(|address| asked.contains(address)));
     let just_asked = seen.replies.fresh(&SchedulerCall::Retire(Vec::new()), ASK_AGAIN, seen.now).filter(asked);

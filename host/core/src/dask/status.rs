@@ -1,5 +1,6 @@
 //! What the status of a DaskCluster and a DaskWorkerGroup says: computed from what was observed, never carried along.
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
@@ -12,19 +13,23 @@ use crate::{
     object::Object,
     spec::{
         ClusterPhase, Condition, ConditionStatus, DaskClusterSpec, DaskClusterStatus, DaskWorkerGroupSpec,
-        DaskWorkerGroupStatus,
+        DaskWorkerGroupStatus, UpdateStrategy, UpdateStrategyType,
     },
     time::rfc3339,
-    wanted::{Problem, Snapshot},
+    wanted::{Findings, Problem, Snapshot},
 };
 
+/// A name that can't be used, or can't be made another from.
+pub(crate) const INVALID_NAME: &str = "InvalidName";
+
 /// Problems that make a subject what clients call an error: only a change of the subject can help.
-const ERRORS: [&str; 2] = ["InvalidName", "InvalidSpec"];
+const ERRORS: [&str; 2] = [INVALID_NAME, "InvalidSpec"];
 
 /// An outdated child, see [`super::template`].
 pub(crate) const OUTDATED: &str = "TemplateOutdated";
 
-pub(super) fn cluster(seen: &Snapshot, problems: &[Problem]) -> Value {
+pub(super) fn cluster(seen: &Snapshot, findings: &Findings) -> Value {
+    let problems = &findings.problems;
     let name = seen.subject.metadata.name.as_str();
     let previous: DaskClusterStatus = previous(seen);
     let scheduler = seen.child(&deployment_kind(), &scheduler_name(name)).map(AsRef::as_ref);
@@ -42,8 +47,10 @@ pub(super) fn cluster(seen: &Snapshot, problems: &[Problem]) -> Value {
     } else {
         ClusterPhase::Running
     };
-    let outdated = outdated(problems);
-    let problems: Vec<_> = problems.iter().cloned().chain(group.and_then(problem_of_group)).collect();
+    let group_status: DaskWorkerGroupStatus = group.and_then(|group| group.field("status")?.ok()).unwrap_or_default();
+    let outdated = findings.outdated.saturating_add(group_status.outdated_replicas.unwrap_or(0));
+    let update = has_rolling_update(seen).then_some(outdated);
+    let problems: Vec<_> = problems.iter().cloned().chain(problem_of_group(group_status)).collect();
     let status = DaskClusterStatus {
         phase: Some(phase),
         conditions: conditions(
@@ -51,7 +58,7 @@ pub(super) fn cluster(seen: &Snapshot, problems: &[Problem]) -> Value {
             &previous.conditions,
             &problems,
             scheduler_available(scheduler),
-            progress(phase == ClusterPhase::Running, &workers, wanted),
+            progress(phase == ClusterPhase::Running, update, &workers, wanted),
         ),
         observed_generation: seen.subject.metadata.generation,
         replicas: Some(workers.exist),
@@ -63,7 +70,9 @@ pub(super) fn cluster(seen: &Snapshot, problems: &[Problem]) -> Value {
     json!(status)
 }
 
-pub(super) fn worker_group(seen: &Snapshot, problems: &[Problem]) -> Value {
+pub(super) fn worker_group(seen: &Snapshot, findings: &Findings) -> Value {
+    let problems = &findings.problems;
+    let update = has_rolling_update(seen).then_some(findings.outdated);
     let previous: DaskWorkerGroupStatus = previous(seen);
     let workers = Workers::count(&seen.children);
     let spec = seen.subject.field::<DaskWorkerGroupSpec>("spec").and_then(Result::ok);
@@ -75,12 +84,12 @@ pub(super) fn worker_group(seen: &Snapshot, problems: &[Problem]) -> Value {
             &previous.conditions,
             problems,
             workers_available(&workers, wanted),
-            progress(problems.iter().all(|problem| problem.reason == OUTDATED), &workers, wanted),
+            progress(problems.iter().all(|problem| problem.reason == OUTDATED), update, &workers, wanted),
         ),
         observed_generation: seen.subject.metadata.generation,
         replicas: Some(workers.exist),
         ready_replicas: Some(workers.ready),
-        outdated_replicas: Some(outdated(problems)),
+        outdated_replicas: Some(findings.outdated),
         label_selector: Some(worker_selector(&cluster, &seen.subject.metadata.name)),
     };
     json!(status)
@@ -101,16 +110,17 @@ fn wanted_of_cluster(seen: &Snapshot) -> Option<u32> {
 }
 
 /// What is wrong with a cluster's group is wrong with the cluster.
-fn problem_of_group(group: &Object) -> Option<Problem> {
-    let status: DaskWorkerGroupStatus = group.field("status")?.ok()?;
-    let degraded = status.conditions.into_iter().find(|condition| condition.type_ == "Degraded");
+fn problem_of_group(group: DaskWorkerGroupStatus) -> Option<Problem> {
+    let degraded = group.conditions.into_iter().find(|condition| condition.type_ == "Degraded");
     let degraded = degraded.filter(|condition| condition.status == ConditionStatus::True)?;
     Some(Problem::passing("WorkerGroupDegraded", degraded.message))
 }
 
-fn outdated(problems: &[Problem]) -> u32 {
-    let count = problems.iter().filter(|problem| problem.reason == OUTDATED).count();
-    u32::try_from(count).unwrap_or(u32::MAX)
+/// Whether outdated workers are replaced without anybody's doing.
+fn has_rolling_update(seen: &Snapshot) -> bool {
+    let spec: Value = seen.subject.field("spec").and_then(Result::ok).unwrap_or_default();
+    let strategy = spec.get("updateStrategy").map(UpdateStrategy::deserialize).and_then(Result::ok);
+    strategy.is_some_and(|strategy| strategy.type_ == UpdateStrategyType::RollingUpdate)
 }
 
 fn waits_for_load_balancer(service: &Object) -> bool {
@@ -193,9 +203,13 @@ fn workers_available(workers: &Workers, wanted: u32) -> Finding {
     }
 }
 
-fn progress(components_exist: bool, workers: &Workers, wanted: u32) -> Finding {
+/// `outdated`: how many are still to be replaced, if they are.
+fn progress(components_exist: bool, outdated: Option<u32>, workers: &Workers, wanted: u32) -> Finding {
     if !components_exist {
         (ConditionStatus::True, "Creating".to_owned(), "parts are still to be made".to_owned())
+    } else if let Some(outdated @ 1..) = outdated {
+        let message = format!("{outdated} workers of an older template are still to be replaced");
+        (ConditionStatus::True, "Updating".to_owned(), message)
     } else if workers.exist != wanted {
         (ConditionStatus::True, "Scaling".to_owned(), format!("{} workers exist, {wanted} are wanted", workers.exist))
     } else if workers.ready < wanted {

@@ -1,8 +1,10 @@
 //! Pod templates are changed on purpose only: a Deployment remembers the template that it was made from.
 //!
-//! While the custom resource still gives that template, manual edits are reverted. When it gives another, the Deployment is
-//! left alone, because a change would restart its pod and lose what a worker holds; deleting the Deployment gives the new
-//! one. Labels and annotations are propagated to object metadata only, never to pod templates or selectors.
+//! While the custom resource still gives that template, manual edits are reverted. When it gives another, the Deployment's spec
+//! is left alone, because a change would restart its pod and lose what a worker holds; deleting the Deployment gives the new
+//! one. Under a rolling update the scheduler's gets the new template, and workers' are replaced by new ones. Labels and
+//! annotations are propagated to object metadata only, never to pod templates or selectors: also to those of a Deployment
+//! that another operator made from another template, which so becomes ours without a restart.
 //!
 //! A pod that we make ourselves, the runner of a job, is its own template: Kubernetes refuses most changes of it, and one that
 //! it allows (another image) would restart the job.
@@ -13,7 +15,7 @@ use super::{deployment_kind, pod_kind};
 use crate::{
     fields::{contains, held_entries, held_part, stable_digest},
     object::{GroupVersionKind, ManagedFields, Object},
-    wanted::{WantedChild, target},
+    wanted::{OnNewTemplate, WantedChild, target},
 };
 
 /// Annotation on Deployments and runners of jobs: `v1:` and the digest of the pod spec that they were made from, after `build`
@@ -28,8 +30,16 @@ const DIGITS: usize = 20;
 pub enum Settled {
     /// To be applied.
     Apply(WantedChild),
-    /// To be left as it is: it was made from another template.
+    /// Made from another template: its metadata is to be applied, the rest says what there is already.
     Outdated(WantedChild),
+}
+
+impl Settled {
+    /// What is to be applied.
+    pub fn child(&self) -> &WantedChild {
+        let (Self::Apply(child) | Self::Outdated(child)) = self;
+        child
+    }
 }
 
 /// Where a kind holds a pod spec that is changed on purpose only.
@@ -49,18 +59,21 @@ pub fn settle(mut child: WantedChild, live: Option<&Object>, manager: &str) -> S
     let Some(path) = pod_spec_of(&kind) else { return Settled::Apply(child) };
     let pod = child.object.pointer(path).cloned().unwrap_or_default();
     let hash = format!("v1:{}", &stable_digest(&pod)[..DIGITS]);
-    child.object["metadata"]["annotations"][TEMPLATE_HASH] = json!(hash);
-
-    let Some(live) = live else { return Settled::Apply(child) };
+    let Some(live) = live else {
+        child.object["metadata"]["annotations"][TEMPLATE_HASH] = json!(hash);
+        return Settled::Apply(child);
+    };
     let live_value = live.to_value();
     let same = match live.metadata.annotations.get(TEMPLATE_HASH) {
         Some(stamped) => *stamped == hash,
         // Somebody removed the stamp: it can be put back if nothing would change by it.
         None => contains(live_value.pointer(path).unwrap_or(&Value::Null), &pod),
     };
-    if !same {
+    if !same && child.on_new_template != OnNewTemplate::Apply {
+        leave_alone(&mut child.object, live, &live_value, manager);
         return Settled::Outdated(child);
     }
+    child.object["metadata"]["annotations"][TEMPLATE_HASH] = json!(hash);
     if kind.same_kind(&pod_kind()) {
         keep_pod(&mut child.object, live, &live_value, manager);
     } else {
@@ -69,26 +82,30 @@ pub fn settle(mut child: WantedChild, live: Option<&Object>, manager: &str) -> S
     Settled::Apply(child)
 }
 
+/// The live spec as far as we hold it: applying that changes nothing. None: we hold nothing of it.
+fn held_spec(live: &Object, live_value: &Value, manager: &str) -> Option<Value> {
+    let held = live.applied_by(manager).and_then(ManagedFields::decoded)?;
+    Some(held_part(held.get("f:spec")?, live_value.get("spec")?))
+}
+
 /// Sends a running pod's own values back for what we hold of it: what a webhook changed when it was made (the image's registry,
 /// say) stays changed.
 fn keep_pod(wanted: &mut Value, live: &Object, live_value: &Value, manager: &str) {
-    let held = live.applied_by(manager).and_then(ManagedFields::decoded);
-    if let (Some(held), Some(spec)) = (held.as_ref().and_then(|held| held.get("f:spec")), live_value.get("spec")) {
-        wanted["spec"] = held_part(held, spec);
+    if let Some(spec) = held_spec(live, live_value, manager) {
+        wanted["spec"] = spec;
     }
 }
 
-/// A child as it was made, for one that vanished from our watches: if it only lost the label by which it is watched, that is
-/// put back and no pod restarts; if it is gone, the precondition on its uid says so.
-pub fn as_it_was(mut child: WantedChild, former: &Object) -> WantedChild {
-    let former_value = former.to_value();
-    if let Some(spec) = former_value.get("spec") {
-        child.object["spec"] = spec.clone();
+/// Only metadata is applied, and what was applied before stays ours. What somebody else made keeps its fields: we hold none,
+/// so none is taken from its maker.
+fn leave_alone(wanted: &mut Value, live: &Object, live_value: &Value, manager: &str) {
+    match held_spec(live, live_value, manager) {
+        Some(spec) => wanted["spec"] = spec,
+        None => drop(wanted.as_object_mut().and_then(|wanted| wanted.remove("spec"))),
     }
-    if let Some(hash) = former.metadata.annotations.get(TEMPLATE_HASH) {
-        child.object["metadata"]["annotations"][TEMPLATE_HASH] = json!(hash);
+    if let Some(hash) = live.metadata.annotations.get(TEMPLATE_HASH) {
+        wanted["metadata"]["annotations"][TEMPLATE_HASH] = json!(hash);
     }
-    child
 }
 
 /// The selector can't change, and new metadata of the template would restart the pod.

@@ -70,7 +70,7 @@ impl WorkerSet {
         Some(set)
     }
 
-    /// From the names of the workers that exist.
+    /// From the names of the workers that exist. Those that no ordinal gives are somebody else's names.
     pub(super) fn recover<'a>(group: &str, uid: &str, names: impl Iterator<Item = &'a str>) -> Self {
         let mut names: BTreeSet<&str> = names.collect();
         let mut set = Self::empty(group, uid);
@@ -84,6 +84,7 @@ impl WorkerSet {
                 }
             }
         }
+        names.into_iter().for_each(|name| set.adopt(name));
         set
     }
 
@@ -129,6 +130,11 @@ impl WorkerSet {
 
     pub(super) fn set_retiring(&mut self, retiring: BTreeSet<String>) {
         self.retiring = retiring;
+    }
+
+    /// Marks a worker of the set as one that is to go.
+    pub(super) fn retire(&mut self, name: &str) {
+        self.retiring.insert(name.to_owned());
     }
 
     /// Takes in a worker that somebody else has named.
@@ -220,6 +226,8 @@ mod tests {
         let mut set = WorkerSet::empty("g", "uid");
         set.grow(6);
         without(&mut set, &[0, 2]);
+        assert_eq!(WorkerSet::recover("g", "uid", set.names().into_iter()), set);
+        set.adopt("g-worker-python");
         assert_eq!(WorkerSet::recover("g", "uid", set.names().into_iter()), set);
     }
 }

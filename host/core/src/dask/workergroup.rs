@@ -6,12 +6,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Environment, Lookup, Reconciler, cluster, cluster_kind, decode_spec, deployment_kind, field_manager,
-    metadata::{
-        CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata, WORKER_GROUP_NAME_LABEL, inherited_annotations,
-        inherited_labels,
-    },
-    removal, service_kind,
+    Environment, Lookup, Reconciler,
+    allocation::Room,
+    cluster, cluster_kind, decode_spec, deployment_kind, field_manager,
+    metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata, WORKER_GROUP_NAME_LABEL},
+    removal::{Removal, Surplus, shrink},
+    service_kind,
+    update::{Progress, rolling},
     worker_set::{WORKER_ORDINALS, WorkerSet},
 };
 use crate::{
@@ -20,7 +21,8 @@ use crate::{
     plugin::PLUGIN_LABEL,
     scheduler::{COMM_PORT, Scheduler},
     spec::DaskWorkerGroupSpec,
-    wanted::{Findings, Problem, Snapshot, SubjectPatch, Wanted, WantedChild},
+    time::epoch_millis,
+    wanted::{Findings, OnNewTemplate, Problem, Snapshot, SubjectPatch, Wanted, WantedChild},
 };
 
 /// The cluster that the group belongs to.
@@ -53,15 +55,13 @@ pub(super) fn reconcile(seen: &Snapshot, environment: &Environment) -> Wanted {
     }
 }
 
-fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem> {
-    let group = seen.subject.metadata.name.as_str();
+fn checked_spec(subject: &Object) -> Result<DaskWorkerGroupSpec, Problem> {
+    let group = subject.metadata.name.as_str();
     check_dns_label(group).map_err(|error| {
         let remedy = "make it anew under a name that is a DNS label of at most 63 characters, because workers carry it as a label";
         Problem::permanent("InvalidName", format!("DaskWorkerGroup {group}: metadata.name {error}; {remedy}"))
     })?;
-    let spec: DaskWorkerGroupSpec = decode_spec(&seen.subject)?;
-    let cluster = owning_cluster(seen, &spec)?;
-
+    let spec: DaskWorkerGroupSpec = decode_spec(subject)?;
     if spec.worker.replicas > WORKERS_MAX {
         let message = format!(
             "DaskWorkerGroup {group}: spec.worker.replicas is {}; a group has at most {WORKERS_MAX} workers: lower it, or spread \
@@ -70,19 +70,45 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
         );
         return Err(Problem::permanent("InvalidSpec", message));
     }
+    Ok(spec)
+}
 
+fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem> {
+    let spec = checked_spec(&seen.subject)?;
+    let cluster = owning_cluster(seen, &spec)?;
+    let update = rolling(&seen.subject, spec.update_strategy.as_ref())?;
+    let replicas = spec.worker.replicas;
+    let on_new_template = if update.is_some() { OnNewTemplate::Replace } else { OnNewTemplate::Leave };
+    let worker = |name: &str| worker(seen, &spec, cluster, environment, name, on_new_template);
     let mut workers = workers(seen);
+    let exists = |name: &&str| seen.child(&deployment_kind(), name).is_some();
+    if update.is_some() && seen.outdated.is_none() {
+        let drafts: Vec<_> = workers.names().into_iter().filter(exists).map(worker).collect();
+        if !drafts.is_empty() {
+            return Ok(Wanted { drafts, ..Wanted::default() });
+        }
+    }
+
     let scheduler = scheduler(seen, cluster);
-    let removal =
-        removal::shrink(seen, &mut workers, spec.worker.replicas, scheduler.as_ref(), environment.scale_down_deadline);
-    workers.grow(spec.worker.replicas);
-    let mut room = room(seen, spec.worker.replicas);
-    let children = workers
-        .names()
-        .into_iter()
-        .filter(|name| seen.child(&deployment_kind(), name).is_some() || take_one(&mut room))
-        .map(|name| worker(seen, &spec, cluster, environment, name))
-        .collect();
+    let progress = update.and_then(|update| Progress::of(seen, &workers, &update, replicas));
+    let surplus = match &progress {
+        Some(progress) => progress.surplus(&workers),
+        None => Surplus { wanted: replicas, only: None },
+    };
+    let removal = if is_taking_in(seen, &workers) {
+        Removal::default()
+    } else {
+        shrink(seen, &mut workers, surplus, scheduler.as_ref(), environment.scale_down_deadline)
+    };
+    let (size, most) = match &progress {
+        Some(progress) => (progress.size(&workers), progress.most()),
+        None => (replicas, replicas),
+    };
+    workers.grow(size);
+    let mut room = Room::of(seen, &workers, most, environment.worker_allocation.as_ref());
+    let names = workers.names();
+    let children: Vec<_> = names.iter().filter(|name| exists(name) || room.take()).map(|name| worker(name)).collect();
+    let next_batch = room.next_batch.filter(|_| children.len() < names.len());
     let mut patch = json!({"metadata": {"annotations": {WORKER_ORDINALS: workers.to_text()}}});
     if needs_owner(seen, cluster) {
         patch["metadata"]["ownerReferences"] = json!([cluster.as_owner()]);
@@ -93,7 +119,7 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
         children: Some(children),
         calls: calls.collect(),
         events: removal.events,
-        requeue_after: removal.requeue_after,
+        requeue_after: [removal.requeue_after, next_batch].into_iter().flatten().min(),
         findings: Findings { problems: removal.problem.into_iter().collect(), ..Findings::default() },
         ..Wanted::default()
     })
@@ -125,26 +151,48 @@ fn needs_owner(seen: &Snapshot, cluster: &Object) -> bool {
     !made_by_cluster && controller.is_none_or(|owner| owner.uid == cluster.metadata.uid)
 }
 
-/// The workers there are: the recorded ones, and those that another operator made for this group.
+/// The workers there are: the recorded ones, those that another operator made for this group, and those that are still there
+/// although they were to go.
 fn workers(seen: &Snapshot) -> WorkerSet {
     let group = &seen.subject.metadata;
     let (name, uid) = (group.name.as_str(), group.uid.as_str());
     let recorded = group.annotations.get(WORKER_ORDINALS);
-    let mut workers = recorded.and_then(|text| WorkerSet::parse(name, uid, text)).unwrap_or_else(|| {
-        let names = seen.children.iter().map(|child| child.metadata.name.as_str());
-        WorkerSet::recover(name, uid, names)
-    });
-    let manager = field_manager(Reconciler::WorkerGroup);
-    let theirs = |child: &&Arc<Object>| {
+    let is_worker = |child: &&Arc<Object>| {
         let label = |key: &str| child.metadata.labels.get(key).map(String::as_str);
         label(WORKER_GROUP_NAME_LABEL) == Some(name)
             && label(COMPONENT_LABEL) == Some("worker")
             && label(PLUGIN_LABEL).is_none()
-            && child.applied_by(&manager).is_none()
-            && !child.is_being_deleted()
     };
-    seen.children.iter().filter(theirs).for_each(|child| workers.adopt(&child.metadata.name));
+    let mut workers = recorded.and_then(|text| WorkerSet::parse(name, uid, text)).unwrap_or_else(|| {
+        let names = seen.children.iter().filter(is_worker).map(|child| child.metadata.name.as_str());
+        WorkerSet::recover(name, uid, names)
+    });
+    let others =
+        |child: &&Arc<Object>| is_worker(child) && !child.is_being_deleted() && !workers.contains(&child.metadata.name);
+    let others: Vec<_> = seen.children.iter().filter(others).collect();
+    for other in others {
+        if !is_applied(other) {
+            workers.adopt(&other.metadata.name);
+        } else if DeploymentStatus::of(other).ready_replicas > 0 {
+            // Taken out of the record when it had nothing to lose, and not deleted since, because of a crash or a failure: by
+            // now it may have work.
+            workers.adopt(&other.metadata.name);
+            workers.retire(&other.metadata.name);
+        }
+    }
     workers
+}
+
+fn is_applied(worker: &Object) -> bool {
+    worker.applied_by(&field_manager(Reconciler::WorkerGroup)).is_some()
+}
+
+/// Whether this pass takes in workers that another operator made. What is not ours yet would not be deleted, and be taken in
+/// again: so none goes before the next pass.
+fn is_taking_in(seen: &Snapshot, workers: &WorkerSet) -> bool {
+    let is_new =
+        |child: &Arc<Object>| workers.contains(&child.metadata.name) && !is_applied(child) && !child.is_being_deleted();
+    seen.children.iter().any(is_new)
 }
 
 /// The group's scheduler, if there is one that runs.
@@ -155,35 +203,22 @@ fn scheduler(seen: &Snapshot, cluster: &Object) -> Option<Scheduler> {
     runs.then(|| Scheduler::of(cluster, service))
 }
 
-/// How many workers may be made now. Workers whose ordinals were taken back may still be there, after a crash or a failed
-/// deletion: their successors wait until they are gone, lest there are more than were asked for.
-fn room(seen: &Snapshot, wanted: u32) -> u32 {
-    let manager = field_manager(Reconciler::WorkerGroup);
-    let ours = seen.children.iter().filter(|child| child.applied_by(&manager).is_some()).count();
-    wanted.saturating_sub(u32::try_from(ours).unwrap_or(u32::MAX))
-}
-
-fn take_one(room: &mut u32) -> bool {
-    let left = room.checked_sub(1);
-    *room = left.unwrap_or(0);
-    left.is_some()
-}
-
 fn worker(
     seen: &Snapshot,
     spec: &DaskWorkerGroupSpec,
     cluster: &Object,
     environment: &Environment,
     name: &str,
+    on_new_template: OnNewTemplate,
 ) -> WantedChild {
     let group = &seen.subject.metadata;
     let metadata = ChildMetadata::new(
-        inherited_labels(&group.labels),
-        inherited_annotations(&group.annotations),
+        environment.inherited(&group.labels),
+        environment.inherited(&group.annotations),
         spec.worker.metadata.as_ref(),
     )
     .reserve([(CLUSTER_NAME_LABEL, &spec.cluster), (WORKER_GROUP_NAME_LABEL, &group.name), (COMPONENT_LABEL, "worker")])
-    .complete(&inherited_labels(&cluster.metadata.labels))
+    .complete(&environment.inherited(&cluster.metadata.labels))
     .without_istio();
 
     let address = scheduler_address(&spec.cluster, group.namespace.as_deref(), environment);
@@ -191,20 +226,17 @@ fn worker(
     for container in pod.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten() {
         add_environment(container, &[("DASK_WORKER_NAME", name), ("DASK_SCHEDULER_ADDRESS", &address)]);
     }
-    WantedChild {
-        key: name.to_owned(),
-        object: json!({
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": metadata.named(name),
-            "spec": {
-                "replicas": 1,
-                "selector": {"matchLabels": metadata.labels()},
-                "template": {"metadata": metadata.of_template(), "spec": pod},
-            },
-        }),
-        guarded: false,
-    }
+    let object = json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata.named(name),
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": metadata.labels()},
+            "template": {"metadata": metadata.of_template(), "spec": pod},
+        },
+    });
+    WantedChild { on_new_template, ..WantedChild::new(name, object) }
 }
 
 /// Where pods find the scheduler of a cluster.
@@ -239,12 +271,14 @@ pub(super) struct DeploymentStatus {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct DeploymentCondition {
     #[serde(rename = "type")]
     pub(super) type_: String,
     pub(super) status: String,
     pub(super) reason: String,
     pub(super) message: String,
+    last_transition_time: Option<String>,
 }
 
 impl DeploymentStatus {
@@ -258,6 +292,12 @@ impl DeploymentStatus {
             condition.type_ == "Progressing" && condition.reason == "NewReplicaSetAvailable"
         };
         self.ready_replicas > 0 || self.conditions.iter().any(complete)
+    }
+
+    /// Since when its pod is ready, in milliseconds since the Unix epoch.
+    pub(super) fn ready_since(&self) -> Option<u64> {
+        let available = |condition: &&DeploymentCondition| condition.type_ == "Available" && condition.status == "True";
+        epoch_millis(self.conditions.iter().find(available)?.last_transition_time.as_deref()?)
     }
 
     /// Why pods can't be made (quota, admission), in the server's words.

@@ -186,6 +186,7 @@ impl Pipeline<'_> {
             children: kinds.iter().flat_map(|kind| self.observed.controlled_by(kind, uid)).collect(),
             departed: kinds.iter().flat_map(|kind| self.observed.departed(kind, uid)).collect(),
             related: std::collections::BTreeMap::new(),
+            outdated: None,
             replies: Replies::default(),
             facts: serde_json::Value::Null,
             now,

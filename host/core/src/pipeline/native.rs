@@ -1,13 +1,13 @@
 //! A pass of a Dask reconciler.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Pass, Pipeline, SubjectState, execute::adopt};
 use crate::{
     action::WriteError,
-    dask::{Lookup, PAUSED, Reconciler, Settled, as_it_was, field_manager, settle},
+    dask::{INVALID_NAME, Lookup, PAUSED, Reconciler, Settled, field_manager, settle},
     object::{NamespacedName, Object},
-    wanted::{Findings, Problem, Snapshot, WantedChild, target},
+    wanted::{Problem, Snapshot, WantedChild, target},
 };
 
 impl Pipeline<'_> {
@@ -27,25 +27,22 @@ impl Pipeline<'_> {
         seen.facts = state.findings.facts.clone();
         self.forget_lost_children(state, &seen);
         let mut wanted = reconciler.reconcile(&seen, self.environment);
-        let settled = wanted.children.take().map(|mut children| {
-            adopt(&mut children, subject);
-            children
-                .into_iter()
-                .map(|child| {
-                    let live = self.live_child(&child, &seen, &manager);
-                    settle_child(child, live.as_deref(), &seen, &manager)
-                })
-                .collect::<Vec<_>>()
-        });
+        if !wanted.drafts.is_empty() {
+            let drafts = self.settle_children(std::mem::take(&mut wanted.drafts), &seen, &manager);
+            seen.outdated = Some(outdated(&drafts));
+            wanted = reconciler.reconcile(&seen, self.environment);
+        }
+        let settled = wanted.children.take().map(|children| self.settle_children(children, &seen, &manager));
         let mut plan = self.plan(&manager, true, state, &seen, wanted.subject.as_ref(), settled.as_deref());
         self.plan_fields(&manager, state, &wanted.fields, &mut plan);
         if wanted.delete_subject {
             plan.subject_end = self.deletion(subject);
         }
-        let Findings { mut problems, facts } = wanted.findings;
-        problems.append(&mut plan.problems);
+        let mut findings = wanted.findings;
+        findings.problems.append(&mut plan.problems);
+        findings.outdated = plan.outdated;
         let done = self.execute(plan, state).await;
-        problems.extend(done.errors.iter().filter_map(|error| problem(reconciler, subject, error)));
+        findings.problems.extend(done.errors.iter().filter_map(|error| problem(reconciler, subject, error)));
 
         let retry = if done.errors.is_empty() {
             state.backoff.succeed();
@@ -53,16 +50,30 @@ impl Pipeline<'_> {
         } else {
             Some(state.backoff.fail(&subject.metadata.uid, None, None))
         };
-        state.findings = Findings { problems: problems.clone(), facts: facts.clone() };
+        state.findings = findings.clone();
         Pass {
             writes: done.writes,
             retry,
             requeue_after: wanted.requeue_after,
             calls: wanted.calls,
             events: wanted.events,
-            findings: Findings { problems, facts },
+            findings,
             ..Pass::default()
         }
+    }
+
+    /// Makes children the subject's, and compares their templates with the live ones.
+    fn settle_children(&self, mut children: Vec<WantedChild>, seen: &Snapshot, manager: &str) -> Vec<Settled> {
+        adopt(&mut children, &seen.subject);
+        let settle = |child: WantedChild| {
+            let live = self.live_child(&child, seen, manager);
+            let (kind, name) = target(&child.object);
+            // One that vanished from our watches may have lost only the label by which it is watched: that is put back and no
+            // pod restarts. If it is gone, the precondition on its uid says so.
+            let live = live.as_ref().or_else(|| seen.former_child(&kind, name)).map(Arc::as_ref);
+            settle(child, live, manager)
+        };
+        children.into_iter().map(settle).collect()
     }
 
     /// The child as it is, also if somebody took its owner reference.
@@ -86,16 +97,9 @@ impl Pipeline<'_> {
     }
 }
 
-fn settle_child(child: WantedChild, live: Option<&Object>, seen: &Snapshot, manager: &str) -> Settled {
-    if live.is_some() {
-        return settle(child, live, manager);
-    }
-    let (kind, name) = target(&child.object);
-    let Some(former) = seen.former_child(&kind, name) else { return settle(child, None, manager) };
-    match settle(child, Some(former), manager) {
-        Settled::Outdated(child) => Settled::Apply(as_it_was(child, former)),
-        settled => settled,
-    }
+fn outdated(settled: &[Settled]) -> BTreeSet<String> {
+    let outdated = settled.iter().filter(|settled| matches!(settled, Settled::Outdated(_)));
+    outdated.map(|settled| target(&settled.child().object).1.to_owned()).collect()
 }
 
 /// What a person should know of a failed write. That our view was old is none of their business.
@@ -104,12 +108,23 @@ fn problem(reconciler: Reconciler, subject: &Object, error: &WriteError) -> Opti
         return None;
     }
     let (kind, name) = (&subject.kind.kind, &subject.metadata.name);
-    let remedy = match error {
-        WriteError::Refused { object, .. } => match reconciler.section(&object.kind) {
-            Some(section) => format!("; correct {section} of {kind} {name}"),
-            None => String::new(),
-        },
-        _ => String::new(),
+    let WriteError::Refused { object, message, .. } = error else {
+        return Some(Problem::passing(error.kind(), format!("{kind} {name}: {error}")));
     };
-    Some(Problem::passing(error.kind(), format!("{kind} {name}: {error}{remedy}")))
+    let section = reconciler.section(&object.kind);
+    let (reason, remedy) = if message.contains("metadata.name:") {
+        (INVALID_NAME, format!("; names are made from that of {kind} {name}: make it anew under another one"))
+    } else if let Some(section) = section.filter(|_| is_about_what_cannot_change(message)) {
+        let change = format!("{section} of {kind} {name}");
+        (error.kind(), format!("; delete it to have it made anew with the new value, or undo the change in {change}"))
+    } else {
+        (error.kind(), section.map(|section| format!("; correct {section} of {kind} {name}")).unwrap_or_default())
+    };
+    Some(Problem::passing(reason, format!("{kind} {name}: {error}{remedy}")))
+}
+
+/// Whether the API server refuses a change because the field can't change: in the words of Kubernetes' validation of Services
+/// (`clusterIPs`, `healthCheckNodePort`, `loadBalancerClass`) and Deployments (`selector`).
+fn is_about_what_cannot_change(message: &str) -> bool {
+    ["field is immutable", "may not change once set", "can not be unset"].iter().any(|words| message.contains(words))
 }

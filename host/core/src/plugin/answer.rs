@@ -137,7 +137,7 @@ pub fn accept(
                     if places.insert(place) { Ok(object) } else { Err(format!("{kind} {name} is returned twice")) }
                 });
             match checked {
-                Ok(object) => accepted.push(WantedChild { key: child.key.clone(), object, guarded: false }),
+                Ok(object) => accepted.push(WantedChild::new(&child.key, object)),
                 Err(why) => problems.push(refused(handler, &format!("child {:?}", child.key), &why)),
             }
         }

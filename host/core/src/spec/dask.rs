@@ -5,7 +5,7 @@ use serde_json::Value;
 
 #[cfg(feature = "schema")]
 use super::schema;
-use super::{Condition, Metadata};
+use super::{Condition, Metadata, UpdateStrategy};
 
 /// A Dask cluster: one scheduler, its Service and a default group of workers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +22,9 @@ pub struct DaskClusterSpec {
     /// Name of a Secret with `ca.crt`, `tls.crt` and `tls.key`, with which the operator talks to a scheduler that wants TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_secret_name: Option<String>,
+    /// How the scheduler and the default group's workers follow a changed template. Not set: `OnDelete`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update_strategy: Option<UpdateStrategy>,
 }
 
 /// A scheduler: a pod and the Service in front of it.
@@ -111,12 +114,16 @@ pub enum ClusterPhase {
 
 /// A group of workers of a Dask cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DaskWorkerGroupSpec {
     /// Name of the DaskCluster that the workers belong to.
     pub cluster: String,
     /// The workers.
     pub worker: WorkerSpec,
+    /// How the workers follow a changed template. Not set: `OnDelete`. The default group's is that of its cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update_strategy: Option<UpdateStrategy>,
 }
 
 /// State of a DaskWorkerGroup.

@@ -15,6 +15,7 @@ mod record;
 mod schema;
 mod source;
 mod text;
+mod update;
 
 pub use common::{Condition, ConditionStatus, LabelSelector, LabelSelectorRequirement, Metadata};
 pub use dask::{
@@ -42,3 +43,4 @@ pub use source::{
     SelectedSource, SourceError,
 };
 pub use text::{DurationText, QuantityText, TextError};
+pub use update::{RollingUpdate, Share, UpdateStrategy, UpdateStrategyType};

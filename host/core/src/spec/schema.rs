@@ -12,6 +12,10 @@ pub(super) fn runner_pod_spec(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "x-embedded": "RunnerPodSpec" })
 }
 
+pub(super) fn int_or_string(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "x-kubernetes-int-or-string": true })
+}
+
 pub(super) fn service_spec(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "x-embedded": "ServiceSpec" })
 }

@@ -68,6 +68,7 @@ fn a_runner_that_vanished_from_our_watches_may_have_ended_or_only_lost_a_label()
             children: Vec::new(),
             departed: vec![Arc::new(Object::from_value(&runner).unwrap())],
             related: BTreeMap::new(),
+            outdated: None,
             replies: Replies::default(),
             facts: Value::Null,
             now: START,

@@ -121,7 +121,7 @@ impl<'a> Job<'a> {
 
     fn children(&self, stage: &Stage, environment: &Environment) -> Option<Vec<WantedChild>> {
         let job = &self.seen.subject;
-        let cluster = || objects::cluster(job, &self.spec);
+        let cluster = || objects::cluster(job, &self.spec, environment);
         let runner = || objects::runner(job, &self.spec, environment);
         let (live_cluster, live_runner) = (self.live_cluster(), self.live_runner());
         let of = |with_cluster: bool, with_runner: bool| {
