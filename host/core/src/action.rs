@@ -1,5 +1,7 @@
 //! What is to be written, as values, and what came of it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -19,7 +21,7 @@ pub enum Action {
         /// Precondition.
         uid: String,
     },
-    /// Removal of a finalizer that nobody heeds any more.
+    /// Removal of a finalizer that nobody heeds any more, and a note of it.
     RemoveFinalizer {
         /// The object's kind.
         resource: Resource,
@@ -27,10 +29,12 @@ pub enum Action {
         object: ObjectKey,
         /// Precondition.
         uid: String,
-        /// The finalizer.
-        finalizer: String,
-        /// Its place among the object's finalizers, a precondition, too.
+        /// Precondition.
+        resource_version: String,
+        /// The finalizer's place among the object's finalizers.
         position: usize,
+        /// All annotations of the object from then on.
+        annotations: BTreeMap<String, String>,
     },
 }
 

@@ -204,14 +204,21 @@ impl MemoryCluster {
         seen.map(Written::Applied).ok_or_else(|| stale("no existing object"))
     }
 
-    fn remove_finalizer(&self, key: &ObjectKey, uid: &str, finalizer: &str) -> Result<Written, WriteError> {
+    fn remove_finalizer(
+        &self,
+        key: &ObjectKey,
+        uid: &str,
+        position: usize,
+        annotations: &BTreeMap<String, String>,
+    ) -> Result<Written, WriteError> {
         let stale = || WriteError::Stale { object: key.clone(), message: "uid mismatch".to_owned() };
         let live = |objects: &Objects| objects.stored.get(key).map(|stored| Arc::clone(&stored.seen));
         live(&self.lock()).filter(|live| live.metadata.uid == uid).ok_or_else(stale)?;
         self.edit(key, |object| {
             if let Some(finalizers) = object["metadata"]["finalizers"].as_array_mut() {
-                finalizers.retain(|other| other != finalizer);
+                finalizers.remove(position);
             }
+            object["metadata"]["annotations"] = json!(annotations);
         });
         let mut objects = self.lock();
         objects.written.push((key.clone(), "remove-finalizer".to_owned()));
@@ -433,7 +440,9 @@ impl Writes for MemoryCluster {
                 }
                 Ok(Written::Deleted)
             }
-            Action::RemoveFinalizer { object, uid, finalizer, .. } => self.remove_finalizer(object, uid, finalizer),
+            Action::RemoveFinalizer { object, uid, position, annotations, .. } => {
+                self.remove_finalizer(object, uid, *position, annotations)
+            }
         };
         Box::pin(std::future::ready(result))
     }

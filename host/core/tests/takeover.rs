@@ -80,7 +80,10 @@ fn the_finalizer_goes_first_and_those_of_others_stay() {
     let mut world = World::new();
     assert_eq!(world.pass().writes, 1);
     assert_eq!(world.finalizers(), json!(["other.example.org/keep"]));
-    assert!(!world.has_group(), "one thing after the other");
+    let pass = world.pass();
+    assert_eq!((pass.writes, pass.requeue_after), (0, Some(Duration::from_secs(5))), "it might come back");
+    assert!(!world.has_group());
+    world.now += 5_000;
     world.pass();
     assert!(world.has_group());
 }
@@ -95,14 +98,37 @@ fn nothing_is_written_while_the_python_operator_is_at_work() {
         assert_eq!((pass.writes, pass.findings.problems[0].reason), (0, "PythonOperatorActive"));
         assert!(pass.findings.problems[0].message.contains("uninstall"), "{pass:?}");
         assert_eq!(pass.requeue_after, Some(Duration::from_secs(30)));
+        // What is known of it survives a restart.
+        world.state = SubjectState::default();
     }
-    assert!(!world.has_group());
-
     world.now += 30_000;
     assert_eq!(world.pass().writes, 1, "some time later it is tried again");
-    world.now += 1_000;
+    assert!(!world.has_group());
+    world.now += 5_000;
     world.pass();
     assert!(world.has_group(), "and this time it stayed away");
+}
+
+#[test]
+fn a_group_waits_for_its_cluster() {
+    let mut world = World::new();
+    let group = |world: &World, state: &mut SubjectState| {
+        let pipeline = Pipeline { observed: &world.cluster, writes: &world.cluster, environment: &world.environment };
+        let handler = Handler::Native(Reconciler::WorkerGroup);
+        now(pipeline.reconcile(&handler, &NamespacedName::new("n", "simple-default"), state, world.now))
+    };
+    world.pass();
+    world.now += 5_000;
+    world.pass();
+    world.put_back();
+    world.now += 30_000;
+    let mut state = SubjectState::default();
+    assert_eq!(group(&world, &mut state).writes, 0, "the cluster is held");
+    world.pass();
+    let pass = group(&world, &mut state);
+    assert_eq!((pass.writes, pass.requeue_after), (0, Some(Duration::from_secs(5))), "it might come back");
+    world.now += 5_000;
+    assert!(group(&world, &mut state).writes > 0);
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, File},
-    io::ErrorKind,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -15,7 +14,7 @@ use rustix::process::{Pid, Signal};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use crate::{control_plane::cache_directory, wait_for};
+use crate::{python, wait_for};
 
 /// How long a process may take to start on a busy machine.
 const START: Duration = Duration::from_secs(60);
@@ -70,18 +69,7 @@ impl Dask {
     /// # Errors
     /// When there is no Python 3 with venv, or pip fails.
     pub fn install(version: &str) -> anyhow::Result<Self> {
-        let environment = cache_directory(&format!("dask-{version}"))?;
-        fs::create_dir_all(&environment).with_context(|| format!("creating {}", environment.display()))?;
-        let path = cache_directory(&format!("dask-{version}.lock"))?;
-        let lock = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
-        lock.lock().with_context(|| format!("locking {}", path.display()))?;
-        let finished = environment.join("finished");
-        if !finished.is_file() {
-            run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
-            let package = format!("distributed=={version}");
-            run(Command::new(environment.join("bin/python")).args(["-m", "pip", "install", "--quiet", &package]))?;
-            File::create(&finished).with_context(|| format!("creating {}", finished.display()))?;
-        }
+        let environment = python::environment(&format!("dask-{version}"), &format!("distributed=={version}"))?;
         Ok(Self { environment })
     }
 
@@ -212,24 +200,6 @@ impl Drop for Process {
         }
         let _ = self.child.wait();
     }
-}
-
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let output = command.stdin(Stdio::null()).output().map_err(|error| match error.kind() {
-        ErrorKind::NotFound => anyhow::anyhow!(
-            "tests talk to real Dask, which needs Python 3.9 or later with venv, and there is no python3: install it \
-             (on Debian: apt install python3-venv)"
-        ),
-        _ => error.into(),
-    })?;
-    ensure!(
-        output.status.success(),
-        "{command:?}: {}: {}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }
 
 /// An authority and a certificate that it signed, for a scheduler, its workers and its clients alike, as is usual with Dask. The

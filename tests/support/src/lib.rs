@@ -15,6 +15,7 @@ mod installation;
 mod kubeconfig;
 mod namespace;
 mod operator;
+mod python;
 mod python_operator;
 mod third_party;
 mod wait;

@@ -3,17 +3,14 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, Command},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use tempfile::TempDir;
 
-use crate::{
-    Kubeconfig,
-    control_plane::{cache_directory, supervised},
-};
+use crate::{Kubeconfig, control_plane::supervised, python};
 
 /// Its release.
 const VERSION: &str = "2026.3.0";
@@ -36,13 +33,8 @@ impl PythonOperator {
     /// # Errors
     /// When there is no Python 3 with venv, or pip fails.
     pub fn install() -> anyhow::Result<Self> {
-        let environment = cache_directory(&format!("dask-kubernetes-{VERSION}"))?;
-        if !environment.join("finished").is_file() {
-            run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
-            let package = format!("dask-kubernetes=={VERSION}");
-            run(Command::new(environment.join("bin/python")).args(["-m", "pip", "install", "--quiet", &package]))?;
-            File::create(environment.join("finished")).context("marking the installation as finished")?;
-        }
+        let name = format!("dask-kubernetes-{VERSION}");
+        let environment = python::environment(&name, &format!("dask-kubernetes=={VERSION}"))?;
         Ok(Self { environment })
     }
 
@@ -82,12 +74,6 @@ impl PythonOperator {
             .context("starting the Python operator")?;
         Ok(RunningPythonOperator { _lifeline: child.stdin.take(), child, directory })
     }
-}
-
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }
 
 fn definitions(file: &Path) -> anyhow::Result<Vec<CustomResourceDefinition>> {

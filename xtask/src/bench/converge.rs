@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use dask_wasm_operator_api::crds;
 use dask_wasm_operator_test_support::{
-    Installation, Operator, apply_objects,
+    Installation, Operator, PythonOperator, apply_objects,
     control_plane::{Binaries, ControlPlane},
     wait_for,
 };

@@ -67,12 +67,12 @@ impl Applier {
         match action {
             Action::Apply(apply) => self.apply(&apply, deadline).await,
             Action::Delete { resource, object, uid } => self.delete(&resource, object, &uid, deadline).await,
-            Action::RemoveFinalizer { resource, object, uid, finalizer, position } => {
-                let at = format!("/metadata/finalizers/{position}");
+            Action::RemoveFinalizer { resource, object, uid, resource_version, position, annotations } => {
                 let patch = json!([
                     {"op": "test", "path": "/metadata/uid", "value": uid},
-                    {"op": "test", "path": at, "value": finalizer},
-                    {"op": "remove", "path": at},
+                    {"op": "test", "path": "/metadata/resourceVersion", "value": resource_version},
+                    {"op": "remove", "path": format!("/metadata/finalizers/{position}")},
+                    {"op": "add", "path": "/metadata/annotations", "value": annotations},
                 ]);
                 self.patch(&resource, object, &uid, &patch, deadline).await
             }

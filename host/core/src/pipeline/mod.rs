@@ -79,8 +79,6 @@ pub struct SubjectState {
     /// Of a plugin: the input at which it was parked.
     parked: Option<u64>,
     requeued: bool,
-    /// Of a native reconciler: when the Python operator's hold on the subject was last undone.
-    freed: Option<u64>,
     /// The subject as it was last seen, kept for handlers that want to hear of its end.
     last_seen: Option<Arc<Object>>,
 }
