@@ -63,6 +63,11 @@ impl World {
         json!(simple.metadata.finalizers)
     }
 
+    fn owner(&self) -> Value {
+        let objects = self.cluster.objects();
+        json!(objects.iter().find(|object| object.key() == Self::key()).unwrap().as_owner())
+    }
+
     /// As kopf does when its finalizer is missing.
     fn put_back(&self) {
         self.cluster.edit(&Self::key(), |object| {
@@ -129,6 +134,35 @@ fn a_group_waits_for_its_cluster() {
     assert_eq!((pass.writes, pass.requeue_after), (0, Some(Duration::from_secs(5))), "it might come back");
     world.now += 5_000;
     assert!(group(&world, &mut state).writes > 0);
+}
+
+#[test]
+fn a_number_that_the_python_operator_has_not_seen_is_copied_and_no_other() {
+    for (handled, expected) in [(2, 3), (3, 2)] {
+        let mut world = World::new();
+        world.pass();
+        world.now += 5_000;
+        world.pass();
+        // As the Python operator leaves a cluster and its group.
+        let group = ObjectKey { kind: worker_group_kind(), at: NamespacedName::new("n", "simple-default") };
+        world.cluster.forget_apply(&group, "dask-operator/cluster");
+        world.cluster.edit(&group, |object| {
+            object["metadata"]["annotations"] = json!({});
+            object["metadata"]["ownerReferences"] = json!([world.owner()]);
+            object["spec"] = simple()["spec"].clone();
+            object["spec"]["cluster"] = json!("simple");
+            object["spec"]["worker"]["replicas"] = json!(2);
+        });
+        world.cluster.edit(&World::key(), |object| {
+            let handled = json!({"spec": {"worker": {"replicas": handled}}}).to_string();
+            object["metadata"]["annotations"]["kopf.zalando.org/last-handled-configuration"] = json!(handled);
+            object["spec"]["worker"]["replicas"] = json!(3);
+        });
+        world.pass();
+        let objects = world.cluster.objects();
+        let group = objects.iter().find(|object| object.key() == group).unwrap().to_value();
+        assert_eq!(group["spec"]["worker"]["replicas"], expected, "of 2 workers, with 3 asked for and {handled} handled");
+    }
 }
 
 #[test]

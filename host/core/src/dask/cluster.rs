@@ -26,6 +26,9 @@ const _: () = assert!(NAME_MAX == 53, "the length that clients of the Python ope
 /// cluster's changes: scaling writes only the group.
 const COPIED_REPLICAS: &str = "operator.dask.org/copied-replicas";
 
+/// What the Python operator has dealt with, as JSON.
+const KOPF_LAST_HANDLED: &str = "kopf.zalando.org/last-handled-configuration";
+
 /// The default group's workers, for the status.
 pub(super) const WORKERS: &str = "workers";
 
@@ -127,7 +130,7 @@ impl Cluster<'_> {
         // As it stands in the cluster, so that nothing newer than us is lost on the way.
         let mut raw: Value = self.seen.subject.field("spec").and_then(Result::ok).unwrap_or_default();
         let mut worker = raw["worker"].take();
-        let replicas = replicas(live.map(Arc::as_ref), spec.worker.replicas);
+        let replicas = replicas(&self.seen.subject, live.map(Arc::as_ref), spec.worker.replicas);
         if let Some(fields) = worker.as_object_mut() {
             match replicas {
                 Some(replicas) => fields.insert("replicas".to_owned(), json!(replicas)),
@@ -150,14 +153,20 @@ impl Cluster<'_> {
     }
 }
 
+/// The number that the Python operator saw last: what was changed after that it has not copied.
+fn copied_by_python(cluster: &Object) -> Option<String> {
+    let handled: Value = serde_json::from_str(cluster.metadata.annotations.get(KOPF_LAST_HANDLED)?).ok()?;
+    handled.pointer("/spec/worker/replicas").map(Value::to_string)
+}
+
 /// The value of `replicas` to apply to the default group; none: it is in other hands, say nothing of it.
 ///
 /// Server-side apply removes a field that its manager stops to send. So while the field is ours, the live value is sent
 /// back, guarded against a change in between; once somebody else scales the group, the field is theirs.
-fn replicas(live: Option<&Object>, asked: u32) -> Option<u32> {
+fn replicas(cluster: &Object, live: Option<&Object>, asked: u32) -> Option<u32> {
     let Some(live) = live else { return Some(asked) };
-    let copied = live.metadata.annotations.get(COPIED_REPLICAS);
-    if copied.is_some_and(|copied| *copied != asked.to_string()) {
+    let copied = live.metadata.annotations.get(COPIED_REPLICAS).cloned().or_else(|| copied_by_python(cluster));
+    if copied.is_some_and(|copied| copied != asked.to_string()) {
         return Some(asked);
     }
     let held = live.applied_by(&field_manager(Reconciler::Cluster)).and_then(ManagedFields::decoded)?;

@@ -236,7 +236,7 @@ struct ReadOnly;
 
 impl Writes for ReadOnly {
     fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>> {
-        let object = action.object();
+        let object = action.object().clone();
         let message = "read-only".to_owned();
         let refused = WriteError::Refused { object, code: 403, reason: "Forbidden".to_owned(), message };
         Box::pin(std::future::ready(Err(refused)))
