@@ -6,7 +6,7 @@ use std::{
 };
 
 use dask_wasm_operator_core::{
-    action::{Action, Apply, WriteError, Written},
+    action::{Action, WriteError, Written},
     dask::Reconciler,
     memory::MemoryCluster,
     object::{NamespacedName, ObjectKey},

@@ -158,6 +158,10 @@ impl Observed for Kubernetes {
     fn resource(&self, kind: &GroupVersionKind) -> Option<Resource> {
         self.cluster.resource(kind)
     }
+
+    fn has_status(&self, kind: &GroupVersionKind) -> bool {
+        self.cluster.has_status(kind)
+    }
 }
 
 impl Writes for Kubernetes {
