@@ -146,9 +146,10 @@ fn a_number_that_the_python_operator_has_not_seen_is_copied_and_no_other() {
         // As the Python operator leaves a cluster and its group.
         let group = ObjectKey { kind: worker_group_kind(), at: NamespacedName::new("n", "simple-default") };
         world.cluster.forget_apply(&group, "dask-operator/cluster");
+        let owner = world.owner();
         world.cluster.edit(&group, |object| {
             object["metadata"]["annotations"] = json!({});
-            object["metadata"]["ownerReferences"] = json!([world.owner()]);
+            object["metadata"]["ownerReferences"] = json!([owner]);
             object["spec"] = simple()["spec"].clone();
             object["spec"]["cluster"] = json!("simple");
             object["spec"]["worker"]["replicas"] = json!(2);
