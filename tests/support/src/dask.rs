@@ -73,6 +73,11 @@ impl Dask {
         Ok(Self { environment })
     }
 
+    /// The directory of the Python environment.
+    pub(crate) fn environment(&self) -> &Path {
+        &self.environment
+    }
+
     /// Starts a scheduler without workers, on ports that are free.
     ///
     /// # Errors
@@ -114,6 +119,11 @@ impl DaskProcesses {
     /// `HOST:PORT` of the HTTP server.
     pub fn dashboard(&self) -> String {
         format!("127.0.0.1:{}", self.contact.services.dashboard)
+    }
+
+    /// Where the processes write their files, and where their packages are.
+    pub fn directories(&self) -> [&Path; 2] {
+        [self.directory.path(), &self.dask.environment]
     }
 
     /// The certificates that it was started with.

@@ -172,3 +172,40 @@ impl Connector {
 pub(super) fn namespace(scheduler: &Scheduler) -> &str {
     scheduler.cluster.namespace.as_deref().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use dask_wasm_operator_core::object::NamespacedName;
+
+    use super::{super::address::Given, *};
+
+    #[tokio::test]
+    async fn schedulers_have_the_names_of_their_services() {
+        let scheduler = Scheduler {
+            cluster: NamespacedName::new("team", "c"),
+            service: "c-scheduler".to_owned(),
+            comm_port: 9786,
+            dashboard_port: None,
+            tls_secret: None,
+        };
+        let configuration = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let given =
+            BTreeMap::from([(NamespacedName::new("other", "c"), "other/c=h:1".parse::<Given>().unwrap().address)]);
+        let mut connector = Connector {
+            client: kube::Client::try_from(configuration).unwrap(),
+            addresses: Addresses { given, route: Route::ServiceDns { cluster_domain: "cluster.example".to_owned() } },
+            connect: Duration::ZERO,
+            handshake: Duration::ZERO,
+        };
+        assert_eq!(connector.comm_address(&scheduler), "c-scheduler.team.svc.cluster.example:9786");
+        let other = Scheduler { cluster: NamespacedName::new("other", "c"), ..scheduler.clone() };
+        assert_eq!(connector.comm_address(&other), "h:1");
+        connector.addresses.route = Route::PortForward(connector.client.clone());
+        assert_eq!(connector.comm_address(&scheduler), "c-scheduler.team:9786");
+        assert_eq!(connector.comm_address(&other), "h:1", "what is given counts on every route");
+        let error = connector.dashboard(&scheduler).await.err().unwrap();
+        assert_eq!(error.to_string(), "Service c-scheduler has no port for the dashboard");
+    }
+}

@@ -12,22 +12,21 @@
 
 use std::{collections::BTreeSet, time::SystemTime};
 
-use bytes::Bytes;
 use dask_wasm_operator_core::scheduler::{Scheduler, SchedulerError, SchedulerWorker};
-use http::Method;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use thiserror::Error;
 
 use super::{
     Deadlines,
+    answer::Memory,
     connect::{ConnectError, Connector},
     http::{self as api, HttpError, Question},
     reply::{
         AdaptiveTarget, Bounded, CheckIdle, Counts, GetWorkers, Identity, IdleSince, RetireWorkers, Version, Versions,
     },
     rpc::{Connection, Request, RpcError},
-    session::Session,
+    session::{Kept, Session},
     tls,
 };
 
@@ -37,30 +36,28 @@ const CHECK_IDLE: &str = "/api/v1/check_idle";
 const RETIRE_WORKERS: &str = "/api/v1/retire_workers";
 const COUNTS: &str = "/json/counts.json";
 
+/// How much is told of an error, in bytes.
+const MAX_ERROR_TEXT: usize = 1000;
+
 /// One call to one scheduler.
 pub(super) struct Conversation<'a> {
-    connector: &'a Connector,
-    deadlines: Deadlines,
-    scheduler: &'a Scheduler,
-    session: &'a mut Session,
+    pub(super) connector: &'a Connector,
+    pub(super) memory: &'a Memory,
+    pub(super) deadlines: Deadlines,
+    pub(super) scheduler: &'a Scheduler,
+    pub(super) session: &'a mut Session,
 }
 
-impl<'a> Conversation<'a> {
-    pub(super) fn new(
-        connector: &'a Connector,
-        deadlines: Deadlines,
-        scheduler: &'a Scheduler,
-        session: &'a mut Session,
-    ) -> Self {
-        session.touch();
-        Self { connector, deadlines, scheduler, session }
-    }
-
+impl Conversation<'_> {
     pub(super) async fn workers(mut self) -> Result<Vec<SchedulerWorker>, SchedulerError> {
         let identity: Identity = match self.rpc(&Request::plain("identity")).await {
             Ok(identity) => identity,
             Err(error @ SchedulerError::Unreachable(_)) => {
-                return self.api(Question::get(GET_WORKERS)).await.map(GetWorkers::into_workers).ok_or(error);
+                return self
+                    .api(Question::get(GET_WORKERS).about_workers())
+                    .await
+                    .map(GetWorkers::into_workers)
+                    .ok_or(error);
             }
             Err(error) => return Err(error),
         };
@@ -112,7 +109,7 @@ impl<'a> Conversation<'a> {
         }
         let identity: Option<Identity> = self.rpc(&Request::plain("identity")).await.ok();
         self.session.idle_clock = clock;
-        Ok(Some(self.session.idle_since(identity.map(|identity| identity.id), now())))
+        Ok(Some(self.session.idle_since(identity.map(|identity| identity.id.0), now())))
     }
 
     /// Those of the addresses that are empty now. By HTTP the scheduler strikes them off at once, and their processes end by
@@ -125,8 +122,7 @@ impl<'a> Conversation<'a> {
                 .await
                 .map_err(|error| self.error_of(error))?,
             Err(error @ SchedulerError::Unreachable(_)) => {
-                let body = Bytes::from(json!({ "workers": addresses }).to_string());
-                let question = Question { method: Method::POST, path: RETIRE_WORKERS, body };
+                let question = Question::post(RETIRE_WORKERS, &json!({ "workers": addresses })).about_workers();
                 self.deadlines.call = self.deadlines.retire;
                 Some(self.api(question).await.ok_or(error)?)
             }
@@ -151,24 +147,24 @@ impl<'a> Conversation<'a> {
 
     /// The release of distributed; none: it can't be told.
     async fn version(&mut self) -> Result<Option<Version>, SchedulerError> {
-        if let Some(version) = self.session.connection.as_ref().and_then(|connection| connection.version) {
+        if let Some(version) = self.session.kept.as_ref().and_then(|kept| kept.connection.version) {
             return Ok(version);
         }
         let versions: Versions = self.rpc(&Request::plain("versions")).await?;
         let version = versions.distributed();
-        if let Some(connection) = &mut self.session.connection {
-            connection.version = Some(version);
+        if let Some(kept) = &mut self.session.kept {
+            kept.connection.version = Some(version);
         }
         Ok(version)
     }
 
     /// Asks by RPC. Everything that is asked so may be asked twice.
-    async fn rpc<A: DeserializeOwned>(&mut self, request: &Request<'_>) -> Result<A, SchedulerError> {
+    async fn rpc<A: DeserializeOwned + Send + 'static>(&mut self, request: &Request<'_>) -> Result<A, SchedulerError> {
         // Taken out, so that a connection on which a call fails or is cut off is never used again.
-        if let Some(mut kept) = self.session.connection.take() {
-            match kept.call(request, self.deadlines.call).await {
+        if let Some(Kept { mut connection, .. }) = self.session.kept.take() {
+            match connection.call(request, self.deadlines.call).await {
                 Ok(answer) => {
-                    self.keep(kept);
+                    self.session.keep(connection);
                     return Ok(answer);
                 }
                 // The scheduler was restarted in between.
@@ -178,22 +174,18 @@ impl<'a> Conversation<'a> {
         }
         let mut connection = self.connect().await?;
         let answer = connection.call(request, self.deadlines.call).await.map_err(|error| self.error_of(error))?;
-        self.keep(connection);
+        self.session.keep(connection);
         Ok(answer)
-    }
-
-    fn keep(&mut self, connection: Connection) {
-        self.session.connection = Some(connection);
-        self.session.touch();
     }
 
     async fn connect(&self) -> Result<Connection, SchedulerError> {
         let stream = self.connector.comm(self.scheduler).await.map_err(|error| from_connect(&error))?;
-        Connection::open(stream, self.deadlines.handshake).await.map_err(|error| self.error_of(error))
+        let opened = Connection::open(stream, self.memory.clone(), self.deadlines.handshake).await;
+        opened.map_err(|error| self.error_of(error))
     }
 
     /// Asks the HTTP API. None, for whatever reason: there are other ways.
-    async fn api<A: DeserializeOwned>(&mut self, question: Question) -> Option<A> {
+    async fn api<A: DeserializeOwned + Send + 'static>(&mut self, question: Question) -> Option<A> {
         let path = question.path;
         if self.session.is_absent(path) {
             return None;
@@ -210,15 +202,15 @@ impl<'a> Conversation<'a> {
     }
 
     /// Asks by HTTP. None, for whatever reason: it was the last resort.
-    async fn http<A: DeserializeOwned>(&self, question: Question) -> Option<A> {
+    async fn http<A: DeserializeOwned + Send + 'static>(&self, question: Question) -> Option<A> {
         self.ask(question).await.ok()
     }
 
-    async fn ask<A: DeserializeOwned>(&self, question: Question) -> Result<A, AskError> {
+    async fn ask<A: DeserializeOwned + Send + 'static>(&self, question: Question) -> Result<A, AskError> {
         let path = question.path;
         let answer = async {
             let (stream, host) = self.connector.dashboard(self.scheduler).await?;
-            Ok(api::ask(stream, &host, question, self.deadlines.call).await?)
+            Ok(api::ask(stream, &host, question, self.memory, self.deadlines.call).await?)
         };
         answer.await.inspect_err(|error: &AskError| {
             let (cluster, reason) = (self.scheduler.cluster.to_string(), chain(error));
@@ -282,7 +274,7 @@ fn unsupported(operation: &str) -> SchedulerError {
     SchedulerError::Unsupported(format!("its release of distributed does not know {operation}, and it has no HTTP API"))
 }
 
-/// An error with its causes.
+/// An error with its causes, shortened: it may quote what a scheduler says.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -291,6 +283,7 @@ fn chain(error: &dyn std::error::Error) -> String {
         text.push_str(&error.to_string());
         cause = error.source();
     }
+    text.truncate(text.floor_char_boundary(MAX_ERROR_TEXT));
     text
 }
 

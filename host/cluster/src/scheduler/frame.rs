@@ -14,9 +14,6 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-/// The longest message that is taken, in bytes. The longest that is expected is the description of 10,000 workers at 3 KB.
-pub(super) const MAX_MESSAGE: u64 = 64 << 20;
-
 /// The most frames that are taken in a message. Answers to what we ask have one.
 pub(super) const MAX_FRAMES: u64 = 4096;
 
@@ -30,8 +27,13 @@ pub(super) enum FrameError {
     #[error("it speaks {0}, not Dask's protocol")]
     OtherProtocol(&'static str),
     /// Nothing that long is taken.
-    #[error("it announces a message of {0} bytes, and at most {MAX_MESSAGE} are taken")]
-    TooLong(u64),
+    #[error("it announces a message of {announced} bytes, and at most {longest} are taken")]
+    TooLong {
+        /// In bytes.
+        announced: u64,
+        /// In bytes.
+        longest: usize,
+    },
     /// No frame at all, or too many.
     #[error("it announces a message of {0} frames, and 1 to {MAX_FRAMES} are taken")]
     Frames(u64),
@@ -60,15 +62,19 @@ pub(super) fn encode(frame: &[u8]) -> Vec<u8> {
 /// Looks at the beginning of a message, however much of it is there.
 ///
 /// # Errors
-/// When it can't become a message that is taken.
-pub(super) fn decode(received: &[u8]) -> Result<Progress, FrameError> {
+/// When it can't become a message that is taken: of at most `longest` bytes.
+pub(super) fn decode(received: &[u8], longest: usize) -> Result<Progress, FrameError> {
+    let size = |announced| match usize::try_from(announced) {
+        Ok(size) if size <= longest => Ok(size),
+        Ok(_) | Err(_) => Err(FrameError::TooLong { announced, longest }),
+    };
     let Some(length) = number(received, 0) else {
         return Ok(Progress::Missing(NUMBER - received.len()));
     };
-    if length > MAX_MESSAGE {
-        return Err(other_protocol(received).map_or(FrameError::TooLong(length), FrameError::OtherProtocol));
-    }
-    let piece = NUMBER + size(length)?;
+    let piece = match size(length) {
+        Ok(size) => NUMBER + size,
+        Err(error) => return Err(other_protocol(received).map_or(error, FrameError::OtherProtocol)),
+    };
     if received.len() < piece {
         return Ok(Progress::Missing(piece - received.len()));
     }
@@ -81,9 +87,6 @@ pub(super) fn decode(received: &[u8]) -> Result<Progress, FrameError> {
     let mut frames = lengths.chunks_exact(NUMBER).filter_map(|bytes| number(bytes, 0));
     let first_length = frames.next().unwrap_or(0);
     let total = frames.try_fold(first_length, u64::checked_add).unwrap_or(u64::MAX);
-    if total > MAX_MESSAGE {
-        return Err(FrameError::TooLong(total));
-    }
     let end = first + size(total)?;
     if end < piece {
         return Err(FrameError::Contradiction);
@@ -96,10 +99,6 @@ pub(super) fn decode(received: &[u8]) -> Result<Progress, FrameError> {
 
 fn number(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..at + NUMBER)?.try_into().ok().map(u64::from_le_bytes)
-}
-
-fn size(number: u64) -> Result<usize, FrameError> {
-    usize::try_from(number).map_err(|_| FrameError::TooLong(number))
 }
 
 /// What is usually found behind a wrong port.
@@ -117,7 +116,15 @@ fn other_protocol(received: &[u8]) -> Option<&'static str> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::answer::LONG, *};
+
+    fn decode(received: &[u8]) -> Result<Progress, FrameError> {
+        super::decode(received, LONG)
+    }
+
+    fn too_long(announced: u64) -> FrameError {
+        FrameError::TooLong { announced, longest: LONG }
+    }
 
     /// A message whose announced piece covers the first `covered` frames.
     fn message(frames: &[Vec<u8>], covered: usize) -> Vec<u8> {
@@ -137,14 +144,15 @@ mod tests {
             (b"HTTP/1.1 400 Bad Request".to_vec(), FrameError::OtherProtocol("HTTP")),
             (b"\x15\x03\x03\x00\x02\x02\x32\x00".to_vec(), FrameError::OtherProtocol("TLS")),
             (b"SSH-2.0-OpenSSH".to_vec(), FrameError::OtherProtocol("SSH")),
-            (numbers(&[1 << 30]), FrameError::TooLong(1 << 30)),
-            (numbers(&[u64::MAX]), FrameError::TooLong(u64::MAX)),
+            (numbers(&[1 << 30]), too_long(1 << 30)),
+            (numbers(&[u64::MAX]), too_long(u64::MAX)),
             (numbers(&[0]), FrameError::Contradiction),
             (numbers(&[8, 0]), FrameError::Frames(0)),
             (numbers(&[16, MAX_FRAMES + 1, 0]), FrameError::Frames(MAX_FRAMES + 1)),
             (numbers(&[16, u64::MAX, 0]), FrameError::Frames(u64::MAX)),
             (numbers(&[16, 2, 0]), FrameError::Contradiction),
-            (numbers(&[24, 2, u64::MAX, 2]), FrameError::TooLong(u64::MAX)),
+            (numbers(&[24, 2, u64::MAX, 2]), too_long(u64::MAX)),
+            (numbers(&[24, 2, 1 << 29, 1 << 29]), too_long(1 << 30)),
             (numbers(&[24, 1, 0, 0]), FrameError::Contradiction),
         ] {
             assert_eq!(decode(&received), Err(error), "{received:?}");

@@ -10,10 +10,10 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use super::connect::BoxStream;
-
-/// The longest body that is taken, in bytes: a worker takes 100 bytes in `get_workers`.
-const MAX_BODY: usize = 16 << 20;
+use super::{
+    answer::{Answer, LONG, Memory, SHORT},
+    connect::BoxStream,
+};
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -68,31 +68,46 @@ pub(super) struct Question {
     pub(super) method: Method,
     pub(super) path: &'static str,
     pub(super) body: Bytes,
+    /// The longest answer, in bytes.
+    pub(super) longest_answer: usize,
 }
 
 impl Question {
-    /// A read.
+    /// A read of something short.
     pub(super) fn get(path: &'static str) -> Self {
-        Self { method: Method::GET, path, body: Bytes::new() }
+        Self { method: Method::GET, path, body: Bytes::new(), longest_answer: SHORT }
+    }
+
+    /// The same of what describes workers.
+    pub(super) fn about_workers(self) -> Self {
+        Self { longest_answer: LONG, ..self }
+    }
+
+    /// A command with arguments in JSON.
+    pub(super) fn post(path: &'static str, arguments: &serde_json::Value) -> Self {
+        Self { method: Method::POST, body: Bytes::from(arguments.to_string()), ..Self::get(path) }
     }
 }
 
 /// Asks one thing and decodes the answer.
-pub(super) async fn ask<A: DeserializeOwned>(
+pub(super) async fn ask<A: DeserializeOwned + Send + 'static>(
     stream: BoxStream,
     host: &str,
     question: Question,
+    memory: &Memory,
     deadline: Duration,
 ) -> Result<A, HttpError> {
     let path = question.path;
-    let body = tokio::time::timeout(deadline, exchange(stream, host, question))
-        .await
-        .map_err(|_| HttpError::Silent { path, within: deadline })??;
-    serde_json::from_slice(&body).map_err(|source| HttpError::Decode { path, source })
+    let answer = async {
+        let answer = exchange(stream, host, question, memory).await?;
+        let decoded = answer.decode(|bytes| serde_json::from_slice(bytes)).await;
+        decoded.map_err(|source| HttpError::Decode { path, source })
+    };
+    tokio::time::timeout(deadline, answer).await.map_err(|_| HttpError::Silent { path, within: deadline })?
 }
 
-async fn exchange(stream: BoxStream, host: &str, question: Question) -> Result<Bytes, HttpError> {
-    let Question { method, path, body } = question;
+async fn exchange(stream: BoxStream, host: &str, question: Question, memory: &Memory) -> Result<Answer, HttpError> {
+    let Question { method, path, body, longest_answer } = question;
     let broken = |source| HttpError::Broken { path, source };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let request = Request::builder()
@@ -108,8 +123,15 @@ async fn exchange(stream: BoxStream, host: &str, question: Question) -> Result<B
         if response.status() != StatusCode::OK {
             return Err(HttpError::Status { path, status: response.status() });
         }
-        let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
-        body.map(|body| body.to_bytes()).map_err(|source| HttpError::Body { path, source })
+        let mut answer = Answer::new(longest_answer, memory);
+        let mut body = Limited::new(response.into_body(), longest_answer);
+        while let Some(frame) = body.frame().await {
+            if let Ok(bytes) = frame.map_err(|source| HttpError::Body { path, source })?.into_data() {
+                answer.reserve(bytes.len()).await;
+                answer.bytes.extend_from_slice(&bytes);
+            }
+        }
+        Ok(answer)
     });
     // The connection makes no progress unless it is polled; it may end before the answer has been taken out of it.
     match select(answer, pin!(connection)).await {

@@ -6,6 +6,7 @@
 //! [`conversation`] gives for each call.
 
 mod address;
+mod answer;
 mod connect;
 mod conversation;
 mod forward;
@@ -22,17 +23,21 @@ use dask_wasm_operator_core::{
     ports::{Pending, Schedulers},
     scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
 };
+use tokio::time::timeout;
 
 pub use address::{Addresses, DEFAULT_CLUSTER_DOMAIN, Given, GivenAddress, NotAnAddress, Route};
 
+use answer::Memory;
 use connect::Connector;
 use conversation::Conversation;
 use session::{Session, Sessions};
 
-/// How long the steps of a call may take. A call has a few such steps: with a scheduler that is slow in each of them, and
-/// calls but [`SchedulerCall::Retire`] waiting for each other, it ends within about a minute.
+/// How long a call and its steps may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
+    /// For a call as a whole, however many steps it takes and calls it waits for: those to one scheduler wait for each other.
+    /// Moving data in [`SchedulerCall::Retire`] comes on top.
+    pub whole: Duration,
     /// For a connection, and for the Secret with its certificates.
     pub connect: Duration,
     /// For the handshakes of TLS and RPC, each.
@@ -50,6 +55,7 @@ impl Default for Deadlines {
     /// 60 GB at 1 Gbit/s.
     fn default() -> Self {
         Self {
+            whole: Duration::from_secs(60),
             connect: Duration::from_secs(5),
             handshake: Duration::from_secs(5),
             call: Duration::from_secs(10),
@@ -63,6 +69,7 @@ impl Default for Deadlines {
 pub struct SchedulerClient {
     connector: Connector,
     deadlines: Deadlines,
+    memory: Memory,
     sessions: Sessions,
 }
 
@@ -74,39 +81,47 @@ impl SchedulerClient {
     pub fn new(client: kube::Client, addresses: Addresses, deadlines: Deadlines) -> Self {
         let Deadlines { connect, handshake, .. } = deadlines;
         let connector = Connector { client, addresses, connect, handshake };
-        Self { connector, deadlines, sessions: Sessions::start() }
+        Self { connector, deadlines, memory: Memory::new(), sessions: Sessions::start() }
     }
 
     async fn answer(&self, scheduler: &Scheduler, call: &SchedulerCall) -> Result<SchedulerReply, SchedulerError> {
-        let session = self.sessions.of(scheduler);
         match call {
             SchedulerCall::Workers => {
-                let workers = self.converse(scheduler, &mut *session.lock().await).workers().await;
+                let workers = self.conversation(scheduler, &mut *self.sessions.of(scheduler).await).workers().await;
                 workers.map(SchedulerReply::Workers)
             }
             SchedulerCall::AdaptiveTarget => {
-                let target = self.converse(scheduler, &mut *session.lock().await).adaptive_target().await;
+                let target =
+                    self.conversation(scheduler, &mut *self.sessions.of(scheduler).await).adaptive_target().await;
                 target.map(SchedulerReply::AdaptiveTarget)
             }
             SchedulerCall::IdleSince => {
-                let since = self.converse(scheduler, &mut *session.lock().await).idle_since().await;
+                let since = self.conversation(scheduler, &mut *self.sessions.of(scheduler).await).idle_since().await;
                 since.map(SchedulerReply::IdleSince)
             }
             // Takes minutes, so it has a connection of its own for which nobody waits.
             SchedulerCall::Retire(addresses) => {
-                let retired = self.converse(scheduler, &mut Session::new()).retire(addresses).await;
+                let retired = self.conversation(scheduler, &mut Session::new()).retire(addresses).await;
                 retired.map(SchedulerReply::Retired)
             }
         }
     }
 
-    fn converse<'a>(&'a self, scheduler: &'a Scheduler, session: &'a mut Session) -> Conversation<'a> {
-        Conversation::new(&self.connector, self.deadlines, scheduler, session)
+    fn conversation<'a>(&'a self, scheduler: &'a Scheduler, session: &'a mut Session) -> Conversation<'a> {
+        let Self { connector, deadlines, memory, .. } = self;
+        Conversation { connector, memory, deadlines: *deadlines, scheduler, session }
     }
 }
 
 impl Schedulers for SchedulerClient {
     fn call(&self, scheduler: Scheduler, call: SchedulerCall) -> Pending<'_, Result<SchedulerReply, SchedulerError>> {
-        Box::pin(async move { self.answer(&scheduler, &call).await })
+        Box::pin(async move {
+            let Deadlines { whole, retire, .. } = self.deadlines;
+            let within = if matches!(call, SchedulerCall::Retire(_)) { whole + retire } else { whole };
+            timeout(within, self.answer(&scheduler, &call)).await.unwrap_or_else(|_| {
+                let (address, name) = (self.connector.comm_address(&scheduler), call.name());
+                Err(SchedulerError::Unreachable(format!("{address}: {name} took longer than {within:?}")))
+            })
+        })
     }
 }

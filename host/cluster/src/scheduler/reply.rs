@@ -17,8 +17,11 @@ use serde::{
     de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-/// The most entries that are taken in a list or a map. An entry takes up to 100 bytes here for one on the wire.
-const MAX_ENTRIES: usize = 100_000;
+/// The most entries that are taken in a list or a map: twice as many as the most workers that are expected.
+const MAX_ENTRIES: usize = 20_000;
+
+/// How much is kept of a name, in bytes: what Kubernetes allows for one, and a port or a number behind it.
+const MAX_NAME: usize = 300;
 
 /// A list, or the entries of a map, of at most [`MAX_ENTRIES`].
 #[derive(Debug, PartialEq)]
@@ -44,7 +47,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bounded<T> {
 
 /// A map's entries, of at most [`MAX_ENTRIES`], in the order in which they came.
 #[derive(Debug, PartialEq)]
-pub(super) struct Entries<T>(pub(super) Vec<(String, T)>);
+pub(super) struct Entries<T>(pub(super) Vec<(Name, T)>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -78,15 +81,14 @@ fn collect<T, E: serde::de::Error>(mut next: impl FnMut() -> Result<Option<T>, E
 /// The answer to `identity`.
 #[derive(Debug, Deserialize)]
 pub(super) struct Identity {
-    pub(super) id: String,
+    pub(super) id: Name,
     pub(super) workers: Entries<RegisteredWorker>,
 }
 
 /// A worker in the answer to `identity`; its address is the key.
 #[derive(Debug, Deserialize)]
 pub(super) struct RegisteredWorker {
-    #[serde(deserialize_with = "name")]
-    name: String,
+    name: Name,
     status: String,
 }
 
@@ -94,7 +96,7 @@ impl Identity {
     /// The addresses of those that are being retired, or have been: the status is the same.
     pub(super) fn closing(&self) -> Vec<String> {
         let closing = self.workers.0.iter().filter(|(_, worker)| worker.status == "closing_gracefully");
-        closing.map(|(address, _)| address.clone()).collect()
+        closing.map(|(Name(address), _)| address.clone()).collect()
     }
 
     /// The registered workers in the order in which the scheduler can do without them; those that it left out last.
@@ -105,7 +107,7 @@ impl Identity {
             .workers
             .0
             .into_iter()
-            .map(|(address, RegisteredWorker { name, .. })| {
+            .map(|(Name(address), RegisteredWorker { name: Name(name), .. })| {
                 let is_retired = retired.contains(&address);
                 SchedulerWorker { name, address, is_retired }
             })
@@ -123,42 +125,50 @@ pub(super) struct GetWorkers {
 
 #[derive(Debug, Deserialize)]
 struct ListedWorker {
-    #[serde(deserialize_with = "name")]
-    name: String,
-    address: String,
+    name: Name,
+    address: Name,
 }
 
 impl GetWorkers {
     /// In the order in which they registered: the scheduler was not asked for another.
     pub(super) fn into_workers(self) -> Vec<SchedulerWorker> {
-        let worker = |ListedWorker { name, address }| SchedulerWorker { name, address, is_retired: false };
+        let worker = |worker: ListedWorker| {
+            let (Name(name), Name(address)) = (worker.name, worker.address);
+            SchedulerWorker { name, address, is_retired: false }
+        };
         self.workers.0.into_iter().map(worker).collect()
     }
 }
 
-/// A worker's name: text, but whoever starts workers by hand may give numbers.
-fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    struct Name;
-    impl Visitor<'_> for Name {
-        type Value = String;
+/// A name, an id or an address: text, but whoever starts workers by hand may give numbers as names. Kept no longer than any that
+/// we know.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Name(pub(super) String);
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a name")
-        }
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameVisitor;
+        impl Visitor<'_> for NameVisitor {
+            type Value = Name;
 
-        fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<String, E> {
-            Ok(name.to_owned())
-        }
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
 
-        fn visit_u64<E: serde::de::Error>(self, name: u64) -> Result<String, E> {
-            Ok(name.to_string())
-        }
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Name, E> {
+                Ok(Name(name[..name.floor_char_boundary(MAX_NAME)].to_owned()))
+            }
 
-        fn visit_i64<E: serde::de::Error>(self, name: i64) -> Result<String, E> {
-            Ok(name.to_string())
+            fn visit_u64<E: serde::de::Error>(self, name: u64) -> Result<Name, E> {
+                Ok(Name(name.to_string()))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, name: i64) -> Result<Name, E> {
+                Ok(Name(name.to_string()))
+            }
         }
+        deserializer.deserialize_any(NameVisitor)
     }
-    deserializer.deserialize_any(Name)
 }
 
 /// The answer to `retire_workers`, by RPC and by HTTP: what is known of those that are empty, by address.
@@ -167,7 +177,7 @@ pub(super) type RetireWorkers = Entries<IgnoredAny>;
 impl RetireWorkers {
     /// Which of those that were asked for are empty.
     pub(super) fn among(self, asked: &[String]) -> Vec<String> {
-        let retired: BTreeSet<_> = self.0.into_iter().map(|(address, _)| address).collect();
+        let retired: BTreeSet<_> = self.0.into_iter().map(|(Name(address), _)| address).collect();
         asked.iter().filter(|address| retired.contains(*address)).cloned().collect()
     }
 }
@@ -306,6 +316,16 @@ mod tests {
         assert!(rmp_serde::from_slice::<Bounded<String>>(&bytes).is_err());
         let bytes = rmp_serde::to_vec(&list[1..]).unwrap();
         assert_eq!(rmp_serde::from_slice::<Bounded<String>>(&bytes).unwrap().0.len(), MAX_ENTRIES);
+    }
+
+    #[test]
+    fn no_more_is_kept_of_a_name_than_it_may_have() {
+        let long = "é".repeat(MAX_NAME);
+        let worker = json!({"name": &long, "status": "running"});
+        let identity: Identity = serde_json::from_value(json!({"id": &long, "workers": {&long: worker}})).unwrap();
+        assert_eq!(identity.id.0.len(), MAX_NAME);
+        let workers = identity.in_order(&[], &BTreeSet::new());
+        assert_eq!((workers[0].name.len(), workers[0].address.len()), (MAX_NAME, MAX_NAME));
     }
 
     #[test]

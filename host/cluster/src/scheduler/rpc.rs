@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{
+    answer::{Answer, LONG, Memory, SHORT},
     connect::BoxStream,
     frame::{self, FrameError, Progress},
     reply::Version,
@@ -114,6 +115,15 @@ impl<'a> Request<'a> {
         Self { op, reply: true, ..Self::default() }
     }
 
+    /// The longest answer to it, in bytes.
+    fn longest_answer(&self) -> usize {
+        match self.op {
+            // They describe workers.
+            "identity" | "retire_workers" => LONG,
+            _ => SHORT,
+        }
+    }
+
     /// All addresses, the worker that the scheduler can best do without first. A number larger than there are workers lifts
     /// the scheduler's own idea of how many may go.
     pub(super) fn workers_to_close() -> Self {
@@ -159,42 +169,43 @@ struct UncaughtError {
 /// An open connection after the handshake. Not to be used again after an error.
 pub(super) struct Connection {
     stream: BoxStream,
+    memory: Memory,
     /// The release of distributed, once it is known: none if it could not be told.
     pub(super) version: Option<Option<Version>>,
 }
 
 impl Connection {
     /// Greets the scheduler.
-    pub(super) async fn open(stream: BoxStream, deadline: Duration) -> Result<Self, RpcError> {
-        let mut connection = Self { stream, version: None };
+    pub(super) async fn open(stream: BoxStream, memory: Memory, deadline: Duration) -> Result<Self, RpcError> {
+        let mut connection = Self { stream, memory, version: None };
         let greeting = Greeting { compression: None, python: [3, 11, 0], pickle_protocol: 4 };
-        let _: TheirGreeting = connection.exchange(HANDSHAKE, &greeting, deadline).await?;
+        let _: TheirGreeting = connection.exchange(HANDSHAKE, &greeting, SHORT, deadline).await?;
         Ok(connection)
     }
 
     /// Asks one thing.
-    pub(super) async fn call<A: DeserializeOwned>(
+    pub(super) async fn call<A: DeserializeOwned + Send + 'static>(
         &mut self,
         request: &Request<'_>,
         deadline: Duration,
     ) -> Result<A, RpcError> {
-        self.exchange(request.op, request, deadline).await
+        self.exchange(request.op, request, request.longest_answer(), deadline).await
     }
 
-    async fn exchange<A: DeserializeOwned>(
+    async fn exchange<A: DeserializeOwned + Send + 'static>(
         &mut self,
         to: &'static str,
         message: &impl Serialize,
+        longest_answer: usize,
         deadline: Duration,
     ) -> Result<A, RpcError> {
         let bytes = rmp_serde::to_vec_named(message).expect("our own messages are maps of numbers, words and lists");
         let exchange = async {
             self.send(&frame::encode(&bytes)).await.map_err(|source| RpcError::Broken { to, source })?;
-            self.receive(to).await
+            let answer = self.receive(to, longest_answer).await?;
+            answer.decode(move |bytes| decode(to, bytes)).await
         };
-        let answer =
-            tokio::time::timeout(deadline, exchange).await.map_err(|_| RpcError::Silent { to, within: deadline })??;
-        decode(to, &answer)
+        tokio::time::timeout(deadline, exchange).await.map_err(|_| RpcError::Silent { to, within: deadline })?
     }
 
     async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -203,19 +214,21 @@ impl Connection {
     }
 
     /// The first frame of the next message. Memory is taken as bytes come, not as they are announced.
-    async fn receive(&mut self, to: &'static str) -> Result<Vec<u8>, RpcError> {
-        let mut received = Vec::new();
+    async fn receive(&mut self, to: &'static str, longest: usize) -> Result<Answer, RpcError> {
+        let mut answer = Answer::new(longest, &self.memory);
         loop {
-            match frame::decode(&received).map_err(|source| RpcError::Frame { to, source })? {
+            match frame::decode(&answer.bytes, longest).map_err(|source| RpcError::Frame { to, source })? {
                 Progress::Complete(frame) => {
-                    received.truncate(frame.end);
-                    return Ok(received.split_off(frame.start));
+                    answer.bytes.truncate(frame.end);
+                    answer.bytes.drain(..frame.start);
+                    return Ok(answer);
                 }
                 Progress::Missing(count) => {
+                    answer.reserve(count).await;
                     let mut rest = (&mut self.stream).take(count as u64);
-                    let read = rest.read_to_end(&mut received).await;
+                    let read = rest.read_to_end(&mut answer.bytes).await;
                     if read.map_err(|source| RpcError::Broken { to, source })? < count {
-                        return Err(RpcError::Closed { to, received: received.len() });
+                        return Err(RpcError::Closed { to, received: answer.bytes.len() });
                     }
                 }
             }

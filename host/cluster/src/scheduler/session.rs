@@ -7,7 +7,10 @@ use std::{
 };
 
 use dask_wasm_operator_core::scheduler::Scheduler;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::{
+    sync::OwnedMutexGuard,
+    time::{Instant, MissedTickBehavior},
+};
 
 use super::rpc::Connection;
 
@@ -26,11 +29,17 @@ const KEEP_ABSENT: Duration = Duration::from_secs(300);
 /// What is kept of one scheduler.
 pub(super) struct Session {
     /// Between two calls only: a call takes it out and puts it back when it succeeds.
-    pub(super) connection: Option<Connection>,
+    pub(super) kept: Option<Kept>,
     /// Since when a scheduler that does not tell has been idle.
     pub(super) idle_clock: Option<IdleClock>,
     absent_routes: BTreeMap<&'static str, Instant>,
     last_used: Instant,
+}
+
+/// A connection that nobody uses now.
+pub(super) struct Kept {
+    pub(super) connection: Connection,
+    since: Instant,
 }
 
 /// Since when an idle scheduler has been seen idle at every look.
@@ -45,12 +54,12 @@ pub(super) struct IdleClock {
 impl Session {
     /// Nothing is known.
     pub(super) fn new() -> Self {
-        Self { connection: None, idle_clock: None, absent_routes: BTreeMap::new(), last_used: Instant::now() }
+        Self { kept: None, idle_clock: None, absent_routes: BTreeMap::new(), last_used: Instant::now() }
     }
 
-    /// Keeps all of it for some more time.
-    pub(super) fn touch(&mut self) {
-        self.last_used = Instant::now();
+    /// Keeps a connection for the next call.
+    pub(super) fn keep(&mut self, connection: Connection) {
+        self.kept = Some(Kept { connection, since: Instant::now() });
     }
 
     /// Whether an HTTP route was not there a short time ago.
@@ -75,7 +84,7 @@ impl Session {
 }
 
 /// Locked during a call, so that calls to one scheduler come one after the other.
-pub(super) type SharedSession = Arc<tokio::sync::Mutex<Session>>;
+type SharedSession = Arc<tokio::sync::Mutex<Session>>;
 
 type Table = Mutex<HashMap<Scheduler, SharedSession>>;
 
@@ -95,11 +104,16 @@ impl Sessions {
         Self { table }
     }
 
-    /// The session of a scheduler.
-    pub(super) fn of(&self, scheduler: &Scheduler) -> SharedSession {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let session = table.entry(scheduler.clone());
-        Arc::clone(session.or_insert_with(|| Arc::new(tokio::sync::Mutex::new(Session::new()))))
+    /// The session of a scheduler, when no other call uses it.
+    pub(super) async fn of(&self, scheduler: &Scheduler) -> OwnedMutexGuard<Session> {
+        let shared = {
+            let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+            let shared = table.entry(scheduler.clone());
+            Arc::clone(shared.or_insert_with(|| Arc::new(tokio::sync::Mutex::new(Session::new()))))
+        };
+        let mut session = shared.lock_owned().await;
+        session.last_used = Instant::now();
+        session
     }
 }
 
@@ -119,11 +133,8 @@ fn sweep(table: &mut HashMap<Scheduler, SharedSession>) {
     table.retain(|_, session| {
         // One that is locked is in use.
         let Ok(mut session) = session.try_lock() else { return true };
-        let unused = session.last_used.elapsed();
-        if unused >= KEEP_CONNECTION {
-            session.connection = None;
-        }
-        unused < KEEP_SESSION
+        session.kept.take_if(|kept| kept.since.elapsed() >= KEEP_CONNECTION);
+        session.last_used.elapsed() < KEEP_SESSION
     });
 }
 
@@ -132,7 +143,10 @@ mod tests {
     use dask_wasm_operator_core::object::NamespacedName;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    use super::{super::frame, *};
+    use super::{
+        super::{answer::Memory, frame},
+        *,
+    };
 
     fn scheduler() -> Scheduler {
         Scheduler {
@@ -147,11 +161,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nothing_is_kept_for_ever() {
         let sessions = Sessions::start();
-        sessions.of(&scheduler()).lock().await.note_absent("/x");
+        sessions.of(&scheduler()).await.note_absent("/x");
         tokio::time::sleep(KEEP_ABSENT - SWEEP_INTERVAL).await;
-        assert!(sessions.of(&scheduler()).lock().await.is_absent("/x"));
+        assert!(sessions.of(&scheduler()).await.is_absent("/x"));
         tokio::time::sleep(2 * SWEEP_INTERVAL).await;
-        assert!(!sessions.of(&scheduler()).lock().await.is_absent("/x"));
+        assert!(!sessions.of(&scheduler()).await.is_absent("/x"));
         tokio::time::sleep(KEEP_SESSION + SWEEP_INTERVAL).await;
         assert!(sessions.table.lock().unwrap().is_empty());
     }
@@ -160,12 +174,21 @@ mod tests {
     async fn a_connection_that_nobody_uses_is_closed_within_a_minute() {
         let (ours, mut theirs) = tokio::io::duplex(1024);
         theirs.write_all(&frame::encode(b"\x81\xafpickle-protocol\x04")).await.unwrap();
-        let connection = Connection::open(Box::new(ours), Duration::from_secs(1)).await.unwrap();
+        let connection = Connection::open(Box::new(ours), Memory::new(), Duration::from_secs(1)).await.unwrap();
         let sessions = Sessions::start();
-        sessions.of(&scheduler()).lock().await.connection = Some(connection);
-        let before = Instant::now();
-        theirs.read_to_end(&mut Vec::new()).await.unwrap();
-        assert!(before.elapsed() <= Duration::from_secs(60));
+        sessions.of(&scheduler()).await.keep(connection);
+        let mut rest = Vec::new();
+        // Calls that need no connection, as by HTTP, keep none.
+        let calls = async {
+            for _ in 0..60 {
+                drop(sessions.of(&scheduler()).await);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::select! {
+            () = calls => panic!("it is kept for longer than a minute"),
+            end = theirs.read_to_end(&mut rest) => drop(end.unwrap()),
+        }
         assert_eq!(sessions.table.lock().unwrap().len(), 1, "what was learned is kept for longer");
     }
 

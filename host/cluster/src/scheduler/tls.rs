@@ -6,7 +6,10 @@
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
-use dask_wasm_operator_core::scheduler::Scheduler;
+use dask_wasm_operator_core::{
+    names::{NameError, check_dns_subdomain},
+    scheduler::Scheduler,
+};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::Api;
 use rustls::{
@@ -55,6 +58,15 @@ pub(super) enum CertificatesError {
         /// Its namespace.
         namespace: String,
     },
+    /// It can't be one: as part of a URL it could lead elsewhere.
+    #[error("{secret:?} can't be the name of a Secret")]
+    Name {
+        /// What was given.
+        secret: String,
+        /// Why.
+        #[source]
+        source: NameError,
+    },
     /// The API server did not answer.
     #[error("Secret {secret} can't be read")]
     Read {
@@ -99,6 +111,7 @@ pub(super) async fn configuration(
     deadline: Duration,
 ) -> Result<Arc<ClientConfig>, CertificatesError> {
     let name = || secret.to_owned();
+    check_dns_subdomain(secret).map_err(|source| CertificatesError::Name { secret: name(), source })?;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let read = tokio::time::timeout(deadline, secrets.get(secret)).await;
     let result =

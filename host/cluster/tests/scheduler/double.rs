@@ -3,20 +3,25 @@
 use std::{
     io,
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
-use serde::{Deserialize, Serialize};
+use anyhow::Context as _;
+use serde::Serialize;
+use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
 
 /// What the handshake is called among the operations.
 pub(super) const HANDSHAKE: &str = "handshake";
+
+/// Where nobody but this process listens.
+const LOOPBACK: &str = "127.0.0.1:0";
 
 /// What is done when something was received.
 #[derive(Clone, Debug)]
@@ -27,16 +32,27 @@ pub(super) enum Reaction {
     Close(Vec<u8>),
     /// Sends these bytes and resets the connection.
     Reset(Vec<u8>),
-    /// Keeps the connection and says nothing.
-    Hang,
+    /// Sends these bytes, keeps the connection and says nothing more.
+    Hang(Vec<u8>),
+    /// Sends these bytes and then zeros until the other side has had enough.
+    Flood(Vec<u8>),
 }
 
 /// A server on a port of its own. Ends with this value.
 pub(super) struct Double {
     /// `HOST:PORT`.
     pub(super) address: String,
-    connections: Arc<AtomicUsize>,
+    seen: Arc<Seen>,
     task: JoinHandle<()>,
+}
+
+/// What a server has seen.
+#[derive(Default)]
+struct Seen {
+    connections: AtomicUsize,
+    closed: AtomicUsize,
+    flooded: AtomicU64,
+    requests: Mutex<Vec<Value>>,
 }
 
 impl Drop for Double {
@@ -49,41 +65,75 @@ impl Drop for Double {
 enum Protocol {
     Comm,
     Http,
+    None,
 }
 
 impl Double {
     /// A scheduler's comm port; `react` is given the name of each operation.
     pub(super) async fn comm(react: impl Fn(&str) -> Reaction + Send + Sync + 'static) -> anyhow::Result<Self> {
-        Self::start(Protocol::Comm, react).await
+        Self::start(LOOPBACK, Protocol::Comm, react).await
+    }
+
+    /// The same at this `HOST:PORT`.
+    pub(super) async fn comm_at(
+        address: &str,
+        react: impl Fn(&str) -> Reaction + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
+        Self::start(address, Protocol::Comm, react).await
     }
 
     /// A server of HTTP; `react` is given the path of each request.
     pub(super) async fn http(react: impl Fn(&str) -> Reaction + Send + Sync + 'static) -> anyhow::Result<Self> {
-        Self::start(Protocol::Http, react).await
+        Self::start(LOOPBACK, Protocol::Http, react).await
+    }
+
+    /// A server that accepts connections and says nothing.
+    pub(super) async fn mute() -> anyhow::Result<Self> {
+        Self::start(LOOPBACK, Protocol::None, |_| Reaction::Hang(Vec::new())).await
     }
 
     async fn start(
+        address: &str,
         protocol: Protocol,
         react: impl Fn(&str) -> Reaction + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?.to_string();
-        let (react, connections) = (Arc::new(react), Arc::new(AtomicUsize::new(0)));
-        let counter = Arc::clone(&connections);
+        let (react, seen) = (Arc::new(react), Arc::new(Seen::default()));
+        let witness = Arc::clone(&seen);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                counter.fetch_add(1, Ordering::SeqCst);
-                let react = Arc::clone(&react);
-                // Ends when the other side is gone, with an error.
-                tokio::spawn(async move { serve(stream, protocol, &*react).await });
+                witness.connections.fetch_add(1, Ordering::SeqCst);
+                let (react, witness) = (Arc::clone(&react), Arc::clone(&witness));
+                tokio::spawn(async move {
+                    // Ends when the other side is gone, with an error.
+                    let _ = serve(stream, protocol, &*react, &witness).await;
+                    witness.closed.fetch_add(1, Ordering::SeqCst);
+                });
             }
         });
-        Ok(Self { address, connections, task })
+        Ok(Self { address, seen, task })
     }
 
     /// How many connections were made.
     pub(super) fn connections(&self) -> usize {
-        self.connections.load(Ordering::SeqCst)
+        self.seen.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many connections are open.
+    pub(super) fn open(&self) -> usize {
+        let closed = self.seen.closed.load(Ordering::SeqCst);
+        self.connections() - closed
+    }
+
+    /// How many zeros were taken.
+    pub(super) fn flooded(&self) -> u64 {
+        self.seen.flooded.load(Ordering::SeqCst)
+    }
+
+    /// What was asked for, without the handshakes.
+    pub(super) fn requests(&self) -> Vec<Value> {
+        self.seen.requests.lock().expect("nobody panics with it").clone()
     }
 }
 
@@ -91,38 +141,69 @@ async fn serve(
     mut stream: TcpStream,
     protocol: Protocol,
     react: &(impl Fn(&str) -> Reaction + Sync),
-) -> io::Result<()> {
+    seen: &Seen,
+) -> anyhow::Result<()> {
     loop {
         let request = match protocol {
-            Protocol::Comm => read_operation(&mut stream).await?,
+            Protocol::Comm => read_operation(&mut stream, seen).await?,
             Protocol::Http => read_path(&mut stream).await?,
+            Protocol::None => String::new(),
         };
         match react(&request) {
             Reaction::Answer(bytes) => stream.write_all(&bytes).await?,
             Reaction::Close(bytes) => {
                 stream.write_all(&bytes).await?;
-                return stream.shutdown().await;
+                return Ok(stream.shutdown().await?);
             }
             Reaction::Reset(bytes) => {
                 stream.write_all(&bytes).await?;
-                return stream.set_zero_linger();
+                return Ok(stream.set_zero_linger()?);
             }
-            Reaction::Hang => std::future::pending().await,
+            Reaction::Hang(bytes) => {
+                stream.write_all(&bytes).await?;
+                tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
+                return Ok(());
+            }
+            Reaction::Flood(bytes) => {
+                stream.write_all(&bytes).await?;
+                let zeros = [0; 1 << 14];
+                loop {
+                    let count = stream.write(&zeros).await?;
+                    seen.flooded.fetch_add(count as u64, Ordering::SeqCst);
+                }
+            }
         }
     }
 }
 
-async fn read_operation(stream: &mut TcpStream) -> io::Result<String> {
-    /// Our requests; the greeting has no operation.
-    #[derive(Deserialize)]
-    struct Request {
-        op: Option<String>,
+async fn read_operation(stream: &mut TcpStream, seen: &Seen) -> anyhow::Result<String> {
+    let frames = read_frames(stream).await?;
+    let [frame] = &frames[..] else { anyhow::bail!("a request with something beside it") };
+    // Fails where there are bytes in it, as of a pickle.
+    let request: Value = rmp_serde::from_slice(frame)?;
+    let Some(operation) = request.get("op") else { return Ok(HANDSHAKE.to_owned()) };
+    let operation = operation.as_str().context("a name")?.to_owned();
+    seen.requests.lock().expect("nobody panics with it").push(request);
+    Ok(operation)
+}
+
+/// The frames of the next message.
+pub(super) async fn read_frames(stream: &mut (impl AsyncRead + Unpin)) -> anyhow::Result<Vec<Vec<u8>>> {
+    // The first number counts bytes that are counted once more.
+    stream.read_u64_le().await?;
+    let count = stream.read_u64_le().await?;
+    let mut lengths = Vec::new();
+    for _ in 0..count {
+        lengths.push(usize::try_from(stream.read_u64_le().await?)?);
     }
-    let mut message = vec![0; usize::try_from(stream.read_u64_le().await?).map_err(io::Error::other)?];
-    stream.read_exact(&mut message).await?;
-    // Behind the number of frames, 1, and its length.
-    let request: Request = rmp_serde::from_slice(&message[16..]).map_err(io::Error::other)?;
-    Ok(request.op.unwrap_or_else(|| HANDSHAKE.to_owned()))
+    let mut frames = Vec::new();
+    for length in lengths {
+        anyhow::ensure!(length < 1 << 30, "{length} bytes");
+        let mut frame = vec![0; length];
+        stream.read_exact(&mut frame).await?;
+        frames.push(frame);
+    }
+    Ok(frames)
 }
 
 /// The requests of our client fit into what is read at once.
@@ -144,8 +225,15 @@ pub(super) fn message(value: &impl Serialize) -> Vec<u8> {
 
 /// A message with this frame.
 pub(super) fn framed(frame: &[u8]) -> Vec<u8> {
-    let length = frame.len() as u64;
-    [16 + length, 1, length].iter().flat_map(|number| number.to_le_bytes()).chain(frame.iter().copied()).collect()
+    frames(&[frame])
+}
+
+/// A message with these frames.
+pub(super) fn frames(frames: &[&[u8]]) -> Vec<u8> {
+    let lengths = frames.iter().map(|frame| frame.len() as u64);
+    let announced = 8 + 8 * lengths.len() as u64 + lengths.clone().sum::<u64>();
+    let numbers = [announced, lengths.len() as u64].into_iter().chain(lengths);
+    numbers.flat_map(u64::to_le_bytes).chain(frames.concat()).collect()
 }
 
 /// A response with a body in JSON.

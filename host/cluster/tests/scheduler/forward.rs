@@ -120,6 +120,11 @@ async fn forward(stream: TcpStream, scheduler: &str) -> anyhow::Result<()> {
         tokio::select! {
             message = socket.next() => match message.transpose()? {
                 Some(Message::Binary(bytes)) => pod.write_all(&bytes[1..]).await?,
+                // The pod's side is still open.
+                Some(Message::Close(_)) => {
+                    tokio::io::copy(socket.get_mut(), &mut tokio::io::sink()).await?;
+                    return Ok(());
+                }
                 _ => return Ok(()),
             },
             count = pod.read(&mut buffer) => match count? {
@@ -149,7 +154,8 @@ async fn from_outside_schedulers_are_reached_through_the_api_server() -> anyhow:
 #[tokio::test]
 async fn forwarding_ends_with_the_connection_however_the_pod_hangs() -> anyhow::Result<()> {
     let scheduler =
-        Double::comm(|operation| if operation == HANDSHAKE { answered(operation) } else { Reaction::Hang }).await?;
+        Double::comm(|operation| if operation == HANDSHAKE { answered(operation) } else { Reaction::Hang(Vec::new()) })
+            .await?;
     let api_server = ApiServer::start(&scheduler, true).await?;
     let deadlines = Deadlines { connect: Duration::from_secs(5), ..IMPATIENT };
     let client = api_server.scheduler_client(deadlines);

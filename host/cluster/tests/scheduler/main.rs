@@ -1,10 +1,12 @@
 //! The client for schedulers against real Dask, and against schedulers that no sane person would write.
 
+mod bounds;
 mod double;
 mod fallbacks;
 mod faults;
 mod forward;
 mod real;
+mod recorded;
 mod tls;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -24,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Long enough for an answer over loopback on a busy machine, short enough to wait for one that does not come.
 const IMPATIENT: Deadlines = Deadlines {
+    whole: PATIENCE,
     connect: Duration::from_secs(2),
     handshake: Duration::from_secs(1),
     call: Duration::from_secs(1),

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use dask_wasm_operator_cluster::scheduler::Deadlines;
 use dask_wasm_operator_core::scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply};
-use dask_wasm_operator_test_support::{Dask, DaskCertificates, DaskOptions};
+use dask_wasm_operator_test_support::{Dask, DaskCertificates, DaskOptions, wait_for};
 use serde_json::json;
 
 use super::{
-    NOWHERE, client,
+    IMPATIENT, NOWHERE, PATIENCE, client,
     double::{Double, Reaction, response},
     say_to, scheduler,
 };
@@ -84,6 +84,30 @@ async fn a_secret_that_can_not_be_used_says_what_to_do() -> anyhow::Result<()> {
         assert!(text.contains(words), "{text}");
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn the_name_of_a_secret_leads_nowhere_else() -> anyhow::Result<()> {
+    let certificates = DaskCertificates::generate()?;
+    let api_server = api_server(Ok(data(&certificates))).await?;
+    for name in ["../../other/secrets/certificates", "certificates?x=y", "a/b", "..", ""] {
+        let scheduler = Scheduler { tls_secret: Some(name.to_owned()), ..scheduler("c") };
+        let result = target(NOWHERE, &api_server, scheduler).await;
+        let Err(SchedulerError::Certificates(text)) = &result else { panic!("{name}: {result:?}") };
+        assert!(text.contains("can't be the name of a Secret"), "{text}");
+    }
+    assert_eq!(api_server.connections(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_scheduler_that_does_not_finish_the_handshake_is_left() -> anyhow::Result<()> {
+    let certificates = DaskCertificates::generate()?;
+    let (api_server, mute) = (api_server(Ok(data(&certificates))).await?, Double::mute().await?);
+    let client = client(&[("c", &mute.address)], &api_server.address, IMPATIENT)?;
+    let result = say_to(&client, with_secret(), SchedulerCall::Workers).await;
+    assert!(matches!(result, Err(SchedulerError::Unreachable(_))), "{result:?}");
+    wait_for("the end of the connection", PATIENCE, async || Ok((mute.open() == 0).then_some(()))).await
 }
 
 #[tokio::test]
