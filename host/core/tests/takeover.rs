@@ -162,7 +162,10 @@ fn a_number_that_the_python_operator_has_not_seen_is_copied_and_no_other() {
         world.pass();
         let objects = world.cluster.objects();
         let group = objects.iter().find(|object| object.key() == group).unwrap().to_value();
-        assert_eq!(group["spec"]["worker"]["replicas"], expected, "of 2 workers, with 3 asked for and {handled} handled");
+        assert_eq!(
+            group["spec"]["worker"]["replicas"], expected,
+            "of 2 workers, with 3 asked for and {handled} handled"
+        );
     }
 }
 

@@ -2,9 +2,8 @@
 
 use std::{
     fs::{self, File},
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     time::Duration,
 };
 
@@ -14,7 +13,7 @@ use rustix::process::{Pid, Signal};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use crate::{python, wait_for};
+use crate::{control_plane::supervised, python, wait_for};
 
 /// How long a process may take to start on a busy machine.
 const START: Duration = Duration::from_secs(60);
@@ -73,11 +72,6 @@ impl Dask {
         Ok(Self { environment })
     }
 
-    /// The directory of the Python environment.
-    pub(crate) fn environment(&self) -> &Path {
-        &self.environment
-    }
-
     /// Starts a scheduler without workers, on ports that are free.
     ///
     /// # Errors
@@ -85,7 +79,7 @@ impl Dask {
     pub async fn start(self, options: DaskOptions) -> anyhow::Result<DaskProcesses> {
         let directory = tempfile::tempdir().context("making a directory")?;
         let file = directory.path().join("scheduler.json");
-        let mut command = self.python(["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]);
+        let mut command = self.program(["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]);
         command.args(["--dashboard-address", "127.0.0.1:0", "--scheduler-file"]).arg(&file);
         if options.with_api {
             command.env("DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES", ROUTES_WITH_API);
@@ -103,8 +97,13 @@ impl Dask {
         Ok(DaskProcesses { dask: self, directory, options, contact, processes: vec![process] })
     }
 
-    fn python<const N: usize>(&self, arguments: [&str; N]) -> Command {
-        let mut command = Command::new(self.environment.join("bin/python"));
+    fn python(&self) -> PathBuf {
+        self.environment.join("bin/python")
+    }
+
+    /// A program of Dask that ends with this process, whatever ends that.
+    fn program<const N: usize>(&self, arguments: [&str; N]) -> Command {
+        let mut command = supervised("dask", &self.python());
         command.args(arguments);
         command
     }
@@ -145,7 +144,7 @@ impl DaskProcesses {
     /// When they can't be started.
     pub fn add_workers(&mut self, name: &str, arguments: &[&str]) -> anyhow::Result<()> {
         let directory = self.directory.path();
-        let mut command = self.dask.python(["-m", "distributed.cli.dask_worker", &self.contact.address]);
+        let mut command = self.dask.program(["-m", "distributed.cli.dask_worker", &self.contact.address]);
         command.args(["--name", name, "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1"]).args(arguments);
         command.arg("--local-directory").arg(directory);
         if let Some(certificates) = &self.options.certificates {
@@ -167,7 +166,11 @@ impl DaskProcesses {
     /// When the script fails; the message has what it wrote to stderr.
     pub fn run(&self, script: &str) -> anyhow::Result<String> {
         let script = format!("from distributed import Client\nclient = Client({:?})\n{script}", self.contact.address);
-        let output = self.dask.python(["-c", &script]).stdin(Stdio::null()).output().context("starting Python")?;
+        let output = Command::new(self.dask.python())
+            .args(["-c", &script])
+            .stdin(Stdio::null())
+            .output()
+            .context("starting Python")?;
         ensure!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
@@ -177,6 +180,7 @@ impl DaskProcesses {
 struct Process {
     name: String,
     child: Child,
+    _lifeline: Option<ChildStdin>,
     log: PathBuf,
 }
 
@@ -184,14 +188,12 @@ impl Process {
     fn start(command: &mut Command, directory: &Path, name: &str) -> anyhow::Result<Self> {
         let path = directory.join(format!("{name}.log"));
         let log = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
-        let child = command
-            .stdin(Stdio::null())
+        let mut child = command
             .stdout(log.try_clone().context("sharing a log")?)
             .stderr(log)
-            .process_group(0)
             .spawn()
             .with_context(|| format!("starting {name}"))?;
-        Ok(Self { name: name.to_owned(), child, log: path })
+        Ok(Self { name: name.to_owned(), _lifeline: child.stdin.take(), child, log: path })
     }
 
     fn ensure_running(&mut self) -> anyhow::Result<()> {

@@ -214,9 +214,7 @@ impl Applier {
             Err(Failure::Request(RequestError::Status(status))) if matches!(status.code, 409 | 422) => {
                 Err(WriteError::Stale { object, message: status.message.clone() })
             }
-            Err(Failure::Request(error @ RequestError::Status(_))) => {
-                Err(refused(object, error.code(), "", &error))
-            }
+            Err(Failure::Request(error @ RequestError::Status(_))) => Err(refused(object, error.code(), "", &error)),
             Err(Failure::Request(error)) => Err(unavailable(object, "patch", &error)),
         }
     }

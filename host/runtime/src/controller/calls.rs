@@ -11,7 +11,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{Controller, Inner, Work, now};
 
-/// Calls on their way at once. A call that hangs takes little but its place.
+/// Calls on their way at once, those that retire workers apart. A call that hangs takes little but its place.
 const AT_ONCE: usize = 512;
 
 /// What was said and what came of it, until the next pass takes note.
@@ -20,13 +20,16 @@ type Ended = (SchedulerCall, Result<SchedulerReply, SchedulerError>, u64);
 /// The calls of all subjects.
 pub(super) struct Calls {
     places: Arc<Semaphore>,
+    /// Retiring takes minutes, and must not keep the others waiting.
+    retiring: Arc<Semaphore>,
     under_way: HashSet<(Work, NamespacedName, &'static str)>,
     ended: Vec<(Work, NamespacedName, Ended)>,
 }
 
 impl Default for Calls {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(AT_ONCE)), under_way: HashSet::new(), ended: Vec::new() }
+        let places = || Arc::new(Semaphore::new(AT_ONCE));
+        Self { places: places(), retiring: places(), under_way: HashSet::new(), ended: Vec::new() }
     }
 }
 
@@ -52,7 +55,11 @@ impl Controller {
             if !inner.calls.under_way.insert((work.clone(), at.clone(), call.name())) {
                 continue;
             }
-            let (places, controller) = (Arc::clone(&inner.calls.places), Arc::clone(self));
+            let places = match call {
+                SchedulerCall::Retire(_) => &inner.calls.retiring,
+                _ => &inner.calls.places,
+            };
+            let (places, controller) = (Arc::clone(places), Arc::clone(self));
             let (work, at) = (work.clone(), at.clone());
             inner.tasks.spawn(async move {
                 let _place = places.acquire_owned().await;

@@ -131,7 +131,10 @@ impl Controller {
         let kind = GroupVersionKind::from_api_version(&owner.api_version, &owner.kind);
         let at = NamespacedName { namespace: object.metadata.namespace.clone(), name: owner.name.clone() };
         for reconciler in Reconciler::ALL.into_iter().filter(|reconciler| reconciler.subject().same_kind(&kind)) {
-            if extent == Extent::Whole || reconciler.heeds_status() {
+            // A rolling update goes on when workers are ready.
+            let findings = inner.findings.get(&(reconciler, at.clone()));
+            let is_updating = findings.is_some_and(|findings| findings.outdated > 0);
+            if extent == Extent::Whole || reconciler.heeds_status() || is_updating {
                 inner.queue.wake(Work::Reconcile(reconciler), at.clone());
             }
             self.wake_status(inner, reconciler, &at, STATUS_WINDOW);

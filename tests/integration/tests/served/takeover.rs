@@ -21,8 +21,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Everything of a Dask cluster that must stay the same while its operator changes.
-const KINDS: [Kind<'_>; 7] =
-    [CLUSTER, GROUP, JOB, AUTOSCALER, DEPLOYMENT, SERVICE, Kind("apps/v1", "ReplicaSet")];
+const KINDS: [Kind<'_>; 7] = [CLUSTER, GROUP, JOB, AUTOSCALER, DEPLOYMENT, SERVICE, Kind("apps/v1", "ReplicaSet")];
 
 const KOPF_FINALIZER: &str = "kopf.zalando.org/KopfFinalizerMarker";
 
@@ -71,7 +70,8 @@ impl Site {
         objects.scale(GROUP, "simple-default", 4).await?;
         self.until_python("a fourth worker and the finalizers", &running, async || {
             let there = objects.list(DEPLOYMENT, &workers("simple-default")).await?.len() == 4;
-            let held = is_held(&objects.get(CLUSTER, "simple").await?) && is_held(&objects.get(AUTOSCALER, "simple").await?);
+            let held =
+                is_held(&objects.get(CLUSTER, "simple").await?) && is_held(&objects.get(AUTOSCALER, "simple").await?);
             Ok((there && held).then_some(()))
         })
         .await
@@ -92,9 +92,9 @@ impl Site {
         let mut found = Vec::new();
         for kind in KINDS.into_iter().chain([POD]) {
             let objects = self.objects.list(kind, "").await?;
-            found.extend(objects.iter().map(|object| {
-                (kind.1.to_owned(), name(object).to_owned(), uid(object).to_owned())
-            }));
+            found.extend(
+                objects.iter().map(|object| (kind.1.to_owned(), name(object).to_owned(), uid(object).to_owned())),
+            );
         }
         Ok(found)
     }
@@ -145,9 +145,7 @@ async fn a_cluster_of_the_python_operator_goes_on_without_a_restart() -> anyhow:
     apply_crds(&objects.client, &crds()).await?;
     operator.stop().await?;
     let _operator = site.start_ours(&[]).await?;
-    objects
-        .until(CLUSTER, "simple", "with a whole status", |cluster| cluster["status"]["replicas"] == 1)
-        .await?;
+    objects.until(CLUSTER, "simple", "with a whole status", |cluster| cluster["status"]["replicas"] == 1).await?;
     objects.delete(CLUSTER, "simple").await?;
     for kind in [CLUSTER, AUTOSCALER] {
         objects.until_gone(kind, "simple").await?;

@@ -42,7 +42,9 @@ async fn the_minimum_holds_without_work() -> anyhow::Result<()> {
         let mut autoscaler = manifests::autoscaler(SIMPLE, 2, 3);
         autoscaler["spec"]["intervalSeconds"] = 1.into();
         stage.create(&autoscaler).await?;
-        stage.until(GROUP, "simple-default", "at the minimum", |group| group["spec"]["worker"]["replicas"] == 2).await?;
+        stage
+            .until(GROUP, "simple-default", "at the minimum", |group| group["spec"]["worker"]["replicas"] == 2)
+            .await?;
         Ok(())
     })
     .await

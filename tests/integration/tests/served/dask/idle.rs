@@ -33,7 +33,8 @@ async fn a_busy_cluster_stays() -> anyhow::Result<()> {
         wait_for("three answers whether it is idle", TIMEOUT, async || {
             let (_, metrics) = get(port, "/metrics").await?;
             let answers = metrics.lines().filter(|line| line.contains("call=\"idle_since\",result=\"Success\""));
-            Ok((metric(&answers.collect::<Vec<_>>().join("\n"), "dask_operator_scheduler_calls_total") >= 3.0).then_some(()))
+            Ok((metric(&answers.collect::<Vec<_>>().join("\n"), "dask_operator_scheduler_calls_total") >= 3.0)
+                .then_some(()))
         })
         .await?;
         let cluster = stage.get(CLUSTER, SIMPLE).await?;

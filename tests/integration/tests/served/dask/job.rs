@@ -23,9 +23,12 @@ impl Stage {
         let at = "2026-01-01T00:00:00Z";
         let state = match exit_code {
             None => json!({"running": {"startedAt": at}}),
-            Some(code) => json!({"terminated": {"exitCode": code, "reason": "Ended", "startedAt": at, "finishedAt": at}}),
+            Some(code) => {
+                json!({"terminated": {"exitCode": code, "reason": "Ended", "startedAt": at, "finishedAt": at}})
+            }
         };
-        let container = json!({"name": "job", "image": "i", "imageID": "i", "ready": true, "restartCount": 0, "state": state});
+        let container =
+            json!({"name": "job", "image": "i", "imageID": "i", "ready": true, "restartCount": 0, "state": state});
         let status = json!({"status": {"phase": phase, "startTime": at, "containerStatuses": [container]}});
         self.api(POD).patch_status(RUNNER, &PatchParams::default(), &Patch::Merge(&status)).await?;
         Ok(())
@@ -88,8 +91,10 @@ async fn a_suspended_job_waits_and_is_deleted_some_time_after_its_end() -> anyho
         stage.until_there(POD, RUNNER).await?;
         stage.runner("Succeeded", Some(0)).await?;
         stage.until_gone(JOB, "simple").await?;
-        wait_for("the pod to go with its job", TIMEOUT, async || Ok(stage.find(POD, RUNNER).await?.is_none().then_some(())))
-            .await
+        wait_for("the pod to go with its job", TIMEOUT, async || {
+            Ok(stage.find(POD, RUNNER).await?.is_none().then_some(()))
+        })
+        .await
     })
     .await
 }
