@@ -112,6 +112,12 @@ impl Stage {
         Ok(())
     }
 
+    /// Starts it again, with other arguments.
+    pub(crate) async fn start_with(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
+        self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        self.start().await
+    }
+
     /// Starts it again, with the same arguments.
     pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
         let arguments: Vec<_> = self.arguments.iter().map(String::as_str).collect();

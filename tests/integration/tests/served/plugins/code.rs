@@ -173,7 +173,7 @@ async fn no_plugin_is_loaded_when_they_are_disabled() -> anyhow::Result<()> {
         assert_eq!(stage.find(CONFIG_MAP, "subject-key").await?, None);
         // What would otherwise have happened, happens without the flag.
         stage.stop().await?;
-        stage.start().await?;
+        stage.start_with(&[]).await?;
         stage.until_there(CONFIG_MAP, "subject-key").await?;
         Ok(())
     })
