@@ -22,11 +22,13 @@ use serde_json::json;
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 #[tokio::test]
+#[ignore = "builds and starts a node: cargo xtask test --full"]
 async fn dask_2026_3_0_computes_in_pods() {
     dask_computes_in_pods("2026.3.0", ["dask-scheduler", "dask-worker"].map(|command| vec![command])).await.unwrap();
 }
 
 #[tokio::test]
+#[ignore = "builds and starts a node: cargo xtask test --full"]
 async fn the_newest_dask_computes_in_pods() {
     dask_computes_in_pods("2026.8.0", ["scheduler", "worker"].map(|command| vec!["dask", command])).await.unwrap();
 }
@@ -177,12 +179,14 @@ impl Traces {
 }
 
 #[tokio::test]
+#[ignore = "builds and starts a node: cargo xtask test --full"]
 async fn killing_the_starter_leaves_nothing() {
     if !is_possible() {
         return;
     }
     let mut starter = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "starter_to_be_killed", "--nocapture"])
+        .env(STARTER, "")
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -194,11 +198,17 @@ async fn killing_the_starter_leaves_nothing() {
     traces.wait_until_gone().await.unwrap();
 }
 
+/// Set for [`starter_to_be_killed`] alone, which does nothing otherwise.
+const STARTER: &str = "DASK_WASM_OPERATOR_TEST_STARTER";
+
 const PID: &str = "PID 1 of the node: ";
 
 #[tokio::test]
 #[ignore = "run by killing_the_starter_leaves_nothing as a process of its own"]
 async fn starter_to_be_killed() {
+    if std::env::var_os(STARTER).is_none() {
+        return;
+    }
     let control_plane = ControlPlane::start_with_node(&binaries(), &node_binaries(), &[]).await.unwrap();
     let client = control_plane.kubeconfig().client().await.unwrap();
     deploy(&client, "default", "scheduler", "2026.8.0", &["dask", "scheduler"], 8787).await.unwrap();
@@ -208,6 +218,7 @@ async fn starter_to_be_killed() {
 }
 
 #[tokio::test]
+#[ignore = "builds and starts a node: cargo xtask test --full"]
 async fn a_detached_one_runs_until_it_is_stopped() {
     if !is_possible() {
         return;
@@ -222,6 +233,7 @@ async fn a_detached_one_runs_until_it_is_stopped() {
 }
 
 #[tokio::test]
+#[ignore = "builds and starts a node: cargo xtask test --full"]
 async fn names_are_resolved_inside_and_nothing_leads_out() {
     let Some(cluster) = NodeCluster::obtain(&[]).await.unwrap() else { return };
     let Some(node) = cluster.control_plane().and_then(ControlPlane::node) else { return };
