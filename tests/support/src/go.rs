@@ -1,10 +1,12 @@
 //! Runs the `go` command in one of the pinned modules of tests/local-kubernetes.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, anyhow, bail};
+use sha2::{Digest, Sha256};
 
 use crate::workspace;
 
@@ -13,7 +15,7 @@ use crate::workspace;
 pub(crate) struct PinnedModule {
     /// Name of the directory below tests/local-kubernetes.
     pub(crate) directory: &'static str,
-    /// Path of the Go module whose version the directory pins.
+    /// Path of the Go module whose version the directory pins, or of the module in the directory itself.
     pub(crate) path: &'static str,
 }
 
@@ -22,13 +24,30 @@ impl PinnedModule {
         workspace().join("tests/local-kubernetes").join(self.directory)
     }
 
-    /// The version that go.mod requires, such as `v1.36.3`.
+    /// The version that go.mod requires, such as `v1.36.3`; a program of our own is told apart from its earlier
+    /// versions by a digest of its files.
     pub(crate) fn version(&self) -> anyhow::Result<String> {
         let file = self.directory().join("go.mod");
         let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        if text.lines().any(|line| line.strip_prefix("module ") == Some(self.path)) {
+            return self.digest();
+        }
         required_version(&text, self.path)
             .map(str::to_owned)
             .with_context(|| format!("{} requires no version of {}", file.display(), self.path))
+    }
+
+    fn digest(&self) -> anyhow::Result<String> {
+        let directory = self.directory();
+        let read = || -> io::Result<String> {
+            let paths = std::fs::read_dir(&directory)?.map(|entry| entry.map(|entry| entry.path()));
+            let mut digest = Sha256::new();
+            for path in paths.collect::<io::Result<BTreeSet<_>>>()? {
+                digest.update(std::fs::read(path)?);
+            }
+            Ok(format!("v0.0.0-{:.12}", format!("{:x}", digest.finalize())))
+        };
+        read().with_context(|| format!("reading {}", directory.display()))
     }
 
     /// `go ARGUMENTS` in this module; static binaries, never another version than go.mod and go.sum say.

@@ -13,30 +13,30 @@ use crate::go::{PinnedModule, explain_missing_go};
 /// Environment variable that names another root of the cache than `~/.cache/dask-wasm-operator`.
 pub const CACHE_VARIABLE: &str = "DASK_WASM_OPERATOR_CACHE";
 
-const KUBERNETES: PinnedModule = PinnedModule { directory: "kubernetes", path: "k8s.io/kubernetes" };
+pub(crate) const KUBERNETES: PinnedModule = PinnedModule { directory: "kubernetes", path: "k8s.io/kubernetes" };
 const ETCD: PinnedModule = PinnedModule { directory: "etcd", path: "go.etcd.io/etcd/server/v3" };
 const HELM: PinnedModule = PinnedModule { directory: "helm", path: "helm.sh/helm/v4" };
 
 /// One program and how it is made.
-struct Tool {
-    name: &'static str,
-    module: PinnedModule,
-    package: &'static str,
+pub(crate) struct Tool {
+    pub(crate) name: &'static str,
+    pub(crate) module: PinnedModule,
+    pub(crate) package: &'static str,
     /// Go variables that take the version, its major and its minor part at link time. Without them Kubernetes
     /// takes itself for version 0 and rejects its own feature gates.
-    version_variables: &'static [(&'static str, VersionPart)],
+    pub(crate) version_variables: &'static [(&'static str, VersionPart)],
     /// Arguments that make the program print its version.
-    print_version: &'static [&'static str],
+    pub(crate) print_version: &'static [&'static str],
 }
 
 #[derive(Clone, Copy)]
-enum VersionPart {
+pub(crate) enum VersionPart {
     Whole,
     Major,
     Minor,
 }
 
-const KUBERNETES_VERSION: &[(&str, VersionPart)] = &[
+pub(crate) const KUBERNETES_VERSION: &[(&str, VersionPart)] = &[
     ("k8s.io/component-base/version.gitVersion", VersionPart::Whole),
     ("k8s.io/component-base/version.gitMajor", VersionPart::Major),
     ("k8s.io/component-base/version.gitMinor", VersionPart::Minor),
@@ -136,7 +136,11 @@ pub fn cache_directory(name: &str) -> anyhow::Result<PathBuf> {
     Ok(root.join(name))
 }
 
-fn ensure_all<const N: usize>(root: &Path, tools: [&Tool; N], progress: &dyn Fn(&str)) -> anyhow::Result<[PathBuf; N]> {
+pub(crate) fn ensure_all<const N: usize>(
+    root: &Path,
+    tools: [&Tool; N],
+    progress: &dyn Fn(&str),
+) -> anyhow::Result<[PathBuf; N]> {
     let places = tools.iter().map(|tool| Place::of(tool, root)).collect::<anyhow::Result<Vec<_>>>()?;
     if places.iter().any(|place| place.verify().is_err()) {
         let _lock = lock(root, progress)?;
@@ -199,7 +203,8 @@ impl<'a> Place<'a> {
             .stdin(Stdio::null())
             .output()
             .with_context(|| format!("running {}", binary.display()))?;
-        let printed = String::from_utf8_lossy(&output.stdout);
+        let printed = [output.stdout, output.stderr].concat();
+        let printed = String::from_utf8_lossy(&printed);
         let wanted = self.version.trim_start_matches('v');
         let found = printed
             .split(|character: char| character.is_whitespace() || character == '+')

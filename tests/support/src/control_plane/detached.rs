@@ -7,13 +7,14 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::{Deserialize, Serialize};
 
-use super::Instance;
 use super::binaries::{Binaries, cache_root};
 use super::process::Process;
+use super::{Instance, Program};
+use crate::node::{Node, NodeBinaries};
 use crate::wait::wait_for;
 
 /// SIGKILL takes effect at once unless the machine writes to a slow disk.
@@ -54,18 +55,47 @@ pub async fn start(
     binaries: &Binaries,
     crds: &[CustomResourceDefinition],
 ) -> anyhow::Result<Started> {
+    start_with(directory, binaries, None, crds).await
+}
+
+/// The same with a node, on which pods run.
+///
+/// # Errors
+/// As [`ControlPlane::start_with_node`](super::ControlPlane::start_with_node), and when a control plane without a node
+/// runs there.
+pub async fn start_with_node(
+    directory: &Path,
+    binaries: &Binaries,
+    node: &NodeBinaries,
+    crds: &[CustomResourceDefinition],
+) -> anyhow::Result<Started> {
+    start_with(directory, binaries, Some(node), crds).await
+}
+
+async fn start_with(
+    directory: &Path,
+    binaries: &Binaries,
+    node: Option<&NodeBinaries>,
+    crds: &[CustomResourceDefinition],
+) -> anyhow::Result<Started> {
     let _lock = lock(directory)?;
-    if State::read(directory)?.is_some_and(|state| state.is_running()) {
+    if let Some(state) = State::read(directory)?.filter(State::is_running) {
+        ensure!(
+            node.is_none() || state.node_pid.is_some(),
+            "a control plane without a node runs already; end it first: cargo xtask cluster down"
+        );
         return Ok(Started::Before);
     }
     end(directory).await?;
     // Until they are released below, the programs end with this process: an interrupted start leaves nothing.
-    let instance = Instance::start(binaries, crds, &data(directory)).await?;
-    let processes =
-        instance.programs.iter().map(|program| Process::of(program.pid())).collect::<anyhow::Result<_>>()?;
-    let state = State { processes, kubeconfig: instance.kubeconfig_path() };
-    state.write(directory)?;
-    for program in instance.programs {
+    let instance = Instance::start(binaries, node, crds, &data(directory)).await?;
+    let kubeconfig = instance.kubeconfig_path();
+    let node_pid = instance.node.as_ref().map(Node::pid);
+    let programs: Vec<Program> =
+        instance.node.map(Node::into_programs).into_iter().flatten().chain(instance.programs).collect();
+    let processes = programs.iter().map(|program| Process::of(program.pid())).collect::<anyhow::Result<_>>()?;
+    State { processes, kubeconfig, node_pid }.write(directory)?;
+    for program in programs {
         program.release()?;
     }
     Ok(Started::Now)
@@ -89,6 +119,14 @@ pub fn kubeconfig_path(directory: &Path) -> anyhow::Result<Option<PathBuf>> {
     Ok(running.map(|state| state.kubeconfig))
 }
 
+/// PID 1 of the node, if one runs: the way into its namespaces.
+///
+/// # Errors
+/// When the state file cannot be read.
+pub fn node_pid(directory: &Path) -> anyhow::Result<Option<u32>> {
+    Ok(State::read(directory)?.filter(State::is_running).and_then(|state| state.node_pid))
+}
+
 async fn end(directory: &Path) -> anyhow::Result<Stopped> {
     let Some(state) = State::read(directory)? else {
         return Ok(Stopped::Before);
@@ -101,6 +139,7 @@ async fn end(directory: &Path) -> anyhow::Result<Stopped> {
         Ok((!state.processes.iter().any(Process::is_running)).then_some(()))
     })
     .await?;
+    Node::wait_for_end(&data(directory))?;
     fs::remove_dir_all(data(directory)).context("removing the data of the control plane")?;
     fs::remove_file(State::path(directory)).context("removing the state file of the control plane")?;
     Ok(if running { Stopped::Now } else { Stopped::Before })
@@ -126,6 +165,7 @@ fn lock(directory: &Path) -> anyhow::Result<File> {
 struct State {
     processes: Vec<Process>,
     kubeconfig: PathBuf,
+    node_pid: Option<u32>,
 }
 
 impl State {

@@ -1,5 +1,6 @@
 //! A Kubernetes control plane on this machine: etcd, kube-apiserver with RBAC and an audit log, and
-//! kube-controller-manager, all on free loopback ports. No kubelet: pods stay Pending.
+//! kube-controller-manager, all on free loopback ports. Pods stay Pending, unless a [node](crate::NodeCluster) is asked
+//! for.
 //!
 //! `cargo xtask` and [`TestCluster`](crate::TestCluster) start it. It must never outlive whoever started it (unless
 //! detached on purpose), never reach beyond the loopback interface and never end a process that it did not start.
@@ -7,9 +8,9 @@
 //! Every control plane has an authority, certificates and tokens of its own, so that one that lost a race for a port
 //! cannot be mistaken for the one that won it.
 
-mod binaries;
+pub(crate) mod binaries;
 mod certificates;
-mod components;
+pub(crate) mod components;
 pub mod detached;
 pub(crate) mod process;
 mod program;
@@ -29,15 +30,15 @@ use kube::{Api, Client};
 use tempfile::TempDir;
 
 pub use binaries::{Binaries, CACHE_VARIABLE, cache_directory, ensure_helm};
-pub(crate) use program::supervised;
+pub(crate) use program::{Program, supervised};
 
 use crate::audit::AuditLog;
 use crate::client::apply_crds;
 use crate::kubeconfig::Kubeconfig;
+use crate::node::{Node, NodeBinaries, publish_api_server};
 use crate::wait::wait_for;
 use certificates::Credentials;
 use components::{Components, audit_log};
-use program::Program;
 
 /// Starting takes about 8 s on an idle machine; this leaves room for one that compiles at the same time.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
@@ -63,10 +64,30 @@ impl ControlPlane {
     /// # Errors
     /// With the last lines of the log of the program that did not start.
     pub async fn start(binaries: &Binaries, crds: &[CustomResourceDefinition]) -> anyhow::Result<Self> {
+        Self::start_with(binaries, None, crds).await
+    }
+
+    /// The same with a node, on which pods run.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with_node(
+        binaries: &Binaries,
+        node: &NodeBinaries,
+        crds: &[CustomResourceDefinition],
+    ) -> anyhow::Result<Self> {
+        Self::start_with(binaries, Some(node), crds).await
+    }
+
+    async fn start_with(
+        binaries: &Binaries,
+        node: Option<&NodeBinaries>,
+        crds: &[CustomResourceDefinition],
+    ) -> anyhow::Result<Self> {
         let runs = binaries::cache_root()?.join("runs");
         let (directory, lock) =
             new_directory(&runs).with_context(|| format!("creating a directory in {}", runs.display()))?;
-        let instance = Instance::start(binaries, crds, &directory.path().join("data")).await?;
+        let instance = Instance::start(binaries, node, crds, &directory.path().join("data")).await?;
         Ok(Self { instance, directory, _lock: lock })
     }
 
@@ -96,6 +117,11 @@ impl ControlPlane {
     /// Name and process identifier of each program.
     pub fn pids(&self) -> Vec<(&'static str, u32)> {
         self.instance.programs.iter().map(|program| (program.name(), program.pid())).collect()
+    }
+
+    /// The node, if it was started with one.
+    pub fn node(&self) -> Option<&Node> {
+        self.instance.node.as_ref()
     }
 
     /// Environment variables that make the tests in a child process use this control plane, see
@@ -142,6 +168,8 @@ fn new_directory(runs: &Path) -> io::Result<(TempDir, File)> {
 /// The programs and what is needed to reach them.
 #[derive(Debug)]
 struct Instance {
+    /// Declared before the programs that it works for, so that it ends first.
+    node: Option<Node>,
     programs: Vec<Program>,
     kubeconfig: Kubeconfig,
     directory: PathBuf,
@@ -149,10 +177,15 @@ struct Instance {
 
 impl Instance {
     /// Starts in `directory`, which is made anew.
-    async fn start(binaries: &Binaries, crds: &[CustomResourceDefinition], directory: &Path) -> anyhow::Result<Self> {
+    async fn start(
+        binaries: &Binaries,
+        node: Option<&NodeBinaries>,
+        crds: &[CustomResourceDefinition],
+        directory: &Path,
+    ) -> anyhow::Result<Self> {
         let mut attempt = 1;
         loop {
-            match Self::attempt(binaries, crds, directory, free_ports()?).await {
+            match Self::attempt(binaries, node, crds, directory, free_ports()?).await {
                 Err(error) if attempt < PORT_ATTEMPTS && error.is::<PortTaken>() => attempt += 1,
                 result => return result.context("starting a local control plane"),
             }
@@ -161,6 +194,7 @@ impl Instance {
 
     async fn attempt(
         binaries: &Binaries,
+        node: Option<&NodeBinaries>,
         crds: &[CustomResourceDefinition],
         directory: &Path,
         [etcd_port, api_port]: [u16; 2],
@@ -170,14 +204,25 @@ impl Instance {
         }
         // It holds keys and tokens.
         DirBuilder::new().mode(0o700).create(directory).with_context(|| format!("creating {}", directory.display()))?;
-        let components =
-            Components { binaries, directory, credentials: Credentials::create(directory)?, etcd_port, api_port };
+        let components = Components {
+            binaries,
+            directory,
+            credentials: Credentials::create(directory)?,
+            etcd_port,
+            api_port,
+            egress_socket: node.map(|_| Node::egress_socket()),
+        };
         let kubeconfig = components.kubeconfig(&components.credentials.admin_token)?;
         let mut instance = Self {
+            node: node.map(|binaries| Node::start(binaries, directory, api_port)).transpose()?,
             programs: vec![components.etcd()?, components.kube_apiserver()?],
             kubeconfig,
             directory: directory.to_owned(),
         };
+        // Its container runtime loads images while the control plane starts.
+        if let Some(node) = &mut instance.node {
+            node.start_container_runtime().await?;
+        }
         instance.kubeconfig.write(&instance.kubeconfig_path())?;
         let client = instance.kubeconfig.client().await?;
         instance.until("kube-apiserver is ready", async || ready(&client).await).await?;
@@ -189,6 +234,16 @@ impl Instance {
                 Ok(accounts.get_opt("default").await?.map(|_| ()))
             })
             .await?;
+        if let Some(node) = &mut instance.node {
+            instance.programs.push(components.kube_scheduler(node.kube_scheduler())?);
+            node.join(&components)?;
+            publish_api_server(&client, api_port).await?;
+            let connection = node.connection();
+            instance.until("the node is ready", async || connection.is_ready(&client).await).await?;
+        }
+        if let Some(node) = &mut instance.node {
+            node.images_loaded().await?;
+        }
         Ok(instance)
     }
 
@@ -200,10 +255,14 @@ impl Instance {
     ) -> anyhow::Result<()> {
         // Side by side: while a port is somebody else's, a request to it may hang for a long time.
         let reached = tokio::select! {
-            error = first_end(&mut self.programs) => return Err(error),
+            error = first_end(self.programs().collect()) => return Err(error),
             reached = wait_for(description, START_TIMEOUT, condition) => reached,
         };
-        reached.with_context(|| self.programs.iter().map(describe_log).collect::<String>())
+        reached.with_context(|| self.programs().map(|program| describe_log(program)).collect::<String>())
+    }
+
+    fn programs(&mut self) -> impl Iterator<Item = &mut Program> {
+        self.programs.iter_mut().chain(self.node.iter_mut().flat_map(Node::programs))
     }
 
     fn kubeconfig_path(&self) -> PathBuf {
@@ -218,7 +277,7 @@ async fn ready(client: &Client) -> anyhow::Result<Option<()>> {
 }
 
 /// Waits until a program ends, which none should; says which and why.
-async fn first_end(programs: &mut [Program]) -> anyhow::Error {
+async fn first_end(mut programs: Vec<&mut Program>) -> anyhow::Error {
     let ended = wait_for("a program to end", 2 * START_TIMEOUT, async || {
         for program in programs.iter_mut() {
             if let Some(status) = program.exit_status()? {
@@ -274,7 +333,7 @@ mod tests {
         for choose in [|taken, free| [taken, free], |taken, free| [free, taken]] {
             let [free] = free_ports().unwrap();
             let data = directory.path().join("data");
-            let outcome = Instance::attempt(&binaries, &[], &data, choose(taken, free)).await;
+            let outcome = Instance::attempt(&binaries, None, &[], &data, choose(taken, free)).await;
             let error = outcome.unwrap_err();
             assert!(error.is::<PortTaken>(), "{error:#}");
         }
