@@ -72,6 +72,11 @@ impl Dask {
         Ok(Self { environment })
     }
 
+    /// The directory of the Python environment.
+    pub(crate) fn environment(&self) -> &Path {
+        &self.environment
+    }
+
     /// Starts a scheduler without workers, on ports that are free.
     ///
     /// # Errors

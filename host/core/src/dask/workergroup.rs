@@ -75,6 +75,9 @@ fn checked_spec(subject: &Object) -> Result<DaskWorkerGroupSpec, Problem> {
 
 fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem> {
     let spec = checked_spec(&seen.subject)?;
+    if goes_with_its_cluster(seen, &spec) {
+        return Ok(Wanted::default());
+    }
     let cluster = owning_cluster(seen, &spec)?;
     let update = rolling(&seen.subject, spec.update_strategy.as_ref())?;
     let replicas = spec.worker.replicas;
@@ -123,6 +126,13 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
         findings: Findings { problems: removal.problem.into_iter().collect(), ..Findings::default() },
         ..Wanted::default()
     })
+}
+
+/// Its cluster is gone, and it is about to be: that is nobody's fault.
+fn goes_with_its_cluster(seen: &Snapshot, spec: &DaskWorkerGroupSpec) -> bool {
+    let owner = seen.subject.metadata.controller();
+    let is_owned = owner.is_some_and(|owner| owner.kind == cluster_kind().kind && owner.name == spec.cluster);
+    is_owned && seen.related_one(CLUSTER).is_none()
 }
 
 fn owning_cluster<'a>(seen: &'a Snapshot, spec: &DaskWorkerGroupSpec) -> Result<&'a Object, Problem> {
