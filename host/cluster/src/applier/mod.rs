@@ -82,7 +82,7 @@ impl Applier {
     async fn apply(&self, apply: &Apply, deadline: Instant) -> Result<Written, WriteError> {
         let path = apply_path(apply).map_err(|error| bad_name(apply.object.clone(), &error))?;
         let call = Call { content_type: APPLY, ..Call::json(Method::PATCH, &path, &apply.body) };
-        let error = match self.send(&call, deadline).await {
+        let error = match self.send(&call, Some(apply).filter(|apply| apply.creates), deadline).await {
             Ok((status, wire)) => {
                 if apply.creates
                     && status == StatusCode::OK
@@ -127,7 +127,7 @@ impl Applier {
             "metadata": {"name": apply.object.at.name, "namespace": apply.object.at.namespace, "uid": uid},
         });
         let call = Call { content_type: APPLY, ..Call::json(Method::PATCH, &path, &nothing) };
-        match self.send(&call, deadline).await {
+        match self.send(&call, None, deadline).await {
             Ok(_) => Ok(()),
             Err(Failure::Closed) => Err(WriteError::NotLeader),
             // It is gone, or another object: nothing of ours is in it.
@@ -164,7 +164,7 @@ impl Applier {
             "apiVersion": "v1", "kind": "DeleteOptions",
             "propagationPolicy": "Background", "preconditions": {"uid": uid},
         });
-        match self.send(&Call::json(Method::DELETE, &path, &options), deadline).await {
+        match self.send(&Call::json(Method::DELETE, &path, &options), None, deadline).await {
             // Finalizers or a grace period keep it for a while.
             Ok((_, wire)) if wire.metadata.deletion_timestamp.is_some() => {
                 self.learn(resource, wire);
@@ -198,7 +198,7 @@ impl Applier {
     ) -> Result<Written, WriteError> {
         let path = path::object(resource, &object.at).map_err(|error| bad_name(object.clone(), &error))?;
         let call = Call { content_type: JSON_PATCH, ..Call::json(Method::PATCH, &path, patch) };
-        match self.send(&call, deadline).await {
+        match self.send(&call, None, deadline).await {
             // The last finalizer of an object that is being deleted was all that kept it.
             Ok((_, wire)) if wire.metadata.deletion_timestamp.is_some() && wire.metadata.finalizers.is_empty() => {
                 self.index.deleted(&object, uid);
@@ -219,8 +219,15 @@ impl Applier {
         }
     }
 
-    /// Sends a request that can be sent twice, until it is answered or the deadline has passed.
-    async fn send(&self, call: &Call<'_>, deadline: Instant) -> Result<(StatusCode, WireObject), Failure> {
+    /// Sends a request that can be sent twice, until it is answered or the deadline has passed. One that `creates` is not sent
+    /// again if an attempt without an answer has made the object: others may have added to it since, and it would seem to be
+    /// theirs.
+    async fn send(
+        &self,
+        call: &Call<'_>,
+        creates: Option<&Apply>,
+        deadline: Instant,
+    ) -> Result<(StatusCode, WireObject), Failure> {
         let mut backoff = BACKOFF;
         loop {
             if !self.gate.allows(WRITE_DEADLINE) {
@@ -242,7 +249,19 @@ impl Applier {
                 return Err(Failure::Request(error));
             }
             sleep(wait).await;
+            if let Some(apply) = creates
+                && let Some(wire) = self.made(apply, deadline).await
+            {
+                return Ok((StatusCode::CREATED, wire));
+            }
         }
+    }
+
+    /// The object that was to be created, if it is there and ours.
+    async fn made(&self, apply: &Apply, deadline: Instant) -> Option<WireObject> {
+        let path = path::object(&apply.resource, &apply.object.at).ok()?;
+        let answer = Call::get(&path).send(&self.client, WRITE_DEADLINE.min(left(deadline))).await.ok()?;
+        answer.decode::<WireObject>().ok().filter(|wire| is_ours(wire, apply))
     }
 }
 

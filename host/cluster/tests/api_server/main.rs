@@ -2,6 +2,7 @@
 
 mod applier;
 mod lease;
+mod lost_answer;
 mod proxy;
 mod rights;
 mod watches;

@@ -10,6 +10,7 @@ use dask_wasm_operator_test_support::{
     wait_for,
 };
 use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     manifests,
@@ -27,6 +28,7 @@ const KOPF_FINALIZER: &str = "kopf.zalando.org/KopfFinalizerMarker";
 
 /// A control plane of its own, with the Python operator's definitions and those of plugins.
 struct Site {
+    _turn: MutexGuard<'static, ()>,
     control_plane: ControlPlane,
     python: PythonOperator,
     objects: Objects,
@@ -34,6 +36,9 @@ struct Site {
 
 impl Site {
     async fn new() -> anyhow::Result<Self> {
+        // Two control planes and two Python operators at once would leave nothing for the other tests.
+        static TURNS: Mutex<()> = Mutex::const_new(());
+        let turn = TURNS.lock().await;
         let binaries = tokio::task::spawn_blocking(|| Binaries::ensure(&|line| eprintln!("{line}"))).await??;
         let python = tokio::task::spawn_blocking(PythonOperator::install).await??;
         let mut definitions = python.crds()?;
@@ -41,7 +46,7 @@ impl Site {
         let control_plane = ControlPlane::start(&binaries, &definitions).await?;
         let client = control_plane.kubeconfig().client().await?;
         let objects = Objects { client, namespace: "default".to_owned() };
-        Ok(Self { control_plane, python, objects })
+        Ok(Self { _turn: turn, control_plane, python, objects })
     }
 
     fn start_python(&self) -> anyhow::Result<RunningPythonOperator> {
