@@ -172,9 +172,9 @@ impl Reconciler {
         }
     }
 
-    /// Whether the status of its subjects tells problems. That of jobs has no place for them: clients compare it.
+    /// Whether the status that it writes tells problems. That of jobs has no place for them: clients compare it.
     pub fn has_conditions(self) -> bool {
-        self != Self::Job
+        !matches!(self, Self::Job | Self::IdleShutdown)
     }
 
     /// Whether what it does depends on the status of its subject and children, too.

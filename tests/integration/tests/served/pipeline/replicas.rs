@@ -32,6 +32,8 @@ async fn a_groups_own_number_counts_until_the_clusters_changes() -> anyhow::Resu
         stage.scale(CLUSTER, "simple", 2).await?;
         stage.until_running("simple", 2).await?;
         stage.until_workers("simple-default", 2).await?;
+        // The group's status is written apart from the cluster's.
+        stage.until(GROUP, "simple-default", "counted", |group| group["status"]["replicas"] == 2).await?;
         let scale = stage.api(GROUP).get_scale("simple-default").await?;
         assert_eq!(
             (scale.spec.and_then(|spec| spec.replicas), scale.status.map(|status| status.replicas)),
