@@ -17,7 +17,10 @@ use crate::{
     dask::{PAUSED, Settled},
     fields::{hex, holds},
     object::{GroupVersionKind, ManagedFields, NamespacedName, Object, ObjectKey, Resource},
-    plugin::{Delivery, HandlerName, KEY_ANNOTATION, Mounted, Projection, RETRY_ANNOTATION, Rights, accept, decide},
+    plugin::{
+        Delivery, HANDLER_LABEL, HandlerName, KEY_ANNOTATION, Mounted, PLUGIN_LABEL, Projection, RETRY_ANNOTATION,
+        Rights, SUBJECT_UID_LABEL, accept, decide,
+    },
     ports::{CallError, CallReport, Guest},
     retry::{PLUGIN_ATTEMPTS, Retry},
     spec::{DASK_PLUGIN_RECORD, DaskPluginRecordSpec, DaskPluginRecordStatus, HandledTrigger, SubjectReference},
@@ -419,10 +422,20 @@ fn is_passing(error: &WriteError) -> bool {
 }
 
 /// Whether there are patches of a handler in an object. Its children have the same manager and may be of the same kind as its
-/// subjects; by their owner they are told apart, which no patch sets.
+/// subjects. They are told apart by what only a child is given, any of which may have been taken from it: its owner, and
+/// names that no patch may use.
 fn is_patched_by(object: &Object, manager: &str) -> bool {
     let held = object.applied_by(manager).and_then(ManagedFields::decoded);
-    held.is_some_and(|held| !holds(&held, &["metadata", "ownerReferences"]))
+    let marks = [
+        ["labels", PLUGIN_LABEL],
+        ["labels", HANDLER_LABEL],
+        ["labels", SUBJECT_UID_LABEL],
+        ["annotations", KEY_ANNOTATION],
+    ];
+    held.is_some_and(|held| {
+        !holds(&held, &["metadata", "ownerReferences"])
+            && !marks.iter().any(|[map, name]| holds(&held, &["metadata", map, name]))
+    })
 }
 
 fn is_permanent(error: &CallError) -> bool {
@@ -442,5 +455,38 @@ impl std::fmt::Debug for MountedHandler {
             .field("name", &self.name)
             .field("subject", &self.subject.kind)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn applied(fields: serde_json::Value) -> Object {
+        let entry = json!({
+            "manager": "dask-plugin/p/h", "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
+            "fieldsV1": fields,
+        });
+        let object = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "uid": "u", "managedFields": [entry]},
+        });
+        Object::from_value(&object).unwrap()
+    }
+
+    #[test]
+    fn a_child_of_the_kind_of_the_subjects_is_not_taken_for_a_patched_subject_whatever_was_taken_from_it() {
+        let label = |name: &str| json!({"f:metadata": {"f:labels": {format!("f:{name}"): {}}}});
+        for left in [
+            json!({"f:data": {}, "f:metadata": {"f:ownerReferences": {}}}),
+            label(PLUGIN_LABEL),
+            label(HANDLER_LABEL),
+            label(SUBJECT_UID_LABEL),
+            json!({"f:metadata": {"f:annotations": {format!("f:{KEY_ANNOTATION}"): {}}}}),
+        ] {
+            assert!(!is_patched_by(&applied(left.clone()), "dask-plugin/p/h"), "{left}");
+        }
+        let patched = applied(label("team"));
+        assert!(is_patched_by(&patched, "dask-plugin/p/h"));
+        assert!(!is_patched_by(&patched, "dask-plugin/p/other"));
     }
 }
