@@ -4,6 +4,8 @@
 //! set of fields per manager, uids, resource versions, preconditions, removal of children. It simplifies: nothing is
 //! defaulted, lists of custom kinds are replaced as a whole, Deployments are available at once, conflicts are for force only.
 
+mod layers;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,9 +22,7 @@ use crate::{
     ports::{Observed, Pending, Schedulers, Writes},
     scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
 };
-
-/// Keys by which Kubernetes merges the lists of built-in kinds, the first that all items have.
-const LIST_KEYS: [&str; 6] = ["name", "containerPort", "port", "mountPath", "uid", "type"];
+use layers::{first_difference, give, merge, take_changed, take_conflicts};
 
 /// A cluster in memory.
 pub struct MemoryCluster {
@@ -264,61 +264,6 @@ impl MemoryCluster {
     }
 }
 
-fn first_difference(before: &Value, after: &Value) -> Option<String> {
-    if before == after {
-        return None;
-    }
-    let (Some(old), Some(new)) = (before.as_object(), after.as_object()) else { return Some(String::new()) };
-    old.keys().chain(new.keys()).find_map(|name| {
-        let none = Value::Null;
-        let below = first_difference(old.get(name).unwrap_or(&none), new.get(name).unwrap_or(&none))?;
-        Some(if below.is_empty() { name.clone() } else { format!("{name}.{below}") })
-    })
-}
-
-/// Lays over what a person gave what they changed between two states of the object.
-fn give(given: &mut Value, before: &Value, after: &Value) {
-    let (Some(before), Some(after)) = (before.as_object(), after.as_object()) else { return given.clone_from(after) };
-    if !given.is_object() {
-        *given = json!({});
-    }
-    let Some(given) = given.as_object_mut() else { return };
-    given.retain(|name, _| after.contains_key(name));
-    for (name, value) in after.iter().filter(|(name, value)| before.get(*name) != Some(*value)) {
-        give(given.entry(name).or_insert(Value::Null), before.get(name).unwrap_or(&Value::Null), value);
-    }
-}
-
-/// Takes from an applied set what differs between two states of the object.
-fn take_changed(body: &mut Value, before: &Value, after: &Value) {
-    let Some(fields) = body.as_object_mut() else { return };
-    fields.retain(|name, value| {
-        let (before, after) = (before.get(name), after.get(name));
-        if before == after {
-            return true;
-        }
-        match (before, after) {
-            (Some(before), Some(after)) if value.is_object() => {
-                take_changed(value, before, after);
-                true
-            }
-            _ => false,
-        }
-    });
-}
-
-/// Takes from an applied set the plain values that another manager forces to be different.
-fn take_conflicts(theirs: &mut Value, forced: &Value) {
-    let Some(fields) = theirs.as_object_mut() else { return };
-    fields.retain(|name, value| match forced.get(name) {
-        Some(forced) if value.is_object() || value.is_array() => {
-            take_conflicts(value, forced);
-            true
-        }
-        forced => forced.is_none_or(|forced| forced == value),
-    });
-}
-
 fn refused(key: &ObjectKey, message: String) -> WriteError {
     WriteError::Refused { object: key.clone(), code: 422, reason: "Invalid".to_owned(), message }
 }
@@ -355,36 +300,6 @@ fn simulate_controllers(kind: &GroupVersionKind, object: &mut Value) {
             "replicas": replicas, "updatedReplicas": replicas, "readyReplicas": replicas, "availableReplicas": replicas,
         });
     }
-}
-
-/// Lays `from` over `into`.
-fn merge(into: &mut Value, from: &Value, by_keys: bool) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (name, value) in from {
-                merge(into.entry(name).or_insert(Value::Null), value, by_keys);
-            }
-        }
-        (Value::Array(into), Value::Array(from)) if by_keys => {
-            if !merge_lists(into, from) {
-                into.clone_from(from);
-            }
-        }
-        (into, from) => *into = from.clone(),
-    }
-}
-
-/// Merges lists whose items all have the same key; false if they have none.
-fn merge_lists(into: &mut Vec<Value>, from: &[Value]) -> bool {
-    let key = LIST_KEYS.into_iter().find(|key| into.iter().chain(from).all(|item| item.get(key).is_some()));
-    let Some(key) = key else { return false };
-    for item in from {
-        match into.iter_mut().find(|other| other.get(key) == item.get(key)) {
-            Some(other) => merge(other, item, true),
-            None => into.push(item.clone()),
-        }
-    }
-    true
 }
 
 fn remove(objects: &mut Objects, key: &ObjectKey) {
