@@ -15,6 +15,7 @@ pub mod gate;
 pub mod index;
 pub mod lease;
 pub mod observed;
+pub mod outdated;
 mod path;
 mod request;
 pub mod scheduler;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use dask_wasm_operator_api::required_access;
+use dask_wasm_operator_api::{crds, required_access};
 use dask_wasm_operator_cluster::{
     access::missing_access,
     applier::{Applier, CONCURRENCY},
@@ -20,6 +20,7 @@ use dask_wasm_operator_cluster::{
     index::Index,
     lease::{self, LeaseSettings, holder_identity},
     observed::ObservedCluster,
+    outdated::outdated,
     scheduler::{Addresses, Deadlines, Route, SchedulerClient},
     watch::{WatchHandle, WatchKey, Watches},
 };
@@ -77,6 +78,7 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
         let discovery = discover(&clients).await?;
         let operator_namespace = settings.operator_namespace.clone().unwrap_or_else(|| clients.namespace.clone());
         check_definitions(&discovery)?;
+        warn_of_outdated_definitions(&clients).await;
         check_rights(&clients, &settings.scope, &operator_namespace).await?;
         Ok::<_, Failure>((clients, discovery, operator_namespace))
     };
@@ -200,6 +202,19 @@ fn check_definitions(discovery: &Discovery) -> Result<(), Failure> {
     let missing = ours.iter().filter(|kind| table.get(&kind.group_version_kind()).is_none());
     let names: Vec<_> = missing.map(|kind| format!("{}.{}", kind.plural, kind.group)).collect();
     if names.is_empty() { Ok(()) } else { Err(Failure::MissingCrds { names }) }
+}
+
+/// What they drop is nothing that could be noticed later.
+async fn warn_of_outdated_definitions(clients: &Clients) {
+    match outdated(&clients.unary, &crds()).await {
+        Ok(definitions) => definitions.iter().for_each(|definition| {
+            tracing::warn!(
+                "the installed definition is older than this operator, and the API server drops these fields of \
+                 {definition}; upgrade it: dask-wasm-operator crds | kubectl apply --server-side --force-conflicts -f -"
+            );
+        }),
+        Err(error) => tracing::debug!(%error, "whether the installed definitions are older can't be seen"),
+    }
 }
 
 async fn check_rights(clients: &Clients, scope: &Scope, operator_namespace: &str) -> Result<(), Failure> {

@@ -13,6 +13,7 @@ use dask_wasm_operator_test_support::{
     program, wait_for,
 };
 use hyper::StatusCode;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
 
 use crate::{
@@ -102,6 +103,32 @@ async fn missing_definitions_are_named() -> anyhow::Result<()> {
     let says =
         "the cluster has no daskjobs.kubernetes.dask.org, daskpluginrecords.plugins.dask.org; install the definitions";
     ensure!(log.contains(says), "{log}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn fault_15_definitions_that_would_drop_the_idle_timeout_are_named() -> anyhow::Result<()> {
+    let binaries = tokio::task::spawn_blocking(|| Binaries::ensure(&|line| eprintln!("{line}"))).await??;
+    let mut older = serde_json::to_value(crds())?;
+    let cluster = older.as_array_mut().into_iter().flatten().find(|crd| crd["spec"]["names"]["kind"] == "DaskCluster");
+    let cluster = cluster.context("there is a definition of it")?;
+    let version = &mut cluster["spec"]["versions"][0];
+    let spec = version.pointer_mut("/schema/openAPIV3Schema/properties/spec/properties");
+    spec.and_then(Value::as_object_mut).and_then(|fields| fields.remove("idleTimeout")).context("it has the field")?;
+    let older: Vec<CustomResourceDefinition> = serde_json::from_value(older)?;
+    let control_plane = ControlPlane::start(&binaries, &older).await?;
+    let schemas = control_plane.kubeconfig().client().await?;
+    wait_for("the schema to be published", TIMEOUT, async || {
+        let request = http::Request::get("/openapi/v3/apis/kubernetes.dask.org/v1").body(Vec::new())?;
+        Ok(schemas.request_text(request).await.ok().filter(|text| text.contains("DaskAutoscaler")))
+    })
+    .await?;
+    let mut operator = Operator::start(control_plane.kubeconfig(), &["--standalone"])?;
+    operator.ready().await?;
+    let log = operator.log();
+    let says = "the API server drops these fields of DaskCluster: spec.idleTimeout;";
+    ensure!(log.contains(says), "{log}");
+    assert_eq!(log.matches("older than this operator").count(), 1, "{log}");
     Ok(())
 }
 
