@@ -10,6 +10,7 @@ use super::{
     allocation::Room,
     cluster, cluster_kind, decode_spec, deployment_kind, field_manager,
     metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata, WORKER_GROUP_NAME_LABEL},
+    pods,
     removal::{Removal, Surplus, shrink},
     service_kind,
     update::{Progress, rolling},
@@ -43,6 +44,7 @@ pub(super) fn lookups(subject: &Object) -> Vec<(&'static str, Lookup)> {
     let scheduler = cluster::scheduler_name(cluster);
     vec![
         (CLUSTER, Lookup::Named(cluster_kind(), at(cluster.to_owned()))),
+        pods::lookup(&at(cluster.to_owned())),
         (SCHEDULER, Lookup::Named(deployment_kind(), at(scheduler.clone()))),
         (SCHEDULER_SERVICE, Lookup::Named(service_kind(), at(scheduler))),
     ]

@@ -154,6 +154,12 @@ impl Stage {
 
     /// Does for the pod of a Deployment what a kubelet would: it runs and is ready.
     pub(crate) async fn run_pod_of(&self, deployment: &str) -> anyhow::Result<()> {
+        let ready = json!({"type": "Ready", "status": "True"});
+        self.report_pod_of(deployment, &json!({"phase": "Running", "conditions": [ready]})).await
+    }
+
+    /// Reports this status of the pod of a Deployment, as a kubelet would.
+    pub(crate) async fn report_pod_of(&self, deployment: &str, status: &Value) -> anyhow::Result<()> {
         let deployment = self.until_there(DEPLOYMENT, deployment).await?;
         let pod =
             dask_wasm_operator_test_support::wait_for("the pod of a Deployment", crate::objects::TIMEOUT, async || {
@@ -163,9 +169,8 @@ impl Stage {
                 Ok(pods.iter().find(|pod| sets.contains(&controller(pod))).map(|pod| name(pod).to_owned()))
             })
             .await?;
-        let ready = json!({"type": "Ready", "status": "True"});
-        let status = json!({"status": {"phase": "Running", "conditions": [ready]}});
-        self.api(POD).patch_status(&pod, &kube::api::PatchParams::default(), &kube::api::Patch::Merge(&status)).await?;
+        let status = kube::api::Patch::Merge(json!({ "status": status }));
+        self.api(POD).patch_status(&pod, &kube::api::PatchParams::default(), &status).await?;
         Ok(())
     }
 }
