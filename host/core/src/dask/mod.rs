@@ -11,6 +11,7 @@ mod job;
 mod metadata;
 mod pods;
 mod poll;
+mod registered;
 mod removal;
 mod scaling;
 mod status;

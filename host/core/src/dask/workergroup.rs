@@ -11,7 +11,7 @@ use super::{
     cluster, cluster_kind, decode_spec, deployment_kind, field_manager,
     metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata, WORKER_GROUP_NAME_LABEL},
     pods,
-    removal::{Removal, Surplus, shrink},
+    removal::{HELD_SINCE, Removal, Surplus, shrink},
     service_kind,
     update::{Progress, rolling},
     worker_set::{WORKER_ORDINALS, WorkerSet},
@@ -118,6 +118,7 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
     if needs_owner(seen, cluster) {
         patch["metadata"]["ownerReferences"] = json!([cluster.as_owner()]);
     }
+    let facts = removal.held_since.map(|since| json!({HELD_SINCE: since})).unwrap_or_default();
     let calls = removal.calls.into_iter().filter_map(|call| Some((scheduler.clone()?, call)));
     Ok(Wanted {
         subject: Some(SubjectPatch { body: patch, guarded: true }),
@@ -125,7 +126,7 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
         calls: calls.collect(),
         events: removal.events,
         requeue_after: [removal.requeue_after, next_batch].into_iter().flatten().min(),
-        findings: Findings { problems: removal.problem.into_iter().collect(), ..Findings::default() },
+        findings: Findings { problems: removal.problem.into_iter().collect(), facts, ..Findings::default() },
         ..Wanted::default()
     })
 }

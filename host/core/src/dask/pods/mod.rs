@@ -138,7 +138,7 @@ impl<'a> Pods<'a> {
     }
 
     /// The pods of a Deployment.
-    pub(super) fn of_deployment(&self, deployment: &str) -> impl Iterator<Item = (&'a str, &PodSummary)> {
+    fn of_deployment(&self, deployment: &str) -> impl Iterator<Item = (&'a str, &PodSummary)> {
         self.deployments.get(deployment).into_iter().flatten().map(|(name, summary)| (*name, summary))
     }
 
@@ -158,7 +158,12 @@ impl<'a> Pods<'a> {
         self.deployments.contains_key(deployment)
     }
 
-    /// The Deployments that have a pod with this address, by address.
+    /// Whether a pod of a Deployment has an address.
+    pub(super) fn has_address(&self, deployment: &str) -> bool {
+        self.of_deployment(deployment).any(|(_, summary)| !summary.ips.is_empty())
+    }
+
+    /// The Deployments that have a pod with an address, by address.
     pub(super) fn by_ip(&self) -> BTreeMap<&str, Vec<&str>> {
         let mut by_ip: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (deployment, pods) in &self.deployments {
