@@ -68,7 +68,6 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
     if !settings.ignored.is_empty() {
         tracing::warn!(flags = settings.ignored.join(" "), "these flags of the Python operator have no effect here");
     }
-    let metrics = Arc::new(Metrics::new());
     let admin = match &settings.admin {
         Some(endpoint) => Some(AdminServer::bind(endpoint).await?),
         None => None,
@@ -91,6 +90,7 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
     let (changes_tx, changes_rx) = mpsc::unbounded_channel();
     let plugins_changed = Arc::new(Notify::new());
     let index = Arc::new(Index::new(sink(changes_tx, Arc::clone(&plugins_changed), operator_namespace.clone())));
+    let metrics = Arc::new(Metrics::new().of_objects(Arc::clone(&index)));
     let leadership = match settings.leadership {
         Leadership::Standalone => None,
         Leadership::Lease => {
