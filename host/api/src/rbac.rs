@@ -71,7 +71,13 @@ pub const TABLE: [Rights; 18] = [
         verbs: MANAGE,
         why: "schedulers and workers",
     },
-    Rights { scope: Scope::Served, group: "", resources: &["pods"], verbs: MANAGE, why: "pods that run jobs" },
+    Rights {
+        scope: Scope::Served,
+        group: "",
+        resources: &["pods"],
+        verbs: MANAGE,
+        why: "pods that run jobs; why those of schedulers and workers fail",
+    },
     Rights {
         scope: Scope::Served,
         group: "",

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     action::{Action, Apply, ApplyTarget, WriteError, Written},
-    dask::{CLUSTER_NAME_LABEL, COMPONENT_LABEL},
+    dask::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, pod_kind, pod_summary_kind, summary},
     fields::{fields_of, hex},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     ports::{Observed, Pending, Schedulers, Writes},
@@ -323,11 +323,13 @@ impl Observed for MemoryCluster {
 
     fn controlled_by(&self, kind: &GroupVersionKind, uid: &str) -> Vec<Arc<Object>> {
         let objects = self.lock();
-        let controlled = objects
-            .stored
-            .values()
-            .filter(|stored| stored.seen.kind.same_kind(kind) && stored.seen.is_controlled_by(uid));
-        controlled.map(|stored| Arc::clone(&stored.seen)).collect()
+        let stored = objects.stored.values().map(|stored| &stored.seen);
+        if *kind == pod_summary_kind() {
+            let pods = stored.filter(|object| object.kind.same_kind(&pod_kind()));
+            let summaries = pods.map(|pod| Arc::new(summary(Arc::new(kind.clone()), pod)));
+            return summaries.filter(|summary| summary.is_controlled_by(uid)).collect();
+        }
+        stored.filter(|object| object.kind.same_kind(kind) && object.is_controlled_by(uid)).cloned().collect()
     }
 
     fn departed(&self, _kind: &GroupVersionKind, _uid: &str) -> Vec<Arc<Object>> {

@@ -3,6 +3,8 @@
 //! An [`Object`] is decoded only as far as ownership, selection and drift need: everything else stays JSON text, so that
 //! fields that are newer than us pass through and a thousand objects take little memory.
 
+mod top_fields;
+
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{
@@ -11,6 +13,8 @@ use serde::{
     ser::SerializeMap,
 };
 use serde_json::{Value, value::RawValue};
+
+pub use top_fields::TopFields;
 
 /// Group, version and kind.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -219,8 +223,8 @@ pub struct Object {
     pub kind: Arc<GroupVersionKind>,
     /// Its metadata.
     pub metadata: Metadata,
-    /// The top-level fields besides `apiVersion`, `kind` and `metadata`, as JSON text: `spec`, `status`, `data`, …
-    pub fields: BTreeMap<String, Box<RawValue>>,
+    /// The top-level fields besides `apiVersion`, `kind` and `metadata`.
+    pub fields: TopFields,
     /// Entries of `metadata.managedFields`.
     pub managed_fields: Vec<ManagedFields>,
 }
@@ -311,7 +315,7 @@ impl Serialize for Object {
         map.serialize_entry("apiVersion", &self.kind.api_version())?;
         map.serialize_entry("kind", &self.kind.kind)?;
         map.serialize_entry("metadata", &self.metadata)?;
-        for (name, value) in &self.fields {
+        for (name, value) in self.fields.iter() {
             map.serialize_entry(name, value)?;
         }
         map.end()
@@ -330,7 +334,7 @@ pub struct WireObject {
     /// Entries of `metadata.managedFields`.
     pub managed_fields: Vec<ManagedFields>,
     /// All other top-level fields.
-    pub fields: BTreeMap<String, Box<RawValue>>,
+    pub fields: TopFields,
 }
 
 /// [`Metadata`] together with the one field that is kept apart.
@@ -368,6 +372,7 @@ impl<'de> Deserialize<'de> for WireObject {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<WireObject, A::Error> {
                 let mut object = WireObject::default();
+                let mut fields = Vec::new();
                 while let Some(name) = map.next_key::<String>()? {
                     match name.as_str() {
                         "apiVersion" => object.api_version = map.next_value()?,
@@ -389,11 +394,10 @@ impl<'de> Deserialize<'de> for WireObject {
                                 finalizers: metadata.finalizers.unwrap_or_default(),
                             };
                         }
-                        _ => {
-                            object.fields.insert(name, map.next_value()?);
-                        }
+                        _ => fields.push((name, map.next_value()?)),
                     }
                 }
+                object.fields = fields.into_iter().collect();
                 Ok(object)
             }
         }

@@ -26,8 +26,8 @@ use dask_wasm_operator_cluster::{
 };
 use dask_wasm_operator_core::{
     dask::{
-        COMPONENT_LABEL, autoscaler_kind, cluster_kind, deployment_kind, job_kind, pod_kind, service_kind,
-        worker_group_kind,
+        COMPONENT_LABEL, autoscaler_kind, cluster_kind, deployment_kind, job_kind, pod_kind, pod_summary_kind,
+        pod_summary_resource, service_kind, worker_group_kind,
     },
     object::GroupVersionKind,
     ports::{Observed, Writes},
@@ -68,7 +68,6 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
     if !settings.ignored.is_empty() {
         tracing::warn!(flags = settings.ignored.join(" "), "these flags of the Python operator have no effect here");
     }
-    let metrics = Arc::new(Metrics::new());
     let admin = match &settings.admin {
         Some(endpoint) => Some(AdminServer::bind(endpoint).await?),
         None => None,
@@ -91,6 +90,7 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
     let (changes_tx, changes_rx) = mpsc::unbounded_channel();
     let plugins_changed = Arc::new(Notify::new());
     let index = Arc::new(Index::new(sink(changes_tx, Arc::clone(&plugins_changed), operator_namespace.clone())));
+    let metrics = Arc::new(Metrics::new().of_objects(Arc::clone(&index)));
     let leadership = match settings.leadership {
         Leadership::Standalone => None,
         Leadership::Lease => {
@@ -245,12 +245,13 @@ fn own_watches(
 ) -> Result<Vec<WatchHandle>, Failure> {
     let served = namespace(scope);
     let components = |names: &str| Some(format!("{COMPONENT_LABEL} in ({names})"));
-    let wanted: [(GroupVersionKind, Option<String>, Option<String>); 8] = [
+    let wanted: [(GroupVersionKind, Option<String>, Option<String>); 9] = [
         (cluster_kind(), served.clone(), None),
         (worker_group_kind(), served.clone(), None),
         (job_kind(), served.clone(), None),
         (autoscaler_kind(), served.clone(), None),
         (pod_kind(), served.clone(), components("job-runner")),
+        (pod_summary_kind(), served.clone(), components("scheduler,worker")),
         (deployment_kind(), served.clone(), components("scheduler,worker")),
         (service_kind(), served, components("scheduler")),
         (DASK_PLUGIN.group_version_kind(), Some(operator_namespace.to_owned()), None),
@@ -259,8 +260,9 @@ fn own_watches(
     wanted
         .into_iter()
         .map(|(kind, namespace, labels)| {
-            let resource = table.get(&kind).map(|served| served.resource.clone());
-            let resource = resource.with_context(|| format!("the API server does not serve {kind}"))?;
+            let served = table.get(&kind).map(|served| served.resource.clone());
+            let summaries = Some(pod_summary_resource()).filter(|resource| resource.kind == kind);
+            let resource = served.or(summaries).with_context(|| format!("the API server does not serve {kind}"))?;
             Ok(watches.start(&WatchKey { resource, namespace, labels }).context("starting a watch")?)
         })
         .collect()

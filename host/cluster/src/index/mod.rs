@@ -18,6 +18,7 @@ use std::{
 };
 
 use dask_wasm_operator_core::{
+    dask::{pod_summary_kind, summary},
     object::{GroupVersionKind, ManagedFields, NamespacedName, Object, ObjectKey, OwnerReference, WireObject},
     selector::Selector,
 };
@@ -201,7 +202,11 @@ impl Index {
     /// An object as it is to be known: without what is never asked for, and sharing with others what they have in common.
     pub(crate) fn object(&self, kind: &GroupVersionKind, wire: WireObject) -> Object {
         let known = self.read().kinds.get_key_value(kind).map(|(kind, _)| Arc::clone(kind));
-        let mut object = Object::new(known.unwrap_or_else(|| Arc::new(kind.clone())), wire);
+        let kind = known.unwrap_or_else(|| Arc::new(kind.clone()));
+        let mut object = Object::new(Arc::clone(&kind), wire);
+        if *kind == pod_summary_kind() {
+            object = summary(kind, &object);
+        }
         object.managed_fields.retain(is_own);
         object.managed_fields.shrink_to_fit();
         let mut shared = lock(&self.shared);

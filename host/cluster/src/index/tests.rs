@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use dask_wasm_operator_core::object::{Metadata, OwnerReference};
+use dask_wasm_operator_core::object::{Metadata, OwnerReference, TopFields};
 use proptest::prelude::*;
 
 use super::*;
@@ -39,7 +39,7 @@ fn object(name: &str, uid: &str, version: u64, labelled: bool) -> Object {
             }]),
             ..Metadata::default()
         },
-        fields: BTreeMap::new(),
+        fields: TopFields::default(),
         managed_fields: Vec::new(),
     }
 }

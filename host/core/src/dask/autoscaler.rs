@@ -14,6 +14,7 @@ use super::{
     Lookup, PAUSED, Reconciler,
     cluster::{check_name, default_group_name, scheduler_name},
     cluster_kind, decode_spec, deployment_kind, field_manager,
+    pods::{self, Pods},
     poll::{Poll, silence},
     scaling::{Hold, Recommendation, Situation, Verdict, decide, goal},
     service_kind,
@@ -56,6 +57,7 @@ pub(super) fn lookups(subject: &Object) -> Vec<(&'static str, Lookup)> {
         (CLUSTER, Lookup::Named(cluster_kind(), at(spec.cluster.clone()))),
         (SCHEDULER, Lookup::Named(deployment_kind(), at(scheduler.clone()))),
         (SCHEDULER_SERVICE, Lookup::Named(service_kind(), at(scheduler))),
+        pods::lookup(&at(spec.cluster.clone())),
     ];
     let group = |(question, name)| (question, Lookup::Named(worker_group_kind(), at(name)));
     lookups.extend(group_names(&spec).into_iter().map(group));
@@ -201,7 +203,7 @@ fn owning_cluster<'a>(seen: &'a Snapshot, spec: &DaskAutoscalerSpec) -> Result<&
 
 fn scheduler(seen: &Snapshot, cluster: &Object) -> Result<Scheduler, Obstacle> {
     let deployment = seen.related_one(SCHEDULER).map(AsRef::as_ref);
-    let (status, reason, message) = scheduler_available(deployment);
+    let (status, reason, message) = scheduler_available(deployment, &Pods::of(seen, Some("scheduler")));
     if status != ConditionStatus::True {
         return Err(Obstacle::new(&reason, message));
     }

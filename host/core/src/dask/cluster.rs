@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{
     Environment, Lookup, Reconciler, decode_spec, deployment_kind, field_manager,
     metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata},
+    pods,
     update::rolling,
     worker_group_kind,
 };
@@ -42,11 +43,11 @@ pub(super) fn default_group_name(cluster: &str) -> String {
 
 pub(super) fn lookups(subject: &Object, children: &[Arc<Object>]) -> Vec<(&'static str, Lookup)> {
     let group = default_group_name(&subject.metadata.name);
-    children
+    let workers = children
         .iter()
         .filter(|child| child.kind.same_kind(&worker_group_kind()) && child.metadata.name == group)
-        .map(|child| (WORKERS, Lookup::ControlledBy(deployment_kind(), child.metadata.uid.clone())))
-        .collect()
+        .map(|child| (WORKERS, Lookup::ControlledBy(deployment_kind(), child.metadata.uid.clone())));
+    workers.chain([pods::lookup(&subject.at())]).collect()
 }
 
 pub(super) fn check_name(name: &str) -> Result<(), Problem> {

@@ -9,7 +9,9 @@ mod cluster;
 mod idle;
 mod job;
 mod metadata;
+mod pods;
 mod poll;
+mod registered;
 mod removal;
 mod scaling;
 mod status;
@@ -20,6 +22,7 @@ mod workergroup;
 
 pub use allocation::WorkerAllocation;
 pub use metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, EXCLUDED_PREFIXES, WORKER_GROUP_NAME_LABEL};
+pub use pods::{pod_summary_kind, pod_summary_resource, summary};
 pub(crate) use status::{INVALID_NAME, OUTDATED};
 pub use template::{Settled, TEMPLATE_HASH, settle};
 

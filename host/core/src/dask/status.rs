@@ -1,12 +1,16 @@
 //! What the status of a DaskCluster and a DaskWorkerGroup says: computed from what was observed, never carried along.
 
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     COMPONENT_LABEL, PAUSED,
     cluster::{WORKERS, default_group_name, scheduler_name},
-    deployment_kind, service_kind, worker_group_kind,
+    deployment_kind,
+    pods::{Pods, TroubleKind},
+    service_kind, worker_group_kind,
     workergroup::{DeploymentStatus, worker_selector},
 };
 use crate::{
@@ -57,7 +61,7 @@ pub(super) fn cluster(seen: &Snapshot, findings: &Findings) -> Value {
             seen,
             &previous.conditions,
             &problems,
-            scheduler_available(scheduler),
+            scheduler_available(scheduler, &Pods::of(seen, Some("scheduler"))),
             progress(phase == ClusterPhase::Running, update, &workers, wanted),
         ),
         observed_generation: seen.subject.metadata.generation,
@@ -83,7 +87,7 @@ pub(super) fn worker_group(seen: &Snapshot, findings: &Findings) -> Value {
             seen,
             &previous.conditions,
             problems,
-            workers_available(&workers, wanted),
+            workers_available(&seen.children, &Pods::of(seen, Some("worker")), &workers, wanted),
             progress(problems.iter().all(|problem| problem.reason == OUTDATED), update, &workers, wanted),
         ),
         observed_generation: seen.subject.metadata.generation,
@@ -134,20 +138,21 @@ fn waits_for_load_balancer(service: &Object) -> bool {
 struct Workers {
     exist: u32,
     ready: u32,
-    failure: Option<String>,
 }
 
 impl Workers {
-    fn count(deployments: &[std::sync::Arc<Object>]) -> Self {
-        let mut workers = Self { exist: 0, ready: 0, failure: None };
-        for deployment in deployments.iter().filter(|object| is_worker(object) && !object.is_being_deleted()) {
-            let status = DeploymentStatus::of(deployment);
+    fn count(deployments: &[Arc<Object>]) -> Self {
+        let mut workers = Self { exist: 0, ready: 0 };
+        for deployment in workers_of(deployments) {
             workers.exist += 1;
-            workers.ready += u32::from(status.ready_replicas > 0);
-            workers.failure = workers.failure.or_else(|| status.failure().map(str::to_owned));
+            workers.ready += u32::from(DeploymentStatus::of(deployment).ready_replicas > 0);
         }
         workers
     }
+}
+
+fn workers_of(deployments: &[Arc<Object>]) -> impl Iterator<Item = &Arc<Object>> {
+    deployments.iter().filter(|object| is_worker(object) && !object.is_being_deleted())
 }
 
 fn is_worker(object: &Object) -> bool {
@@ -158,7 +163,7 @@ fn is_worker(object: &Object) -> bool {
 /// Status, reason and message of one condition.
 pub(super) type Finding = (ConditionStatus, String, String);
 
-pub(super) fn scheduler_available(scheduler: Option<&Object>) -> Finding {
+pub(super) fn scheduler_available(scheduler: Option<&Object>, pods: &Pods<'_>) -> Finding {
     let Some(scheduler) = scheduler else {
         return (
             ConditionStatus::False,
@@ -167,40 +172,65 @@ pub(super) fn scheduler_available(scheduler: Option<&Object>) -> Finding {
         );
     };
     let status = DeploymentStatus::of(scheduler);
-    let name = &scheduler.metadata.name;
+    let name = scheduler.metadata.name.as_str();
     if status.available_replicas > 0 {
-        (
-            ConditionStatus::True,
-            "SchedulerAvailable".to_owned(),
-            format!("the scheduler (Deployment {name}) is available"),
-        )
+        let message = format!("the scheduler (Deployment {name}) is available");
+        (ConditionStatus::True, "SchedulerAvailable".to_owned(), message)
     } else if let Some(failure) = status.failure() {
-        (
-            ConditionStatus::False,
-            "SchedulerFailed".to_owned(),
-            format!("no pod can be made for Deployment {name}: {failure}"),
-        )
+        let message = format!("no pod can be made for Deployment {name}: {failure}");
+        (ConditionStatus::False, "SchedulerFailed".to_owned(), message)
+    } else if let Some((pod, trouble)) = pods.trouble(name) {
+        let reason = format!("Scheduler{}", trouble.kind.word());
+        (ConditionStatus::False, reason, trouble.describe(pod, "spec.scheduler.spec"))
     } else {
-        (
-            ConditionStatus::False,
-            "SchedulerNotReady".to_owned(),
-            format!("the scheduler's pod (Deployment {name}) is not ready"),
-        )
+        let message = format!("the scheduler's pod (Deployment {name}) is not ready");
+        (ConditionStatus::False, "SchedulerNotReady".to_owned(), message)
     }
 }
 
-fn workers_available(workers: &Workers, wanted: u32) -> Finding {
+fn workers_available(deployments: &[Arc<Object>], pods: &Pods<'_>, workers: &Workers, wanted: u32) -> Finding {
     if workers.ready >= wanted {
-        (ConditionStatus::True, "WorkersReady".to_owned(), format!("all {wanted} workers are ready"))
-    } else if let Some(failure) = &workers.failure {
-        (ConditionStatus::False, "WorkersFailed".to_owned(), format!("pods of workers can't be made: {failure}"))
-    } else {
-        (
-            ConditionStatus::False,
-            "WorkersNotReady".to_owned(),
-            format!("{} of {wanted} workers are ready", workers.ready),
-        )
+        return (ConditionStatus::True, "WorkersReady".to_owned(), format!("all {wanted} workers are ready"));
     }
+    let mut failures = failures(deployments, pods);
+    // That of most workers first.
+    failures.sort_by_key(|failure| Reverse(failure.workers));
+    let Some(first) = failures.first() else {
+        let message = format!("{} of {wanted} workers are ready", workers.ready);
+        return (ConditionStatus::False, "WorkersNotReady".to_owned(), message);
+    };
+    let reason = format!("Workers{}", first.kind.map_or("Failed", TroubleKind::word));
+    let told = failures.iter().map(|failure| format!("{} of {wanted} workers: {}", failure.workers, failure.words));
+    (ConditionStatus::False, reason, told.collect::<Vec<_>>().join(". "))
+}
+
+/// What is wrong with some workers.
+struct Failure {
+    /// None: their pods can't be made.
+    kind: Option<TroubleKind>,
+    workers: u32,
+    /// In the words of the first of them.
+    words: String,
+}
+
+/// What is wrong with workers that are not ready, by kind.
+fn failures(deployments: &[Arc<Object>], pods: &Pods<'_>) -> Vec<Failure> {
+    let mut failures: BTreeMap<Option<TroubleKind>, Failure> = BTreeMap::new();
+    for deployment in workers_of(deployments) {
+        let status = DeploymentStatus::of(deployment);
+        let name = &deployment.metadata.name;
+        let (kind, words) = if status.ready_replicas > 0 {
+            continue;
+        } else if let Some(failure) = status.failure() {
+            (None, format!("pods can't be made: {failure}"))
+        } else if let Some((pod, trouble)) = pods.trouble(name) {
+            (Some(trouble.kind), trouble.describe(pod, "spec.worker.spec"))
+        } else {
+            continue;
+        };
+        failures.entry(kind).or_insert(Failure { kind, workers: 0, words }).workers += 1;
+    }
+    failures.into_values().collect()
 }
 
 /// `outdated`: how many are still to be replaced, if they are.

@@ -119,6 +119,11 @@ impl WorkerSet {
         self.workers.contains_key(name)
     }
 
+    /// The name as it is in the set.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.workers.get_key_value(name).map(|(name, _)| name.as_str())
+    }
+
     pub(super) fn len(&self) -> u32 {
         u32::try_from(self.workers.len()).unwrap_or(u32::MAX)
     }

@@ -10,7 +10,8 @@ use super::{
     allocation::Room,
     cluster, cluster_kind, decode_spec, deployment_kind, field_manager,
     metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata, WORKER_GROUP_NAME_LABEL},
-    removal::{Removal, Surplus, shrink},
+    pods,
+    removal::{HELD_SINCE, Removal, Surplus, shrink},
     service_kind,
     update::{Progress, rolling},
     worker_set::{WORKER_ORDINALS, WorkerSet},
@@ -43,6 +44,7 @@ pub(super) fn lookups(subject: &Object) -> Vec<(&'static str, Lookup)> {
     let scheduler = cluster::scheduler_name(cluster);
     vec![
         (CLUSTER, Lookup::Named(cluster_kind(), at(cluster.to_owned()))),
+        pods::lookup(&at(cluster.to_owned())),
         (SCHEDULER, Lookup::Named(deployment_kind(), at(scheduler.clone()))),
         (SCHEDULER_SERVICE, Lookup::Named(service_kind(), at(scheduler))),
     ]
@@ -116,6 +118,7 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
     if needs_owner(seen, cluster) {
         patch["metadata"]["ownerReferences"] = json!([cluster.as_owner()]);
     }
+    let facts = removal.held_since.map(|since| json!({HELD_SINCE: since})).unwrap_or_default();
     let calls = removal.calls.into_iter().filter_map(|call| Some((scheduler.clone()?, call)));
     Ok(Wanted {
         subject: Some(SubjectPatch { body: patch, guarded: true }),
@@ -123,7 +126,7 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
         calls: calls.collect(),
         events: removal.events,
         requeue_after: [removal.requeue_after, next_batch].into_iter().flatten().min(),
-        findings: Findings { problems: removal.problem.into_iter().collect(), ..Findings::default() },
+        findings: Findings { problems: removal.problem.into_iter().collect(), facts, ..Findings::default() },
         ..Wanted::default()
     })
 }

@@ -118,7 +118,9 @@ impl Kubernetes {
             "conditions": [{"type": "Progressing", "status": "True", "reason": reason}, available],
         });
         let mut object = Object::clone(object);
-        object.fields.insert("status".to_owned(), serde_json::value::to_raw_value(&status).unwrap());
+        let status = ("status".to_owned(), serde_json::value::to_raw_value(&status).unwrap());
+        let fields = object.fields.iter().map(|(name, raw)| (name.to_owned(), raw.to_owned()));
+        object.fields = fields.chain([status]).collect();
         object.metadata.creation_timestamp = state.created.get(uid).map(|created| rfc3339(*created));
         Arc::new(object)
     }

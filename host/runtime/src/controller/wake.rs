@@ -7,7 +7,7 @@ use std::{
 
 use dask_wasm_operator_cluster::index::Change;
 use dask_wasm_operator_core::{
-    dask::Reconciler,
+    dask::{CLUSTER_NAME_LABEL, Reconciler, WORKER_GROUP_NAME_LABEL, pod_summary_kind},
     object::{GroupVersionKind, NamespacedName, Object, OwnerReference},
     pipeline::MountedHandler,
 };
@@ -44,7 +44,7 @@ fn extent(old: Option<&Object>, new: Option<&Object>) -> Extent {
 }
 
 fn beside_status(object: &Object) -> impl Iterator<Item = (&str, &str)> {
-    object.fields.iter().filter(|(name, _)| *name != "status").map(|(name, raw)| (name.as_str(), raw.get()))
+    object.fields.iter().filter(|(name, _)| *name != "status").map(|(name, raw)| (name, raw.get()))
 }
 
 fn status(object: &Object) -> Option<&str> {
@@ -67,6 +67,10 @@ impl Controller {
         }
         let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
         let mut inner = self.lock();
+        if object.kind.same_kind(&pod_summary_kind()) {
+            self.wake_status_of_pod(&mut inner, object);
+            return;
+        }
         self.wake_subject(&mut inner, object, extent, handlers.values());
         let mut owners: Vec<OwnerReference> = Vec::new();
         for side in [&change.old, &change.new].into_iter().flatten() {
@@ -160,6 +164,16 @@ impl Controller {
                 name: owner.name.clone(),
             };
             self.wake_status(inner, Reconciler::Cluster, &at, STATUS_WINDOW);
+        }
+    }
+
+    /// A cluster says what is wrong with its scheduler's pods, a group what with its workers'.
+    fn wake_status_of_pod(&self, inner: &mut Inner, pod: &Object) {
+        let groups = (Reconciler::WorkerGroup, WORKER_GROUP_NAME_LABEL);
+        let label = |(reconciler, key)| Some((reconciler, pod.metadata.labels.get(key)?.clone()));
+        if let Some((reconciler, name)) = label(groups).or_else(|| label((Reconciler::Cluster, CLUSTER_NAME_LABEL))) {
+            let at = NamespacedName { namespace: pod.metadata.namespace.clone(), name };
+            self.wake_status(inner, reconciler, &at, STATUS_WINDOW);
         }
     }
 

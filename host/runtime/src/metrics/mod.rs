@@ -4,10 +4,15 @@
 //! of the process are what every Prometheus client library calls them. Labels hold words from the code, names of handlers and
 //! names of plugins, never names of subjects: there may be any number of those.
 
+mod objects;
 mod process;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use dask_wasm_operator_cluster::index::Index;
 use dask_wasm_operator_core::{
     action::{WriteError, Written},
     ports::CallReport,
@@ -25,6 +30,9 @@ const RECONCILE_BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0
 
 /// Upper bounds in seconds. A call takes some hundred microseconds, and at most the longest deadline, 10 s.
 const CALL_BUCKETS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
+
+/// Begins the names of what is not of every process.
+const PREFIX: &str = "dask_operator";
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
@@ -89,7 +97,7 @@ impl Metrics {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(process::Process::started(SystemTime::now())));
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        let ours = registry.sub_registry_with_prefix("dask_operator");
+        let ours = registry.sub_registry_with_prefix(PREFIX);
         ours.register("build", "The version that runs", build);
 
         let reconcile_duration: Histograms<_> = Family::new_with_constructor(|| Histogram::new(RECONCILE_BUCKETS));
@@ -134,6 +142,14 @@ impl Metrics {
             parked_subjects,
             scheduler_calls,
         }
+    }
+
+    /// With what is known of the Dask objects, counted at each look.
+    #[must_use]
+    pub fn of_objects(mut self, index: Arc<Index>) -> Self {
+        let ours = self.registry.sub_registry_with_prefix(PREFIX);
+        ours.register_collector(Box::new(objects::DaskObjects::of(index)));
+        self
     }
 
     /// One reconcile of a handler ended, well or not.

@@ -14,11 +14,8 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
-use self::{
-    runner::PodStatus,
-    stage::{Attempt, Decision, Job, Stage, has_begun, previous_status, runner_name},
-};
-use super::{Environment, cluster_kind, pod_kind};
+use self::stage::{Attempt, Decision, Job, Stage, has_begun, previous_status, runner_name};
+use super::{Environment, cluster_kind, pod_kind, pods::PodStatus};
 use crate::{
     contract::{EventNote, EventSeverity},
     object::Object,

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{record::Record, runner::PodStatus};
+use super::{record::Record, runner::trouble};
 use crate::{
-    dask::{cluster, decode_spec, pod_kind},
+    dask::{cluster, decode_spec, pod_kind, pods::PodStatus},
     object::Object,
     spec::{DaskJobSpec, DaskJobStatus, JobStatus},
     time::{epoch_millis, rfc3339},
@@ -123,7 +123,7 @@ impl<'a> Job<'a> {
     /// What does not end the job.
     fn trouble(&self, next_attempt: Option<u64>) -> Option<Problem> {
         match self.attempt {
-            Attempt::Active(pod) => PodStatus::of(pod).trouble(pod).map(|trouble| self.named(trouble)),
+            Attempt::Active(pod) => trouble(pod).map(|trouble| self.named(trouble)),
             Attempt::Failed(_) | Attempt::Lost => {
                 let Problem { reason, message, .. } = self.failure();
                 let next = next_attempt.map(rfc3339).unwrap_or_default();

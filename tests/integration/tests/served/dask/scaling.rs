@@ -1,6 +1,7 @@
 //! Fewer workers, without losing what they hold.
 
 use anyhow::ensure;
+use serde_json::json;
 
 use crate::{
     manifests::{SIMPLE, SIMPLE_GROUP},
@@ -31,6 +32,37 @@ async fn what_removed_workers_hold_moves_to_those_that_stay() -> anyhow::Result<
         }
         let sizes = dask.run("print(sorted(len(part) for part in client.gather(client.get_dataset('data'))))")?;
         ensure!(sizes == "[1000, 2000, 3000, 4000]", "of the data there is {sizes}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn fault_09_a_worker_under_a_name_of_its_own_hands_over_what_it_holds() -> anyhow::Result<()> {
+    on_stage_with_dask(&[], async |stage, dask| {
+        stage.running_cluster(SIMPLE, 2).await?;
+        stage.run_pod_of("simple-scheduler").await?;
+        let workers = stage.until_workers(SIMPLE_GROUP, 2).await?;
+        let [own, usual] = [name(&workers[0]), name(&workers[1])];
+        stage.run_pod_of(own).await?;
+        let address = json!({"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]});
+        stage.report_pod_of(own, &address).await?;
+        stage.run_pod_of(usual).await?;
+        dask.add_worker("alice")?;
+        dask.add_worker(usual)?;
+        // The scheduler can best do without the one that holds less.
+        dask.run(
+            "client.wait_for_workers(2)\n\
+             names = {worker['name']: address for address, worker in client.scheduler_info()['workers'].items()}\n\
+             data = [client.scatter(bytes(100_000 if name != 'alice' else 1000), workers=[address], hash=False)\n\
+             \x20   for name, address in names.items()]\n\
+             client.publish_dataset(data, name='data')",
+        )?;
+        stage.scale(GROUP, SIMPLE_GROUP, 1).await?;
+        ensure!(left(stage, 1).await? == [usual], "that of alice goes");
+        dask.kill_workers("alice");
+        let sizes = dask.run("print(sorted(len(part) for part in client.gather(client.get_dataset('data'))))")?;
+        ensure!(sizes == "[1000, 100000]", "of the data there is {sizes}");
         Ok(())
     })
     .await

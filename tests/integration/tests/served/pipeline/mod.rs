@@ -2,6 +2,7 @@
 
 mod creation;
 mod groups;
+mod pods;
 mod refusals;
 mod repair;
 mod replicas;

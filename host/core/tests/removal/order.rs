@@ -1,123 +1,14 @@
-//! Scaling down: who goes, in which order, and what happens when the scheduler does not say.
-#![expect(clippy::panic, clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
+//! Who goes, in which order, and what happens when the scheduler does not say.
 
 use std::collections::BTreeSet;
 
 use dask_wasm_operator_core::{
-    dask::{Environment, Reconciler},
-    memory::{MemoryCluster, built_in_resources},
-    object::{NamespacedName, ObjectKey},
-    pipeline::{Handler, Pass, Pipeline, SubjectState},
-    scheduler::{SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
+    pipeline::SubjectState,
+    scheduler::{SchedulerCall, SchedulerReply},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
-const BEGIN: u64 = 1_795_372_200_000;
-const SECOND: u64 = 1_000;
-
-/// A group with its cluster, and a scheduler that the test speaks for.
-struct World {
-    cluster: MemoryCluster,
-    state: SubjectState,
-    now: u64,
-    /// What was said to the scheduler and not answered yet.
-    asked: Vec<SchedulerCall>,
-}
-
-fn now<T>(future: impl Future<Output = T>) -> T {
-    match std::pin::pin!(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
-        std::task::Poll::Ready(value) => value,
-        std::task::Poll::Pending => panic!("the cluster in memory made somebody wait"),
-    }
-}
-
-impl World {
-    fn new(replicas: u32) -> Self {
-        let cluster = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
-        let pod = json!({"containers": [{"name": "dask", "image": "dask"}]});
-        let worker = json!({"replicas": replicas, "spec": pod});
-        for object in [
-            json!({"apiVersion": "kubernetes.dask.org/v1", "kind": "DaskCluster", "metadata": {"name": "c", "namespace": "n"},
-                "spec": {"worker": worker, "scheduler": {"spec": pod, "service": {"ports": [{"name": "tcp-comm", "port": 8786}]}}}}),
-            json!({"apiVersion": "kubernetes.dask.org/v1", "kind": "DaskWorkerGroup", "metadata": {"name": "g", "namespace": "n"},
-                "spec": {"cluster": "c", "worker": worker}}),
-        ] {
-            cluster.create(object).unwrap();
-        }
-        let mut world = Self { cluster, state: SubjectState::default(), now: BEGIN, asked: Vec::new() };
-        let mut cluster_state = SubjectState::default();
-        world.reconcile(Reconciler::Cluster, "c", &mut cluster_state);
-        world.settle();
-        world
-    }
-
-    fn reconcile(&self, reconciler: Reconciler, name: &str, state: &mut SubjectState) -> Pass {
-        let environment = Environment::default();
-        let pipeline = Pipeline { observed: &self.cluster, writes: &self.cluster, environment: &environment };
-        now(pipeline.reconcile(&Handler::Native(reconciler), &NamespacedName::new("n", name), state, self.now))
-    }
-
-    fn pass(&mut self) -> Pass {
-        let mut state = std::mem::take(&mut self.state);
-        let pass = self.reconcile(Reconciler::WorkerGroup, "g", &mut state);
-        self.state = state;
-        self.asked.extend(pass.calls.iter().map(|(_, call)| call.clone()));
-        pass
-    }
-
-    fn settle(&mut self) {
-        while self.pass().writes > 0 {}
-    }
-
-    fn scale(&mut self, replicas: u32) -> Pass {
-        self.edit("DaskWorkerGroup", "g", |group| group["spec"]["worker"]["replicas"] = json!(replicas));
-        self.pass()
-    }
-
-    fn edit(&self, kind: &str, name: &str, change: impl FnOnce(&mut Value)) {
-        self.cluster.edit(&self.key(kind, name), change);
-    }
-
-    fn key(&self, kind: &str, name: &str) -> ObjectKey {
-        let objects = self.cluster.objects();
-        objects.iter().find(|object| object.kind.kind == kind && object.metadata.name == name).unwrap().key()
-    }
-
-    fn workers(&self) -> Vec<String> {
-        let objects = self.cluster.objects().into_iter();
-        let workers =
-            objects.filter(|object| object.kind.kind == "Deployment" && object.metadata.name.starts_with("g-"));
-        workers.map(|object| object.metadata.name.clone()).collect()
-    }
-
-    /// The scheduler answers what it was asked last.
-    fn answer(&mut self, reply: SchedulerReply) -> Pass {
-        self.reply(Ok(reply))
-    }
-
-    fn reply(&mut self, reply: Result<SchedulerReply, SchedulerError>) -> Pass {
-        let call = self.asked.pop().expect("the scheduler was asked something");
-        self.state.heard(&call, reply, self.now);
-        self.asked.clear();
-        self.pass()
-    }
-
-    fn unreachable(&mut self) -> Pass {
-        self.reply(Err(SchedulerError::Unreachable("refused".to_owned())))
-    }
-}
-
-fn worker(name: &str, address: &str) -> SchedulerWorker {
-    SchedulerWorker { name: name.to_owned(), address: address.to_owned(), is_retired: false }
-}
-
-fn registered(names: &[String]) -> SchedulerReply {
-    SchedulerReply::Workers(names.iter().map(|name| worker(name, &format!("tcp://{name}"))).collect())
-}
-
-fn retire(names: &[String]) -> Vec<String> {
-    names.iter().map(|name| format!("tcp://{name}")).collect()
-}
+use crate::world::{SECOND, World, registered, retire, worker};
 
 #[test]
 fn only_what_the_scheduler_has_retired_is_deleted() {

@@ -1,0 +1,142 @@
+//! Which of the processes that a scheduler knows run in which Deployments of a group.
+//!
+//! By default a process is named after its Deployment. Users may name them as they like, so a process is also looked for by
+//! its address among the pods. One that is found neither way may be in any Deployment: what becomes of those is for the
+//! caller to say.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use super::{pods::Pods, worker_set::WorkerSet};
+use crate::scheduler::SchedulerWorker;
+
+/// What the scheduler knows of the group's workers.
+pub(super) struct Registered<'a> {
+    /// By Deployment: its processes, each with its place in the order in which the scheduler can do without them.
+    workers: BTreeMap<&'a str, Vec<(usize, &'a SchedulerWorker)>>,
+    retired: BTreeSet<&'a str>,
+    /// Those that may run in any Deployment and hold something.
+    unplaced: Vec<&'a SchedulerWorker>,
+}
+
+/// Where a process runs.
+enum Place<'a> {
+    /// In this Deployment of the group.
+    Deployment(&'a str),
+    /// In another Deployment of the cluster.
+    Elsewhere,
+    Unknown,
+}
+
+impl<'a> Registered<'a> {
+    /// Only the group's own: another group's workers are not ours to choose (dask-kubernetes issue 914). `retired` are
+    /// addresses that were retired since the scheduler told of the others.
+    pub(super) fn of(
+        registered: &'a [SchedulerWorker],
+        set: &'a WorkerSet,
+        pods: &'a Pods<'_>,
+        retired: &'a [String],
+    ) -> Self {
+        let by_ip = pods.by_ip();
+        let retired = retired.iter().map(String::as_str).collect();
+        let mut known = Self { workers: BTreeMap::new(), retired, unplaced: Vec::new() };
+        for (place, worker) in registered.iter().enumerate() {
+            let ip = ip_of(&worker.address);
+            let hosts = ip.as_deref().and_then(|ip| by_ip.get(ip)).map(Vec::as_slice).unwrap_or_default();
+            match place_of(&worker.name, hosts, set, pods) {
+                Place::Deployment(name) => known.workers.entry(name).or_default().push((place, worker)),
+                Place::Unknown if !known.is_retired(worker) => known.unplaced.push(worker),
+                Place::Elsewhere | Place::Unknown => {}
+            }
+        }
+        known
+    }
+
+    /// Whether a process of the Deployment is registered.
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.workers.contains_key(name)
+    }
+
+    fn is_retired(&self, worker: &SchedulerWorker) -> bool {
+        worker.is_retired || self.retired.contains(worker.address.as_str())
+    }
+
+    /// Whether processes of the Deployment are registered and all of them retired.
+    pub(super) fn is_empty(&self, name: &str) -> bool {
+        self.workers.get(name).is_some_and(|workers| workers.iter().all(|(_, worker)| self.is_retired(worker)))
+    }
+
+    /// The place of the process that the scheduler can do without least.
+    pub(super) fn place(&self, name: &str) -> Option<usize> {
+        self.workers.get(name)?.iter().map(|(place, _)| *place).max()
+    }
+
+    /// The addresses of the Deployment's processes that are not retired.
+    pub(super) fn addresses(&self, name: &str) -> impl Iterator<Item = String> {
+        let workers = self.workers.get(name).into_iter().flatten();
+        workers.filter(|(_, worker)| !self.is_retired(worker)).map(|(_, worker)| worker.address.clone())
+    }
+
+    /// The processes that may run in any Deployment.
+    pub(super) fn unplaced(&self) -> &[&'a SchedulerWorker] {
+        &self.unplaced
+    }
+}
+
+/// By its name, unless the pods of the Deployment of that name are known to be elsewhere; else by the one Deployment that has
+/// a pod of its address. Pods on the network of their node share its address.
+fn place_of<'a>(worker: &str, hosts: &[&'a str], set: &'a WorkerSet, pods: &Pods<'_>) -> Place<'a> {
+    let ours = |name: &str| set.get(name).map_or(Place::Elsewhere, Place::Deployment);
+    let named = deployments_named(worker).into_iter().flatten().find(|name| set.contains(name) || pods.contains(name));
+    match (named, hosts) {
+        (Some(named), hosts) if hosts.contains(&named) => ours(named),
+        (Some(named), [host]) if pods.has_address(named) => ours(host),
+        (Some(named), _) => ours(named),
+        (None, [host]) => ours(host),
+        (None, hosts) if !hosts.is_empty() && !hosts.iter().any(|host| set.contains(host)) => Place::Elsewhere,
+        (None, _) => Place::Unknown,
+    }
+}
+
+/// The Deployments after which a process of this name may be named: with `--nworkers`, processes are named `<deployment>-0`,
+/// `<deployment>-1`, ….
+fn deployments_named(worker: &str) -> [Option<&str>; 2] {
+    let numbered = worker.rsplit_once('-').filter(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()));
+    [Some(worker), numbered.map(|(deployment, _)| deployment)]
+}
+
+/// Of `tcp://10.0.0.1:34567` or `tls://[fd00::1]:34567`.
+fn ip_of(address: &str) -> Option<String> {
+    let (_, address) = address.split_once("://")?;
+    let (host, _) = address.rsplit_once(':')?;
+    let ip: IpAddr = host.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
+    Some(ip.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_schedulers_workers() {
+        for (address, ip) in [
+            ("tcp://10.0.0.1:34567", Some("10.0.0.1")),
+            ("tls://[fd00:0::1]:34567", Some("fd00::1")),
+            ("tcp://node-7:34567", None),
+            ("inproc://10.0.0.1/7/1", None),
+            ("10.0.0.1", None),
+            ("", None),
+        ] {
+            assert_eq!(ip_of(address).as_deref(), ip, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_process_is_named_after_one_of_two_deployments() {
+        assert_eq!(deployments_named("g-worker-a"), [Some("g-worker-a"), None]);
+        assert_eq!(deployments_named("g-worker-a-12"), [Some("g-worker-a-12"), Some("g-worker-a")]);
+        assert_eq!(deployments_named("a-"), [Some("a-"), Some("a")]);
+    }
+}
