@@ -122,6 +122,11 @@ impl Proxy {
         self.shared.faults().stop = Some(Stop { passing: n - 1, moment });
     }
 
+    /// Does not stop any more, unless it has.
+    pub fn pass(&self) {
+        self.shared.faults().stop = None;
+    }
+
     /// Whether it has stopped.
     pub fn is_stopped(&self) -> bool {
         *self.shared.stopped.borrow()

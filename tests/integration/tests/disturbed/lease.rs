@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use dask_wasm_operator_test_integration::{
+    manifests,
+    objects::{LEASE, SERVICE, TIMEOUT, text},
+};
 use dask_wasm_operator_test_support::{Operator, wait_for};
-use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::Api;
 
-use crate::site::{Site, TIMEOUT, resource, with_site};
+use crate::site::{Site, with_site};
 
 /// After an orderly end, which releases the Lease (decision A.7).
 const AFTER_SIGTERM: Duration = Duration::from_secs(2);
@@ -44,28 +46,25 @@ async fn a_standby_takes_over_after_an_end_and_after_a_crash() {
 }
 
 async fn start(site: &Site) -> anyhow::Result<Operator> {
-    let mut operator = site.start(&site.installation.kubeconfig, &[])?;
+    let mut operator = site.start(&site.installation.kubeconfig, &[""; 0])?;
     operator.ready().await?;
     Ok(operator)
 }
 
 /// Waits until the Lease is held by somebody else than the former holder.
 async fn new_holder(site: &Site, former: Option<&str>) -> anyhow::Result<String> {
-    let leases: Api<Lease> = Api::namespaced(site.client.clone(), &site.namespace);
     let holder = wait_for("a new holder of the Lease", TIMEOUT, async || {
-        let lease = leases.get("dask-wasm-operator").await?;
-        let holder = lease.spec.and_then(|spec| spec.holder_identity).filter(|holder| !holder.is_empty());
-        Ok(holder.filter(|holder| Some(holder.as_str()) != former))
+        let lease = site.get(LEASE, "dask-wasm-operator").await?;
+        let holder = text(&lease, "/spec/holderIdentity").to_owned();
+        Ok(Some(holder).filter(|holder| !holder.is_empty() && Some(holder.as_str()) != former))
     });
     holder.await
 }
 
 /// Waits until a new DaskCluster is served.
 async fn serves(site: &Site, cluster: &str) -> anyhow::Result<()> {
-    site.create_cluster(cluster, 0).await?;
-    let services = site.api(&resource("v1", "Service"));
-    let service = wait_for("the scheduler's Service", TIMEOUT, async || {
-        Ok(services.get_opt(&format!("{cluster}-scheduler")).await?.map(drop))
-    });
-    service.await.with_context(|| format!("the DaskCluster {cluster} is not served"))
+    site.create(&manifests::cluster(cluster, 0)).await?;
+    let service = site.until_there(SERVICE, &format!("{cluster}-scheduler")).await;
+    service.with_context(|| format!("the DaskCluster {cluster} is not served"))?;
+    Ok(())
 }

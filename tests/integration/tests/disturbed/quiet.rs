@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use dask_wasm_operator_test_integration::{
+    manifests,
+    objects::{CLUSTER, DEPLOYMENT, GROUP, Kind, PLUGIN_RECORD, TIMEOUT, VIRTUAL_SERVICE},
+};
 use dask_wasm_operator_test_support::{
     apply_objects,
     control_plane::{Binaries, ControlPlane},
@@ -10,11 +14,11 @@ use dask_wasm_operator_test_support::{
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, ListParams, PostParams};
+use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::site::{Site, TIMEOUT, dask, dask_cluster, definitions, resource};
+use crate::site::{Site, definitions};
 
 const CLUSTERS: usize = 50;
 const WORKERS: u32 = 2;
@@ -44,9 +48,10 @@ async fn quiet(control_plane: &ControlPlane) -> anyhow::Result<()> {
     // With the Lease, in all namespaces: as it is installed by default.
     let arguments = ["--operator-namespace", NAMESPACE];
     let mut operator = dask_wasm_operator_test_support::Operator::start(&site.installation.kubeconfig, &arguments)?;
-    let clusters: Vec<_> = (0..CLUSTERS).map(|number| dask_cluster(&format!("quiet-{number}"), WORKERS)).collect();
+    let clusters: Vec<_> =
+        (0..CLUSTERS).map(|number| manifests::cluster(&format!("quiet-{number}"), WORKERS)).collect();
     apply_objects(&client, NAMESPACE, &clusters).await?;
-    for kind in ["DaskCluster", "DaskWorkerGroup"] {
+    for kind in [CLUSTER, GROUP] {
         settled(&site, kind).await.with_context(|| operator.log())?;
     }
     made(&site).await.with_context(|| operator.log())?;
@@ -77,15 +82,13 @@ async fn quiet(control_plane: &ControlPlane) -> anyhow::Result<()> {
 }
 
 /// Waits until the status of every object of a kind is final: no pod ever starts here.
-async fn settled(site: &Site, kind: &str) -> anyhow::Result<()> {
-    let api = site.api(&dask(kind));
+async fn settled(site: &Site, kind: Kind<'_>) -> anyhow::Result<()> {
     let is_settled = |object: &Value| {
         let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
         object["status"]["replicas"] == WORKERS && conditions.any(|condition| condition["reason"] == "WorkersStarting")
     };
-    wait_for(&format!("every {kind} to be settled"), TIMEOUT, async || {
-        let list = api.list(&ListParams::default()).await?;
-        let settled = list.items.iter().filter(|object| is_settled(&object.data)).count();
+    wait_for(&format!("every {} to be settled", kind.1), TIMEOUT, async || {
+        let settled = site.list(kind, "").await?.iter().filter(|object| is_settled(object)).count();
         ensure!(settled == CLUSTERS, "{settled} are settled");
         Ok(Some(()))
     })
@@ -94,16 +97,11 @@ async fn settled(site: &Site, kind: &str) -> anyhow::Result<()> {
 
 /// Waits until the plugin has made all that it is to make, and other controllers have seen it.
 async fn made(site: &Site) -> anyhow::Result<()> {
-    let virtual_services = site.api(&resource("networking.istio.io/v1", "VirtualService"));
-    let records = site.api(&resource("plugins.dask.org/v1alpha1", "DaskPluginRecord"));
-    let deployments = site.api(&resource("apps/v1", "Deployment"));
     wait_for("everything to be made", TIMEOUT, async || {
-        let parameters = ListParams::default();
-        let counts =
-            [virtual_services.list(&parameters).await?.items.len(), records.list(&parameters).await?.items.len()];
+        let counts = [site.list(VIRTUAL_SERVICE, "").await?.len(), site.list(PLUGIN_RECORD, "").await?.len()];
         ensure!(counts == [CLUSTERS; 2], "{counts:?} VirtualServices and records");
-        let deployments = deployments.list(&parameters).await?.items;
-        let seen = deployments.iter().filter(|object| object.data["status"]["unavailableReplicas"] == 1).count();
+        let deployments = site.list(DEPLOYMENT, "").await?;
+        let seen = deployments.iter().filter(|object| object["status"]["unavailableReplicas"] == 1).count();
         ensure!(seen == CLUSTERS * (WORKERS as usize + 1), "{seen} Deployments have their pods");
         Ok(Some(()))
     })

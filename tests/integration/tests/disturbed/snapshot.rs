@@ -4,14 +4,12 @@
 use std::{collections::BTreeSet, fmt};
 
 use anyhow::Context;
-use kube::{
-    ResourceExt,
-    api::{ApiResource, DynamicObject, ListParams},
+use dask_wasm_operator_test_integration::objects::{
+    AUTOSCALER, CLUSTER, DEPLOYMENT, GROUP, JOB, Kind, Objects, PLUGIN_RECORD, REPLICA_SET, SERVICE, VIRTUAL_SERVICE,
+    is_being_deleted, name, uid,
 };
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-
-use crate::site::{Site, dask, resource};
 
 /// Objects by kind and name, ordered. Two of the same key would be a duplicate, and stay visible as such.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,40 +17,24 @@ pub(crate) struct Snapshot {
     entries: Vec<(String, Value)>,
 }
 
-fn kinds() -> Vec<ApiResource> {
-    vec![
-        dask("DaskCluster"),
-        dask("DaskWorkerGroup"),
-        resource("plugins.dask.org/v1alpha1", "DaskPluginRecord"),
-        resource("apps/v1", "Deployment"),
-        resource("apps/v1", "ReplicaSet"),
-        resource("v1", "Service"),
-        resource("networking.istio.io/v1", "VirtualService"),
-    ]
-}
+const KINDS: [Kind<'_>; 9] =
+    [CLUSTER, GROUP, JOB, AUTOSCALER, PLUGIN_RECORD, DEPLOYMENT, REPLICA_SET, SERVICE, VIRTUAL_SERVICE];
 
 impl Snapshot {
-    /// What is in the namespace of a site now.
-    pub(crate) async fn take(site: &Site) -> anyhow::Result<Self> {
+    /// What is in a namespace now.
+    pub(crate) async fn take(namespace: &Objects) -> anyhow::Result<Self> {
         let mut objects = Vec::new();
-        for kind in kinds() {
-            let list = site.api(&kind).list(&ListParams::default()).await;
-            let list = list.with_context(|| format!("listing {}", kind.plural))?;
-            for mut object in list.items {
-                object.types =
-                    Some(kube::core::TypeMeta { api_version: kind.api_version.clone(), kind: kind.kind.clone() });
-                objects.push(object);
-            }
+        for kind in KINDS {
+            objects.extend(namespace.list(kind, "").await?.into_iter().map(|object| (kind.1, object)));
         }
         let mut substitutes = substitutes(&objects);
-        substitutes.push((site.namespace.clone(), "NAMESPACE".to_owned()));
+        substitutes.push((namespace.namespace.clone(), "NAMESPACE".to_owned()));
         let mut entries = Vec::new();
-        for object in &objects {
-            let text = serde_json::to_string(&essence(object)).context("writing an object")?;
+        for (kind, object) in &objects {
+            let text = essence(kind, object).to_string();
             let text = substitutes.iter().fold(text, |text, (from, to)| text.replace(from, to));
             let value: Value = serde_json::from_str(&text).context("reading an object")?;
-            let name = value["metadata"]["name"].as_str().unwrap_or_default();
-            entries.push((format!("{} {name}", value["kind"].as_str().unwrap_or_default()), value));
+            entries.push((format!("{kind} {}", name(&value)), value));
         }
         entries.sort_by(|(left, left_value), (right, right_value)| {
             (left, left_value.to_string()).cmp(&(right, right_value.to_string()))
@@ -108,54 +90,61 @@ impl fmt::Display for Snapshot {
 
 /// What differs from namespace to namespace, and what it stands for: uids, and the suffixes of workers, which are made of
 /// the group's uid and an ordinal. In the order in which they are to be replaced.
-fn substitutes(objects: &[DynamicObject]) -> Vec<(String, String)> {
+fn substitutes(objects: &[(&str, Value)]) -> Vec<(String, String)> {
     let mut uids = Vec::new();
     let mut suffixes = Vec::new();
-    for object in objects {
-        let (Some(uid), Some(types)) = (object.uid(), &object.types) else { continue };
-        if types.kind == "DaskWorkerGroup" {
-            let record = object.annotations().get("operator.dask.org/worker-ordinals");
-            let next = record.and_then(|record| serde_json::from_str::<Value>(record).ok()?["next"].as_u64());
-            for ordinal in 0..next.unwrap_or(0) {
-                let digest = Sha256::digest(format!("{uid}:{ordinal}"));
-                let suffix: String = digest[..5].iter().map(|byte| format!("{byte:02x}")).collect();
-                suffixes.push((format!("-worker-{suffix}"), format!("-worker-#{ordinal}")));
-            }
+    for (kind, object) in objects {
+        let uid = uid(object);
+        let record = object["metadata"]["annotations"]["operator.dask.org/worker-ordinals"].as_str();
+        let next = record.and_then(|record| serde_json::from_str::<Value>(record).ok()?["next"].as_u64());
+        for ordinal in 0..next.and_then(|next| u32::try_from(next).ok()).unwrap_or(0) {
+            suffixes.push((worker_suffix(uid, ordinal), format!("-worker-#{ordinal}")));
         }
-        uids.push((uid, format!("uid-of-{}-{}", types.kind, object.name_any())));
+        uids.push((uid.to_owned(), format!("uid-of-{kind}-{}", name(object))));
     }
     uids.append(&mut suffixes);
     uids
 }
 
+/// The name of a worker of a group, by its ordinal.
+pub(crate) fn worker_name(group: &Value, ordinal: u32) -> String {
+    format!("{}{}", name(group), worker_suffix(uid(group), ordinal))
+}
+
+fn worker_suffix(group_uid: &str, ordinal: u32) -> String {
+    let digest = Sha256::digest(format!("{group_uid}:{ordinal}"));
+    let suffix: String = digest[..5].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("-worker-{suffix}")
+}
+
 /// An object without what the API server or another controller makes of it.
-fn essence(object: &DynamicObject) -> Value {
-    let kind = object.types.as_ref().map(|types| types.kind.as_str()).unwrap_or_default();
-    let owners: Vec<_> = object.owner_references().iter().map(|owner| json!(owner)).collect();
+fn essence(kind: &str, object: &Value) -> Value {
+    let owners = &object["metadata"]["ownerReferences"];
     if kind == "ReplicaSet" {
         // One for each template that a Deployment has had.
-        let owner = object.owner_references().first().map(|owner| owner.name.clone());
-        return json!({"kind": kind, "metadata": {"name": owner, "ownerReferences": owners}});
+        return json!({"kind": kind, "metadata": {"name": owners[0]["name"], "ownerReferences": owners}});
     }
-    let mut spec = object.data["spec"].clone();
+    let mut spec = object["spec"].clone();
     if let Some(spec) = spec.as_object_mut().filter(|_| kind == "Service") {
         spec.retain(|field, _| !field.starts_with("clusterIP"));
     }
-    let mut annotations = object.annotations().clone();
-    // A hash over names of this namespace; what it is made of is compared.
-    if let Some(hash) = annotations.get_mut("operator.dask.org/template-hash") {
-        *hash = "HASH".to_owned();
+    let mut annotations = object["metadata"]["annotations"].clone();
+    // The hash is over names of this namespace; what it is made of is compared.
+    for (annotation, stands_for) in [("template-hash", "HASH"), ("taken-over-at", "TIME")] {
+        if let Some(value) = annotations.get_mut(format!("operator.dask.org/{annotation}")) {
+            *value = stands_for.into();
+        }
     }
-    let mut status = object.data["status"].clone();
+    let mut status = object["status"].clone();
     without_incidentals(&mut status);
     json!({
         "kind": kind,
         "metadata": {
-            "name": object.name_any(),
-            "labels": object.labels(),
+            "name": name(object),
+            "labels": object["metadata"]["labels"],
             "annotations": annotations,
             "ownerReferences": owners,
-            "deleted": object.metadata.deletion_timestamp.is_some(),
+            "deleted": is_being_deleted(object),
         },
         "spec": spec,
         "status": if kind.starts_with("Dask") { status } else { Value::Null },

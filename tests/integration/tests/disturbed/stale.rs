@@ -6,7 +6,12 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use dask_wasm_operator_test_integration::proxy::{Failure, Moment, Proxy};
+use dask_wasm_operator_test_integration::{
+    clusters,
+    manifests::{self, SIMPLE, SIMPLE_GROUP},
+    objects::{CLUSTER, DEPLOYMENT, GROUP, Objects, TIMEOUT, name},
+    proxy::{Failure, Moment, Proxy},
+};
 use dask_wasm_operator_test_support::{Operator, wait_for};
 use futures::TryStreamExt;
 use kube::{
@@ -15,7 +20,7 @@ use kube::{
 };
 use tokio::task::JoinHandle;
 
-use crate::site::{CLUSTER, Site, TIMEOUT, dask, resource, with_site};
+use crate::site::{Site, with_site};
 
 const CHANGES: usize = 50;
 
@@ -24,8 +29,6 @@ const MOST: u32 = 12;
 
 /// What is asked for in the end.
 const LAST: u32 = 5;
-
-const WORKERS: &str = "dask.org/component=worker";
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Target {
@@ -64,7 +67,7 @@ async fn events_that_are_held_back_lead_to_no_second_creation() {
         let workers = Recorded::start(site).await?;
         proxy.hold("deployments");
         for wanted in [3, 5, 2, 6] {
-            site.scale(CLUSTER, wanted).await?;
+            site.scale(CLUSTER, SIMPLE, wanted).await?;
             workers.number(wanted).await.with_context(|| operator.log())?;
         }
         ensure!(proxy.held_back() > 0, "nothing was held back");
@@ -87,16 +90,16 @@ async fn growing_again_after_a_crash_while_shrinking() {
         let proxy = Proxy::start(&site.installation.kubeconfig).await?;
         let mut operator = served(site, &proxy).await?;
         let workers = Recorded::start(site).await?;
-        site.scale_group(CLUSTER, 5).await?;
+        site.scale(GROUP, SIMPLE_GROUP, 5).await?;
         workers.number(5).await?;
         shown(site, 5).await?;
         // The record of the ordinals; then the first deletion, which the API server never hears of.
         proxy.stop_at(2, Moment::BeforeForwarding);
-        site.scale_group(CLUSTER, 1).await?;
+        site.scale(GROUP, SIMPLE_GROUP, 1).await?;
         proxy.stopped().await;
         operator.kill()?;
-        site.scale_group(CLUSTER, 4).await?;
-        let operator = site.start_standalone(&site.installation.kubeconfig)?;
+        site.scale(GROUP, SIMPLE_GROUP, 4).await?;
+        let operator = site.start(&site.installation.kubeconfig, &["--standalone"])?;
         shown(site, 4).await.with_context(|| operator.log())?;
         workers.number(4).await?;
         let most = workers.seen().most;
@@ -130,8 +133,8 @@ async fn quick_changes(
             }
             highest = highest.max(last);
             match target {
-                Target::Cluster => site.scale(CLUSTER, last).await?,
-                Target::Group => site.scale_group(CLUSTER, last).await?,
+                Target::Cluster => site.scale(CLUSTER, SIMPLE, last).await?,
+                Target::Group => site.scale(GROUP, SIMPLE_GROUP, last).await?,
             }
         }
         workers.number(last).await.with_context(|| operator.log())?;
@@ -151,23 +154,17 @@ async fn quick_changes(
 
 /// Starts an operator behind the proxy, and a cluster without workers.
 async fn served(site: &Site, proxy: &Proxy) -> anyhow::Result<Operator> {
-    let operator = site.start_standalone(proxy.kubeconfig())?;
-    site.create_cluster(CLUSTER, 0).await?;
+    let operator = site.start(proxy.kubeconfig(), &["--standalone"])?;
+    site.create(&manifests::cluster(SIMPLE, 0)).await?;
     shown(site, 0).await.with_context(|| operator.log())?;
     Ok(operator)
 }
 
 /// Waits until the status of cluster and group tell of this many workers.
 async fn shown(site: &Site, workers: u32) -> anyhow::Result<()> {
-    let objects = [(dask("DaskCluster"), CLUSTER.to_owned()), (dask("DaskWorkerGroup"), format!("{CLUSTER}-default"))];
-    for (kind, name) in objects {
-        let api = site.api(&kind);
-        let description = format!("the status of {} {name} to tell of {workers} workers", kind.kind);
-        wait_for(&description, TIMEOUT, async || {
-            let object = api.get(&name).await?;
-            Ok((object.data["status"]["replicas"] == workers).then_some(()))
-        })
-        .await?;
+    for (kind, name) in [(CLUSTER, SIMPLE), (GROUP, SIMPLE_GROUP)] {
+        let wanted = format!("telling of {workers} workers");
+        site.until(kind, name, &wanted, |object| object["status"]["replicas"] == workers).await?;
     }
     Ok(())
 }
@@ -176,7 +173,7 @@ async fn shown(site: &Site, workers: u32) -> anyhow::Result<()> {
 struct Recorded {
     seen: Arc<Mutex<Seen>>,
     recorder: JoinHandle<()>,
-    site_workers: kube::Api<DynamicObject>,
+    objects: Objects,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -190,17 +187,18 @@ struct Seen {
 impl Recorded {
     /// From now on; there is none yet.
     async fn start(site: &Site) -> anyhow::Result<Self> {
-        let api = site.api(&resource("apps/v1", "Deployment"));
-        let list = api.list(&ListParams::default().labels(WORKERS)).await.context("listing the workers")?;
+        let selector = clusters::workers(SIMPLE_GROUP);
+        let api = site.api(DEPLOYMENT);
+        let list = api.list(&ListParams::default().labels(&selector)).await.context("listing the workers")?;
         ensure!(list.items.is_empty(), "there are workers before any was asked for");
         let version = list.metadata.resource_version.context("a list without a resource version")?;
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let (watched, record) = (api.clone(), Arc::clone(&seen));
+        let record = Arc::clone(&seen);
         let recorder = tokio::spawn(async move {
             let events = async {
                 // Longer than the test.
-                let parameters = WatchParams::default().labels(WORKERS).timeout(290);
-                let events = watched.watch(&parameters, &version).await?;
+                let parameters = WatchParams::default().labels(&selector).timeout(290);
+                let events = api.watch(&parameters, &version).await?;
                 events
                     .try_for_each(async |event| {
                         lock(&record).note(&event);
@@ -211,7 +209,7 @@ impl Recorded {
             let ended: kube::Result<()> = events.await;
             lock(&record).error = Some(format!("the watch of the workers ended: {ended:?}"));
         });
-        Ok(Self { seen, recorder, site_workers: api })
+        Ok(Self { seen, recorder, objects: Objects::clone(site) })
     }
 
     fn seen(&self) -> Seen {
@@ -222,8 +220,8 @@ impl Recorded {
     async fn number(&self, wanted: u32) -> anyhow::Result<()> {
         let description = format!("{wanted} workers");
         wait_for(&description, TIMEOUT, async || {
-            let list = self.site_workers.list(&ListParams::default().labels(WORKERS)).await?;
-            let live: BTreeSet<_> = list.items.iter().map(ResourceExt::name_any).collect();
+            let workers = self.objects.workers(SIMPLE_GROUP).await?;
+            let live: BTreeSet<_> = workers.iter().map(|worker| name(worker).to_owned()).collect();
             let seen = self.seen();
             if let Some(error) = seen.error {
                 anyhow::bail!(error);

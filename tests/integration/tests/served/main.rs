@@ -4,10 +4,10 @@ mod chart;
 mod dask;
 mod endpoints;
 mod isolation;
-mod manifests;
-mod objects;
 mod pipeline;
 mod plugins;
 mod process;
 mod stage;
 mod takeover;
+
+use dask_wasm_operator_test_integration::{clusters, manifests, objects};

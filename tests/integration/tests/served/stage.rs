@@ -9,8 +9,8 @@ use dask_wasm_operator_test_support::{
 use serde_json::{Value, json};
 
 use crate::{
-    manifests,
-    objects::{CLUSTER, DEPLOYMENT, Objects, POD, controller, name, text, uid},
+    manifests::SIMPLE,
+    objects::{Objects, text},
 };
 
 /// See the module. What is in the namespace is read and changed through [`Objects`].
@@ -55,9 +55,6 @@ pub(crate) async fn on_stage_with(
 ) -> anyhow::Result<()> {
     in_namespace(async |objects, admin| play(objects, &admin, values, arguments, body).await).await
 }
-
-/// The DaskCluster whose scheduler is real on a stage with Dask.
-pub(crate) const SIMPLE: &str = "simple";
 
 /// As [`on_stage`], with a real scheduler, which the operator takes for that of DaskCluster [`SIMPLE`], and with further
 /// arguments of the operator.
@@ -124,60 +121,6 @@ impl Stage {
         self.operator = start(&self.kubeconfig, &self.namespace, &arguments)?;
         self.operator.ready().await
     }
-
-    /// Creates a DaskCluster and waits until all of it exists and its status says so.
-    pub(crate) async fn running_cluster(&self, name: &str, workers: u32) -> anyhow::Result<Value> {
-        self.create(&manifests::cluster(name, workers)).await?;
-        self.until_running(name, workers).await
-    }
-
-    /// Waits until a cluster has this many workers and says so.
-    pub(crate) async fn until_running(&self, name: &str, workers: u32) -> anyhow::Result<Value> {
-        self.until(CLUSTER, name, &format!("Running with {workers} workers"), |cluster| {
-            let status = &cluster["status"];
-            status["phase"] == "Running"
-                && status["replicas"] == workers
-                && status["observedGeneration"] == cluster["metadata"]["generation"]
-        })
-        .await
-    }
-
-    /// The Deployments of a group's workers, by name.
-    pub(crate) async fn workers(&self, group: &str) -> anyhow::Result<Vec<Value>> {
-        self.list(DEPLOYMENT, &workers(group)).await
-    }
-
-    /// Waits until a group has this many workers, and answers them by name.
-    pub(crate) async fn until_workers(&self, group: &str, count: usize) -> anyhow::Result<Vec<Value>> {
-        self.until_count(DEPLOYMENT, &workers(group), count).await
-    }
-
-    /// Does for the pod of a Deployment what a kubelet would: it runs and is ready.
-    pub(crate) async fn run_pod_of(&self, deployment: &str) -> anyhow::Result<()> {
-        let ready = json!({"type": "Ready", "status": "True"});
-        self.report_pod_of(deployment, &json!({"phase": "Running", "conditions": [ready]})).await
-    }
-
-    /// Reports this status of the pod of a Deployment, as a kubelet would.
-    pub(crate) async fn report_pod_of(&self, deployment: &str, status: &Value) -> anyhow::Result<()> {
-        let deployment = self.until_there(DEPLOYMENT, deployment).await?;
-        let pod =
-            dask_wasm_operator_test_support::wait_for("the pod of a Deployment", crate::objects::TIMEOUT, async || {
-                let sets = self.list(crate::objects::Kind("apps/v1", "ReplicaSet"), "").await?;
-                let sets: Vec<_> = sets.iter().filter(|set| controller(set) == uid(&deployment)).map(uid).collect();
-                let pods = self.list(POD, "").await?;
-                Ok(pods.iter().find(|pod| sets.contains(&controller(pod))).map(|pod| name(pod).to_owned()))
-            })
-            .await?;
-        let status = kube::api::Patch::Merge(json!({ "status": status }));
-        self.api(POD).patch_status(&pod, &kube::api::PatchParams::default(), &status).await?;
-        Ok(())
-    }
-}
-
-/// Selects the workers of a group.
-pub(crate) fn workers(group: &str) -> String {
-    format!("dask.org/component=worker,dask.org/workergroup-name={group}")
 }
 
 /// The first container of a Deployment's pod, or of any pod spec at `spec.template.spec`.

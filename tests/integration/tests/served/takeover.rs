@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
+    clusters::workers,
     manifests,
     objects::{AUTOSCALER, CLUSTER, DEPLOYMENT, GROUP, JOB, Kind, Objects, POD, SERVICE, name, text, uid},
-    stage::workers,
 };
 
 /// The Python operator takes its time.

@@ -2,17 +2,16 @@
 
 use anyhow::ensure;
 
-use super::scaling::running;
 use crate::{
-    manifests,
+    manifests::{self, SIMPLE},
     objects::{AUTOSCALER, GROUP},
-    stage::{SIMPLE, on_stage_with_dask},
+    stage::on_stage_with_dask,
 };
 
 #[tokio::test]
 async fn workers_come_with_the_work_and_stay_within_bounds() -> anyhow::Result<()> {
     on_stage_with_dask(&[], async |stage, dask| {
-        running(stage, dask, 1).await?;
+        stage.running_simple(dask, 1).await?;
         dask.run(
             "import time\n\
              work = client.map(time.sleep, [600] * 100, pure=False)\n\
@@ -38,7 +37,7 @@ async fn workers_come_with_the_work_and_stay_within_bounds() -> anyhow::Result<(
 #[tokio::test]
 async fn the_minimum_holds_without_work() -> anyhow::Result<()> {
     on_stage_with_dask(&[], async |stage, dask| {
-        running(stage, dask, 1).await?;
+        stage.running_simple(dask, 1).await?;
         let mut autoscaler = manifests::autoscaler(SIMPLE, 2, 3);
         autoscaler["spec"]["intervalSeconds"] = 1.into();
         stage.create(&autoscaler).await?;

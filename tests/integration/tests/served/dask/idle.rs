@@ -4,17 +4,17 @@ use anyhow::ensure;
 use dask_wasm_operator_test_support::wait_for;
 use serde_json::json;
 
-use super::scaling::running;
 use crate::{
     endpoints::{free_port, get, metric},
+    manifests::SIMPLE,
     objects::{CLUSTER, TIMEOUT},
-    stage::{SIMPLE, on_stage_with_dask},
+    stage::on_stage_with_dask,
 };
 
 #[tokio::test]
 async fn an_idle_cluster_is_deleted_and_an_event_says_why() -> anyhow::Result<()> {
     on_stage_with_dask(&[], async |stage, dask| {
-        running(stage, dask, 1).await?;
+        stage.running_simple(dask, 1).await?;
         stage.merge(CLUSTER, SIMPLE, &json!({"spec": {"idleTimeout": 1}})).await?;
         let note = stage.until_event(CLUSTER, SIMPLE, "IdleTimeout").await?;
         ensure!(note.contains("spec.idleTimeout"), "{note}");
@@ -27,7 +27,7 @@ async fn an_idle_cluster_is_deleted_and_an_event_says_why() -> anyhow::Result<()
 async fn a_busy_cluster_stays() -> anyhow::Result<()> {
     let port = free_port()?;
     on_stage_with_dask(&[&format!("--admin-address=127.0.0.1:{port}")], async |stage, dask| {
-        running(stage, dask, 1).await?;
+        stage.running_simple(dask, 1).await?;
         dask.run("import time\nwork = client.submit(time.sleep, 600)\nclient.publish_dataset(work, name='work')")?;
         stage.merge(CLUSTER, SIMPLE, &json!({"spec": {"idleTimeout": 1}})).await?;
         wait_for("three answers whether it is idle", TIMEOUT, async || {

@@ -2,7 +2,6 @@
 
 use anyhow::ensure;
 use dask_wasm_operator_test_support::wait_for;
-use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::{
@@ -17,22 +16,6 @@ impl Stage {
     async fn until_job(&self, status: &str) -> anyhow::Result<Value> {
         self.until(JOB, "simple", status, |job| text(job, "/status/jobStatus") == status).await
     }
-
-    /// Does for the job's pod what a kubelet would.
-    async fn runner(&self, phase: &str, exit_code: Option<i32>) -> anyhow::Result<()> {
-        let at = "2026-01-01T00:00:00Z";
-        let state = match exit_code {
-            None => json!({"running": {"startedAt": at}}),
-            Some(code) => {
-                json!({"terminated": {"exitCode": code, "reason": "Ended", "startedAt": at, "finishedAt": at}})
-            }
-        };
-        let container =
-            json!({"name": "job", "image": "i", "imageID": "i", "ready": true, "restartCount": 0, "state": state});
-        let status = json!({"status": {"phase": phase, "startTime": at, "containerStatuses": [container]}});
-        self.api(POD).patch_status(RUNNER, &PatchParams::default(), &Patch::Merge(&status)).await?;
-        Ok(())
-    }
 }
 
 #[tokio::test]
@@ -46,10 +29,10 @@ async fn a_job_makes_its_cluster_and_its_pod_and_removes_the_cluster_at_its_end(
         assert_eq!(controller(&pod), uid(&job));
         assert_eq!(pod["metadata"]["labels"]["dask.org/component"], "job-runner");
 
-        stage.runner("Running", None).await?;
+        stage.run_runner(RUNNER, "Running", None).await?;
         let status = stage.until_job("Running").await?["status"].clone();
         assert_eq!(status["startTime"], "2026-01-01T00:00:00Z");
-        stage.runner("Succeeded", Some(0)).await?;
+        stage.run_runner(RUNNER, "Succeeded", Some(0)).await?;
         let status = stage.until_job("Successful").await?["status"].clone();
         assert_eq!(status["endTime"], "2026-01-01T00:00:00Z");
         stage.until_gone(CLUSTER, "simple").await?;
@@ -66,9 +49,9 @@ async fn a_job_that_fails_is_tried_as_often_as_it_says() -> anyhow::Result<()> {
         job["spec"]["backoffLimit"] = 1.into();
         stage.create(&job).await?;
         let first = stage.until_there(POD, RUNNER).await?;
-        stage.runner("Failed", Some(3)).await?;
+        stage.run_runner(RUNNER, "Failed", Some(3)).await?;
         stage.until_new(POD, RUNNER, &first).await?;
-        stage.runner("Failed", Some(4)).await?;
+        stage.run_runner(RUNNER, "Failed", Some(4)).await?;
         stage.until_job("Failed").await?;
         let note = stage.until_event(JOB, "simple", "RunnerFailed").await;
         stage.until_gone(CLUSTER, "simple").await?;
@@ -89,7 +72,7 @@ async fn a_suspended_job_waits_and_is_deleted_some_time_after_its_end() -> anyho
         ensure!(stage.find(CLUSTER, "simple").await?.is_none(), "nothing is made of a suspended job");
         stage.merge(JOB, "simple", &json!({"spec": {"suspend": false}})).await?;
         stage.until_there(POD, RUNNER).await?;
-        stage.runner("Succeeded", Some(0)).await?;
+        stage.run_runner(RUNNER, "Succeeded", Some(0)).await?;
         stage.until_gone(JOB, "simple").await?;
         wait_for("the pod to go with its job", TIMEOUT, async || {
             Ok(stage.find(POD, RUNNER).await?.is_none().then_some(()))

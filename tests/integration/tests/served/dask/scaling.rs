@@ -1,29 +1,13 @@
 //! Fewer workers, without losing what they hold.
 
 use anyhow::ensure;
-use dask_wasm_operator_test_support::DaskProcesses;
 use serde_json::json;
 
 use crate::{
+    manifests::{SIMPLE, SIMPLE_GROUP},
     objects::{GROUP, name},
-    stage::{SIMPLE, Stage, on_stage_with_dask},
+    stage::{Stage, on_stage_with_dask},
 };
-
-const SIMPLE_GROUP: &str = "simple-default";
-
-/// Creates a cluster whose workers all run: pods that are ready, and processes at the scheduler under their names.
-pub(super) async fn running(stage: &Stage, dask: &mut DaskProcesses, workers: u32) -> anyhow::Result<Vec<String>> {
-    stage.running_cluster(SIMPLE, workers).await?;
-    stage.run_pod_of("simple-scheduler").await?;
-    let workers = stage.workers(SIMPLE_GROUP).await?;
-    let names: Vec<_> = workers.iter().map(|worker| name(worker).to_owned()).collect();
-    for name in &names {
-        stage.run_pod_of(name).await?;
-        dask.add_worker(name)?;
-    }
-    dask.run(&format!("client.wait_for_workers({})", names.len()))?;
-    Ok(names)
-}
 
 /// The workers of a group that are left, by name.
 async fn left(stage: &Stage, count: usize) -> anyhow::Result<Vec<String>> {
@@ -34,7 +18,7 @@ async fn left(stage: &Stage, count: usize) -> anyhow::Result<Vec<String>> {
 #[tokio::test]
 async fn what_removed_workers_hold_moves_to_those_that_stay() -> anyhow::Result<()> {
     on_stage_with_dask(&[], async |stage, dask| {
-        let names = running(stage, dask, 4).await?;
+        let names = stage.running_simple(dask, 4).await?;
         // Data that can't be computed again, on each worker, and the most of it on the newest.
         dask.run(
             "workers = sorted(client.scheduler_info()['workers'])\n\
@@ -87,7 +71,7 @@ async fn fault_09_a_worker_under_a_name_of_its_own_hands_over_what_it_holds() ->
 #[tokio::test]
 async fn workers_that_never_started_go_first_and_nobody_is_asked() -> anyhow::Result<()> {
     on_stage_with_dask(&[], async |stage, dask| {
-        let started = running(stage, dask, 2).await?;
+        let started = stage.running_simple(dask, 2).await?;
         stage.scale(GROUP, SIMPLE_GROUP, 5).await?;
         stage.until_workers(SIMPLE_GROUP, 5).await?;
         stage.scale(GROUP, SIMPLE_GROUP, 2).await?;
@@ -101,7 +85,7 @@ async fn workers_that_never_started_go_first_and_nobody_is_asked() -> anyhow::Re
 #[tokio::test]
 async fn an_operator_that_is_killed_while_it_scales_down_goes_on() -> anyhow::Result<()> {
     on_stage_with_dask(&[], async |stage, dask| {
-        running(stage, dask, 4).await?;
+        stage.running_simple(dask, 4).await?;
         stage.scale(GROUP, SIMPLE_GROUP, 1).await?;
         stage.operator.kill()?;
         stage.start().await?;
@@ -115,7 +99,7 @@ async fn an_operator_that_is_killed_while_it_scales_down_goes_on() -> anyhow::Re
 #[tokio::test]
 async fn the_newest_go_after_a_while_if_the_scheduler_is_silent() -> anyhow::Result<()> {
     on_stage_with_dask(&["--scale-down-deadline", "1"], async |stage, dask| {
-        let names = running(stage, dask, 3).await?;
+        let names = stage.running_simple(dask, 3).await?;
         dask.kill_workers("scheduler");
         stage.scale(GROUP, SIMPLE_GROUP, 1).await?;
         ensure!(names.contains(&left(stage, 1).await?[0]), "the one that is left was there before");

@@ -5,8 +5,9 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    clusters::workers,
     objects::{CLUSTER, DEPLOYMENT, GROUP, SERVICE, name, names, text, uid},
-    stage::{on_stage, workers},
+    stage::on_stage,
 };
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! Objects of a namespace as JSON values: reading, changing and waiting for them.
+//! Objects of a namespace as JSON values: reading, changing and waiting for them. Each call fails when the API server refuses,
+//! and a wait when it takes longer than [`TIMEOUT`].
 
 use std::time::Duration;
 
@@ -12,27 +13,30 @@ use kube::{
 use serde_json::{Value, json};
 
 /// How long anything may take.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A kind: its API version and name.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Kind<'a>(pub(crate) &'a str, pub(crate) &'a str);
+pub struct Kind<'a>(pub &'a str, pub &'a str);
 
-pub(crate) const CLUSTER: Kind<'_> = Kind("kubernetes.dask.org/v1", "DaskCluster");
-pub(crate) const GROUP: Kind<'_> = Kind("kubernetes.dask.org/v1", "DaskWorkerGroup");
-pub(crate) const JOB: Kind<'_> = Kind("kubernetes.dask.org/v1", "DaskJob");
-pub(crate) const AUTOSCALER: Kind<'_> = Kind("kubernetes.dask.org/v1", "DaskAutoscaler");
-pub(crate) const PLUGIN: Kind<'_> = Kind("plugins.dask.org/v1alpha1", "DaskPlugin");
-pub(crate) const DEPLOYMENT: Kind<'_> = Kind("apps/v1", "Deployment");
-pub(crate) const SERVICE: Kind<'_> = Kind("v1", "Service");
-pub(crate) const POD: Kind<'_> = Kind("v1", "Pod");
-pub(crate) const CONFIG_MAP: Kind<'_> = Kind("v1", "ConfigMap");
-pub(crate) const EVENT: Kind<'_> = Kind("events.k8s.io/v1", "Event");
-pub(crate) const LEASE: Kind<'_> = Kind("coordination.k8s.io/v1", "Lease");
+pub const CLUSTER: Kind<'_> = Kind("kubernetes.dask.org/v1", "DaskCluster");
+pub const GROUP: Kind<'_> = Kind("kubernetes.dask.org/v1", "DaskWorkerGroup");
+pub const JOB: Kind<'_> = Kind("kubernetes.dask.org/v1", "DaskJob");
+pub const AUTOSCALER: Kind<'_> = Kind("kubernetes.dask.org/v1", "DaskAutoscaler");
+pub const PLUGIN: Kind<'_> = Kind("plugins.dask.org/v1alpha1", "DaskPlugin");
+pub const PLUGIN_RECORD: Kind<'_> = Kind("plugins.dask.org/v1alpha1", "DaskPluginRecord");
+pub const VIRTUAL_SERVICE: Kind<'_> = Kind("networking.istio.io/v1", "VirtualService");
+pub const DEPLOYMENT: Kind<'_> = Kind("apps/v1", "Deployment");
+pub const REPLICA_SET: Kind<'_> = Kind("apps/v1", "ReplicaSet");
+pub const SERVICE: Kind<'_> = Kind("v1", "Service");
+pub const POD: Kind<'_> = Kind("v1", "Pod");
+pub const CONFIG_MAP: Kind<'_> = Kind("v1", "ConfigMap");
+pub const EVENT: Kind<'_> = Kind("events.k8s.io/v1", "Event");
+pub const LEASE: Kind<'_> = Kind("coordination.k8s.io/v1", "Lease");
 
 impl Kind<'_> {
     /// The kind as the API server serves it; its plural is regular.
-    pub(crate) fn resource(self) -> ApiResource {
+    pub fn resource(self) -> ApiResource {
         let (group, version) = self.0.split_once('/').unwrap_or(("", self.0));
         let plural = format!("{}s", self.1.to_lowercase());
         let plural = if self.1.ends_with('y') { plural.replace("ys", "ies") } else { plural };
@@ -42,33 +46,39 @@ impl Kind<'_> {
 
 /// The objects of one namespace, as its administrator.
 #[derive(Clone)]
-pub(crate) struct Objects {
-    pub(crate) client: Client,
-    pub(crate) namespace: String,
+pub struct Objects {
+    /// With the rights of an administrator.
+    pub client: Client,
+    /// Its name.
+    pub namespace: String,
 }
 
 impl Objects {
-    pub(crate) fn api(&self, kind: Kind<'_>) -> Api<DynamicObject> {
+    /// The objects of a kind.
+    pub fn api(&self, kind: Kind<'_>) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), &self.namespace, &kind.resource())
     }
 
-    pub(crate) async fn find(&self, kind: Kind<'_>, name: &str) -> anyhow::Result<Option<Value>> {
+    /// An object, if it exists.
+    pub async fn find(&self, kind: Kind<'_>, name: &str) -> anyhow::Result<Option<Value>> {
         let object = self.api(kind).get_opt(name).await.with_context(|| format!("reading {} {name}", kind.1))?;
         Ok(object.map(serde_json::to_value).transpose()?)
     }
 
-    pub(crate) async fn get(&self, kind: Kind<'_>, name: &str) -> anyhow::Result<Value> {
+    /// An object that exists.
+    pub async fn get(&self, kind: Kind<'_>, name: &str) -> anyhow::Result<Value> {
         self.find(kind, name).await?.with_context(|| format!("there is no {} {name}", kind.1))
     }
 
     /// The objects of a kind with these labels, by name.
-    pub(crate) async fn list(&self, kind: Kind<'_>, labels: &str) -> anyhow::Result<Vec<Value>> {
+    pub async fn list(&self, kind: Kind<'_>, labels: &str) -> anyhow::Result<Vec<Value>> {
         let list = self.api(kind).list(&ListParams::default().labels(labels)).await;
         let list = list.with_context(|| format!("listing {} {labels}", kind.1))?;
         Ok(list.items.into_iter().map(serde_json::to_value).collect::<Result<_, _>>()?)
     }
 
-    pub(crate) async fn create(&self, object: &Value) -> anyhow::Result<Value> {
+    /// As `kubectl create`.
+    pub async fn create(&self, object: &Value) -> anyhow::Result<Value> {
         let kind = Kind(text(object, "/apiVersion"), text(object, "/kind"));
         let parsed = serde_json::from_value(object.clone())?;
         let created = self.api(kind).create(&PostParams::default(), &parsed).await;
@@ -77,13 +87,13 @@ impl Objects {
     }
 
     /// A merge patch: null removes.
-    pub(crate) async fn merge(&self, kind: Kind<'_>, name: &str, patch: &Value) -> anyhow::Result<Value> {
+    pub async fn merge(&self, kind: Kind<'_>, name: &str, patch: &Value) -> anyhow::Result<Value> {
         let patched = self.api(kind).patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
         Ok(serde_json::to_value(patched.with_context(|| format!("patching {} {name}", kind.1))?)?)
     }
 
     /// As `kubectl scale`.
-    pub(crate) async fn scale(&self, kind: Kind<'_>, name: &str, replicas: u32) -> anyhow::Result<()> {
+    pub async fn scale(&self, kind: Kind<'_>, name: &str, replicas: u32) -> anyhow::Result<()> {
         let patch = json!({"spec": {"replicas": replicas}});
         let scaled = self.api(kind).patch_scale(name, &PatchParams::default(), &Patch::Merge(&patch)).await;
         scaled.with_context(|| format!("scaling {} {name}", kind.1))?;
@@ -91,14 +101,14 @@ impl Objects {
     }
 
     /// As `kubectl delete --wait=false`.
-    pub(crate) async fn delete(&self, kind: Kind<'_>, name: &str) -> anyhow::Result<()> {
+    pub async fn delete(&self, kind: Kind<'_>, name: &str) -> anyhow::Result<()> {
         let deleted = self.api(kind).delete(name, &DeleteParams::background()).await;
         deleted.with_context(|| format!("deleting {} {name}", kind.1))?;
         Ok(())
     }
 
     /// Waits until an object is as wanted; the last state of it is part of the error.
-    pub(crate) async fn until(
+    pub async fn until(
         &self,
         kind: Kind<'_>,
         name: &str,
@@ -122,23 +132,23 @@ impl Objects {
     }
 
     /// Waits until an object exists.
-    pub(crate) async fn until_there(&self, kind: Kind<'_>, name: &str) -> anyhow::Result<Value> {
+    pub async fn until_there(&self, kind: Kind<'_>, name: &str) -> anyhow::Result<Value> {
         self.until(kind, name, "there", |_| true).await
     }
 
     /// Waits until an object is another than the one of this uid.
-    pub(crate) async fn until_new(&self, kind: Kind<'_>, name: &str, old: &Value) -> anyhow::Result<Value> {
+    pub async fn until_new(&self, kind: Kind<'_>, name: &str, old: &Value) -> anyhow::Result<Value> {
         self.until(kind, name, "made anew", |object| uid(object) != uid(old)).await
     }
 
     /// Waits until an object is gone.
-    pub(crate) async fn until_gone(&self, kind: Kind<'_>, name: &str) -> anyhow::Result<()> {
+    pub async fn until_gone(&self, kind: Kind<'_>, name: &str) -> anyhow::Result<()> {
         let description = format!("{} {name} to be gone", kind.1);
         wait_for(&description, TIMEOUT, async || Ok(self.find(kind, name).await?.is_none().then_some(()))).await
     }
 
     /// Waits until there are this many objects with these labels, and answers them.
-    pub(crate) async fn until_count(&self, kind: Kind<'_>, labels: &str, count: usize) -> anyhow::Result<Vec<Value>> {
+    pub async fn until_count(&self, kind: Kind<'_>, labels: &str, count: usize) -> anyhow::Result<Vec<Value>> {
         let mut last = 0;
         let description = format!("{count} objects {} {labels}", kind.1);
         let reached = wait_for(&description, TIMEOUT, async || {
@@ -151,7 +161,7 @@ impl Objects {
     }
 
     /// Waits for an Event about an object whose reason is `reason`, and answers its note.
-    pub(crate) async fn until_event(&self, kind: Kind<'_>, name: &str, reason: &str) -> anyhow::Result<String> {
+    pub async fn until_event(&self, kind: Kind<'_>, name: &str, reason: &str) -> anyhow::Result<String> {
         wait_for(&format!("an Event {reason} about {} {name}", kind.1), TIMEOUT, async || {
             let events = self.list(EVENT, "").await?;
             let about = |event: &&Value| {
@@ -164,7 +174,7 @@ impl Objects {
     }
 
     /// Waits until a condition of an object has this status and reason, and answers its message.
-    pub(crate) async fn until_condition(
+    pub async fn until_condition(
         &self,
         kind: Kind<'_>,
         name: &str,
@@ -182,35 +192,39 @@ impl Objects {
 }
 
 /// The text at a JSON pointer; empty if there is none.
-pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+pub fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-pub(crate) fn name(object: &Value) -> &str {
+/// The name of an object.
+pub fn name(object: &Value) -> &str {
     text(object, "/metadata/name")
 }
 
-pub(crate) fn uid(object: &Value) -> &str {
+/// The uid of an object.
+pub fn uid(object: &Value) -> &str {
     text(object, "/metadata/uid")
 }
 
-pub(crate) fn names(objects: &[Value]) -> Vec<&str> {
+/// The names of objects.
+pub fn names(objects: &[Value]) -> Vec<&str> {
     objects.iter().map(name).collect()
 }
 
-pub(crate) fn is_being_deleted(object: &Value) -> bool {
+/// Whether its deletion has been asked for.
+pub fn is_being_deleted(object: &Value) -> bool {
     !text(object, "/metadata/deletionTimestamp").is_empty()
 }
 
 /// The uid of the controller.
-pub(crate) fn controller(object: &Value) -> &str {
+pub fn controller(object: &Value) -> &str {
     let owners = object["metadata"]["ownerReferences"].as_array();
     let controller = owners.into_iter().flatten().find(|owner| owner["controller"] == true);
     controller.map(|owner| text(owner, "/uid")).unwrap_or_default()
 }
 
 /// A condition of an object; null if it has none of that type.
-pub(crate) fn condition<'a>(object: &'a Value, type_: &str) -> &'a Value {
+pub fn condition<'a>(object: &'a Value, type_: &str) -> &'a Value {
     let conditions = object["status"]["conditions"].as_array();
     conditions.into_iter().flatten().find(|condition| condition["type"] == type_).unwrap_or(&Value::Null)
 }

@@ -2,11 +2,17 @@
 
 use serde_json::{Value, json};
 
+/// The DaskCluster that most tests have.
+pub const SIMPLE: &str = "simple";
+
+/// Its default worker group.
+pub const SIMPLE_GROUP: &str = "simple-default";
+
 /// What the manifests of the documentation run.
-pub(crate) const IMAGE: &str = "ghcr.io/dask/dask:latest";
+pub const IMAGE: &str = "ghcr.io/dask/dask:latest";
 
 /// A DaskCluster as the documentation writes it.
-pub(crate) fn cluster(name: &str, workers: u32) -> Value {
+pub fn cluster(name: &str, workers: u32) -> Value {
     json!({
         "apiVersion": "kubernetes.dask.org/v1",
         "kind": "DaskCluster",
@@ -37,7 +43,7 @@ pub(crate) fn cluster(name: &str, workers: u32) -> Value {
 }
 
 /// A DaskWorkerGroup made by hand.
-pub(crate) fn group(name: &str, cluster: &str, workers: u32) -> Value {
+pub fn group(name: &str, cluster: &str, workers: u32) -> Value {
     json!({
         "apiVersion": "kubernetes.dask.org/v1",
         "kind": "DaskWorkerGroup",
@@ -47,7 +53,7 @@ pub(crate) fn group(name: &str, cluster: &str, workers: u32) -> Value {
 }
 
 /// A DaskJob whose cluster has one worker.
-pub(crate) fn job(name: &str) -> Value {
+pub fn job(name: &str) -> Value {
     json!({
         "apiVersion": "kubernetes.dask.org/v1",
         "kind": "DaskJob",
@@ -60,7 +66,7 @@ pub(crate) fn job(name: &str) -> Value {
 }
 
 /// A DaskAutoscaler of the cluster of the same name.
-pub(crate) fn autoscaler(name: &str, minimum: u32, maximum: u32) -> Value {
+pub fn autoscaler(name: &str, minimum: u32, maximum: u32) -> Value {
     json!({
         "apiVersion": "kubernetes.dask.org/v1",
         "kind": "DaskAutoscaler",
@@ -81,6 +87,6 @@ fn worker(replicas: u32) -> Value {
 }
 
 /// A ConfigMap that the odd guest is called for.
-pub(crate) fn odd_subject(name: &str, data: &Value) -> Value {
+pub fn odd_subject(name: &str, data: &Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"odd": "yes"}}, "data": data})
 }

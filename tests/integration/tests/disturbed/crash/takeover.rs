@@ -1,0 +1,81 @@
+//! Objects that the Python operator made: they are kept, and served from then on.
+
+use anyhow::{Context, ensure};
+use dask_wasm_operator_test_integration::{
+    clusters::workers,
+    manifests::{self, SIMPLE, SIMPLE_GROUP},
+    objects::{CLUSTER, DEPLOYMENT, GROUP, TIMEOUT, text, uid},
+};
+use dask_wasm_operator_test_support::wait_for;
+use serde_json::{Value, json};
+
+use super::{Flow, World, crash_at_every_write};
+
+/// What it makes of a DaskCluster with one worker.
+const MADE: &str = include_str!("../../../../../host/core/tests/fixtures/python-operator-objects.json");
+
+/// On all of it, put there by somebody else: what is made anew has it not.
+const MARK: &str = "example.org/mark";
+
+const KOPF_FINALIZER: &str = "kopf.zalando.org/KopfFinalizerMarker";
+
+#[test]
+fn a_takeover_survives_a_crash_at_every_write() {
+    crash_at_every_write(&Takeover).unwrap();
+}
+
+struct Takeover;
+
+impl Flow for Takeover {
+    // The finalizer; four objects become ours, a worker, the group's record, statuses.
+    const WRITES: usize = 8;
+    const COMES_LATER: bool = true;
+
+    async fn prepare(&self, world: &mut World<'_>) -> anyhow::Result<()> {
+        let made: Value = serde_json::from_str(MADE).context("parsing the Python operator's objects")?;
+        let mut cluster = manifests::cluster(SIMPLE, 1);
+        cluster["spec"]["scheduler"]["spec"] = made["scheduler"]["spec"]["template"]["spec"].clone();
+        cluster["spec"]["scheduler"]["service"] = made["service"]["spec"].clone();
+        cluster["spec"]["worker"] = made["wg"]["spec"]["worker"].clone();
+        cluster["metadata"]["finalizers"] = json!([KOPF_FINALIZER]);
+        let cluster = world.create(&marked(&cluster)).await?;
+        let group = world.create(&owned(&made["wg"], &cluster)).await?;
+        world.create(&owned(&made["scheduler"], &cluster)).await?;
+        world.create(&owned(&made["service"], &cluster)).await?;
+        world.create(&owned(&made["worker"], &group)).await?;
+        Ok(())
+    }
+
+    async fn run(&self, world: &mut World<'_>) -> anyhow::Result<()> {
+        let is_ours =
+            |group: &Value| !text(group, "/metadata/annotations/operator.dask.org~1worker-ordinals").is_empty();
+        world.until(GROUP, SIMPLE_GROUP, "ours", is_ours).await?;
+        world.scale(GROUP, SIMPLE_GROUP, 2).await?;
+        world.until_running(SIMPLE, 2).await?;
+        let cluster = world.get(CLUSTER, SIMPLE).await?;
+        ensure!(cluster["metadata"]["finalizers"].is_null(), "kopf's finalizer is still there");
+        // Deployments are rolled out once: no pod was made anew.
+        wait_for("both workers to be rolled out", TIMEOUT, async || {
+            let workers = world.list(DEPLOYMENT, &workers(SIMPLE_GROUP)).await?;
+            let is_first = |worker: &Value| {
+                worker["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "1"
+                    && worker["status"]["observedGeneration"] == worker["metadata"]["generation"]
+            };
+            Ok(workers.iter().all(is_first).then_some(()))
+        })
+        .await
+    }
+}
+
+fn marked(object: &Value) -> Value {
+    let mut object = object.clone();
+    object["metadata"]["namespace"].take();
+    object["metadata"]["annotations"][MARK] = "yes".into();
+    object
+}
+
+fn owned(object: &Value, owner: &Value) -> Value {
+    let mut object = marked(object);
+    object["metadata"]["ownerReferences"][0]["uid"] = uid(owner).into();
+    object
+}
