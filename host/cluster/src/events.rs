@@ -51,6 +51,28 @@ const MEMORY: usize = 10_000;
 const NOTE_MAX: usize = 1_024;
 const REASON_MAX: usize = 128;
 
+/// Which Events are posted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EventLevel {
+    /// All.
+    #[default]
+    All,
+    /// Those that something can't be done.
+    Warnings,
+    /// None.
+    Nothing,
+}
+
+impl EventLevel {
+    fn has(self, severity: EventSeverity) -> bool {
+        match self {
+            Self::All => true,
+            Self::Warnings => severity == EventSeverity::Warning,
+            Self::Nothing => false,
+        }
+    }
+}
+
 /// What an Event is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Regarding {
@@ -71,22 +93,27 @@ impl From<&Object> for Regarding {
 /// Posts Events in the background. Clones post through the same queue.
 #[derive(Clone)]
 pub struct Events {
+    level: EventLevel,
     sender: mpsc::Sender<(Regarding, EventNote)>,
     dropped: Arc<AtomicU64>,
 }
 
 impl Events {
-    /// Starts to post, while `gate` is open. `instance` says which process it is. Must be called within a tokio runtime.
-    pub fn start(client: Client, gate: Gate, instance: String) -> Self {
+    /// Starts to post what `level` has, while `gate` is open. `instance` says which process it is. Must be called within a
+    /// tokio runtime.
+    pub fn start(client: Client, gate: Gate, instance: String, level: EventLevel) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
         let poster = Poster { client, gate, instance, dropped: Arc::clone(&dropped) };
         tokio::spawn(poster.run(receiver));
-        Self { sender, dropped }
+        Self { level, sender, dropped }
     }
 
     /// Posts an Event soon, or drops it.
     pub fn post(&self, regarding: Regarding, note: EventNote) {
+        if !self.level.has(note.severity) {
+            return;
+        }
         if self.sender.try_send((regarding, note)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -229,6 +256,15 @@ mod tests {
 
     fn note(message: &str) -> EventNote {
         EventNote { severity: EventSeverity::Warning, reason: "Parked".into(), message: message.into() }
+    }
+
+    #[test]
+    fn levels_have_what_is_as_severe() {
+        let has =
+            |level: EventLevel| [EventSeverity::Normal, EventSeverity::Warning].map(|severity| level.has(severity));
+        assert_eq!(has(EventLevel::All), [true, true]);
+        assert_eq!(has(EventLevel::Warnings), [false, true]);
+        assert_eq!(has(EventLevel::Nothing), [false, false]);
     }
 
     #[test]

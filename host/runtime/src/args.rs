@@ -5,8 +5,8 @@
 
 use std::{ffi::OsString, num::ParseIntError, path::PathBuf, time::Duration};
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, error::ErrorKind};
-use dask_wasm_operator_cluster::scheduler::Given;
+use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, builder::FalseyValueParser, error::ErrorKind};
+use dask_wasm_operator_cluster::{events::EventLevel, scheduler::Given};
 use dask_wasm_operator_core::{
     dask::EXCLUDED_PREFIXES,
     names::{NameError, check_dns_label, check_dns_subdomain},
@@ -72,6 +72,12 @@ pub(crate) struct RunArgs {
     /// Labels and annotations that begin so stay with the Dask object; give it once for each, in place of the defaults.
     #[arg(long, value_name = "PREFIX", default_values = EXCLUDED_PREFIXES)]
     pub(crate) excluded_prefix: Vec<String>,
+    /// Post Events from this level on: `info` (all), `warning`, `none`; levels of the Python operator mean the same.
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = event_level, env = "DASK_KUBERNETES__CONTROLLER__EVENTS__LEVEL")]
+    pub(crate) event_level: EventLevel,
+    /// Whether Events are posted at all.
+    #[arg(long, value_name = "BOOLEAN", default_value = "true", action = ArgAction::Set, value_parser = FalseyValueParser::new(), env = "DASK_KUBERNETES__CONTROLLER__EVENTS__ENABLED")]
+    pub(crate) events_enabled: bool,
     /// Write to Dask objects although the Python operator is still at work on them.
     #[arg(long)]
     pub(crate) force_takeover: bool,
@@ -249,6 +255,16 @@ fn python_module(value: &str) -> Result<String, String> {
 
 fn label(value: &str) -> Result<String, NameError> {
     check_dns_label(value).map(|()| value.to_owned())
+}
+
+/// The names of Python's levels, and `none`. What Python calls an error is worse than any Event of this operator.
+fn event_level(text: &str) -> Result<EventLevel, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "notset" | "debug" | "info" => Ok(EventLevel::All),
+        "warn" | "warning" => Ok(EventLevel::Warnings),
+        "error" | "critical" | "fatal" | "none" => Ok(EventLevel::Nothing),
+        _ => Err("write info, warning or none".to_owned()),
+    }
 }
 
 /// As the Python operator's configuration has it, where null is none.

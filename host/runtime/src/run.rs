@@ -110,7 +110,7 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
         schedulers: Arc::new(schedulers(&clients, &settings)),
         environment: settings.environment.clone(),
         metrics: Arc::clone(&metrics),
-        events: Events::start(clients.unary.clone(), gate, host_name()),
+        events: Events::start(clients.unary.clone(), gate, host_name(), settings.events),
     }));
 
     let watches = Watches::new(clients.watch.clone(), Arc::clone(&index));

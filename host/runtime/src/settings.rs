@@ -14,7 +14,7 @@ use std::{
 
 use clap::ValueEnum;
 use dask_wasm_operator_api::Served;
-use dask_wasm_operator_cluster::scheduler::Given;
+use dask_wasm_operator_cluster::{events::EventLevel, scheduler::Given};
 use dask_wasm_operator_core::{
     dask::{Environment, WorkerAllocation},
     names::{NameError, check_dns_label},
@@ -55,6 +55,8 @@ pub struct RunSettings {
     pub cache_directory: PathBuf,
     /// What holds for every Dask object.
     pub environment: Environment,
+    /// Which Events are posted.
+    pub events: EventLevel,
     /// Schedulers that are not reached at their Service.
     pub scheduler_addresses: Vec<Given>,
     /// Whether this process runs in a pod, where the names of Services are known.
@@ -216,6 +218,8 @@ impl TryFrom<RunArgs> for RunSettings {
             worker_allocation_batch_size,
             worker_allocation_delay,
             excluded_prefix,
+            event_level,
+            events_enabled,
         } = args;
         let ScopeArgs { all_namespaces: _, namespace, standalone } = scope;
         let ConnectionArgs { kubeconfig, context, operator_namespace } = connection;
@@ -241,6 +245,7 @@ impl TryFrom<RunArgs> for RunSettings {
                     .map(|batch_size| WorkerAllocation { batch_size, delay: worker_allocation_delay }),
                 excluded_prefixes: excluded_prefix,
             },
+            events: if events_enabled { event_level } else { EventLevel::Nothing },
             scheduler_addresses: scheduler_address,
             in_pod,
             admin: admin_address.or(liveness),

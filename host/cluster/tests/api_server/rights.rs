@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use dask_wasm_operator_api::Access;
 use dask_wasm_operator_cluster::{
     access::missing_access,
-    events::{Events, Regarding},
+    events::{EventLevel, Events, Regarding},
     gate::Gate,
 };
 use dask_wasm_operator_core::contract::{EventNote, EventSeverity};
@@ -61,7 +61,7 @@ async fn every_missing_right_is_named() -> anyhow::Result<()> {
 async fn an_event_is_posted_once() -> anyhow::Result<()> {
     in_world(async |world| {
         let object = world.write(world.apply("configmap", "a", json!({}))).await?;
-        let events = Events::start(world.clients.unary.clone(), Gate::open(), "test".to_owned());
+        let events = Events::start(world.clients.unary.clone(), Gate::open(), "test".to_owned(), EventLevel::All);
         let note = |message: &str| EventNote {
             severity: EventSeverity::Warning,
             reason: "ForeignObject".to_owned(),

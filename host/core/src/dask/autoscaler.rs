@@ -13,8 +13,7 @@ use serde_json::{Value, json};
 use super::{
     Lookup, PAUSED, Reconciler,
     cluster::{check_name, default_group_name, scheduler_name},
-    cluster_kind, decode_spec, deployment_kind, field_manager,
-    pods::{self, Pods},
+    cluster_kind, decode_spec, deployment_kind, field_manager, pods,
     poll::{Poll, silence},
     scaling::{Hold, Recommendation, Situation, Verdict, decide, goal},
     service_kind,
@@ -203,7 +202,7 @@ fn owning_cluster<'a>(seen: &'a Snapshot, spec: &DaskAutoscalerSpec) -> Result<&
 
 fn scheduler(seen: &Snapshot, cluster: &Object) -> Result<Scheduler, Obstacle> {
     let deployment = seen.related_one(SCHEDULER).map(AsRef::as_ref);
-    let (status, reason, message) = scheduler_available(deployment, &Pods::of(seen, Some("scheduler")));
+    let (status, reason, message) = scheduler_available(seen, deployment);
     if status != ConditionStatus::True {
         return Err(Obstacle::new(&reason, message));
     }

@@ -61,7 +61,7 @@ pub(super) fn cluster(seen: &Snapshot, findings: &Findings) -> Value {
             seen,
             &previous.conditions,
             &problems,
-            scheduler_available(scheduler, &Pods::of(seen, Some("scheduler"))),
+            scheduler_available(seen, scheduler),
             progress(phase == ClusterPhase::Running, update, &workers, wanted),
         ),
         observed_generation: seen.subject.metadata.generation,
@@ -87,7 +87,7 @@ pub(super) fn worker_group(seen: &Snapshot, findings: &Findings) -> Value {
             seen,
             &previous.conditions,
             problems,
-            workers_available(&seen.children, &Pods::of(seen, Some("worker")), &workers, wanted),
+            workers_available(seen, &workers, wanted),
             progress(problems.iter().all(|problem| problem.reason == OUTDATED), update, &workers, wanted),
         ),
         observed_generation: seen.subject.metadata.generation,
@@ -163,7 +163,7 @@ fn is_worker(object: &Object) -> bool {
 /// Status, reason and message of one condition.
 pub(super) type Finding = (ConditionStatus, String, String);
 
-pub(super) fn scheduler_available(scheduler: Option<&Object>, pods: &Pods<'_>) -> Finding {
+pub(super) fn scheduler_available(seen: &Snapshot, scheduler: Option<&Object>) -> Finding {
     let Some(scheduler) = scheduler else {
         return (
             ConditionStatus::False,
@@ -179,7 +179,7 @@ pub(super) fn scheduler_available(scheduler: Option<&Object>, pods: &Pods<'_>) -
     } else if let Some(failure) = status.failure() {
         let message = format!("no pod can be made for Deployment {name}: {failure}");
         (ConditionStatus::False, "SchedulerFailed".to_owned(), message)
-    } else if let Some((pod, trouble)) = pods.trouble(name) {
+    } else if let Some((pod, trouble)) = Pods::of(seen, Some("scheduler")).trouble(name) {
         let reason = format!("Scheduler{}", trouble.kind.word());
         (ConditionStatus::False, reason, trouble.describe(pod, "spec.scheduler.spec"))
     } else {
@@ -188,11 +188,11 @@ pub(super) fn scheduler_available(scheduler: Option<&Object>, pods: &Pods<'_>) -
     }
 }
 
-fn workers_available(deployments: &[Arc<Object>], pods: &Pods<'_>, workers: &Workers, wanted: u32) -> Finding {
+fn workers_available(seen: &Snapshot, workers: &Workers, wanted: u32) -> Finding {
     if workers.ready >= wanted {
         return (ConditionStatus::True, "WorkersReady".to_owned(), format!("all {wanted} workers are ready"));
     }
-    let mut failures = failures(deployments, pods);
+    let mut failures = failures(seen);
     // That of most workers first.
     failures.sort_by_key(|failure| Reverse(failure.workers));
     let Some(first) = failures.first() else {
@@ -214,9 +214,10 @@ struct Failure {
 }
 
 /// What is wrong with workers that are not ready, by kind.
-fn failures(deployments: &[Arc<Object>], pods: &Pods<'_>) -> Vec<Failure> {
+fn failures(seen: &Snapshot) -> Vec<Failure> {
+    let pods = Pods::of(seen, Some("worker"));
     let mut failures: BTreeMap<Option<TroubleKind>, Failure> = BTreeMap::new();
-    for deployment in workers_of(deployments) {
+    for deployment in workers_of(&seen.children) {
         let status = DeploymentStatus::of(deployment);
         let name = &deployment.metadata.name;
         let (kind, words) = if status.ready_replicas > 0 {

@@ -84,6 +84,22 @@ fn log_levels() {
 }
 
 #[test]
+fn levels_of_events() {
+    for (line, level) in [
+        ("run", EventLevel::All),
+        ("run --event-level INFO", EventLevel::All),
+        ("run --event-level Warning", EventLevel::Warnings),
+        ("run --event-level ERROR", EventLevel::Nothing),
+        ("run --event-level none", EventLevel::Nothing),
+        ("run --events-enabled False", EventLevel::Nothing),
+        ("run --events-enabled True --event-level warning", EventLevel::Warnings),
+    ] {
+        assert_eq!(run(line).events, level, "{line}");
+    }
+    assert!(refused("run --event-level loud").contains("write info, warning or none"));
+}
+
+#[test]
 fn log_filter_overrides() {
     let settings = run("run --debug --log-filter warn,dask_wasm_operator_cluster=trace");
     assert!(logs(&settings, "dask_wasm_operator_cluster", Level::TRACE));

@@ -175,6 +175,8 @@ async fn it_says_how_it_is() -> anyhow::Result<()> {
         let (status, metrics) = get(port, "/metrics").await?;
         assert_eq!(status, StatusCode::OK);
         ensure!(metric(&metrics, "dask_operator_api_writes_total") >= 5.0, "{metrics}");
+        let running = "dask_operator_objects{kind=\"DaskCluster\",phase=\"Running\"} 1";
+        ensure!(metrics.lines().any(|line| line == running), "{metrics}");
         ensure!(metric(&metrics, "process_resident_memory_bytes") > 1e6, "{metrics}");
         let lines = stage.operator.log();
         let ready = lines.lines().filter(|line| line.ends_with(" ready") || *line == "ready").count();
