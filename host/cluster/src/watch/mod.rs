@@ -249,3 +249,34 @@ impl Drop for WatchHandle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dask_wasm_operator_core::object::GroupVersionKind;
+    use tokio::{net::TcpListener, time::sleep};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(90);
+
+    #[tokio::test(start_paused = true)]
+    async fn fault_16_a_silent_server_is_asked_again_and_a_watch_that_asks_no_more_is_stuck() {
+        let silent = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
+        let client = Client::try_from(kube::Config::new(url)).unwrap();
+        let watches = Watches::new(client, Arc::new(Index::new(|_| {})));
+        let kind = GroupVersionKind::new("", "v1", "ConfigMap");
+        let resource = Resource { kind, plural: "configmaps".to_owned(), namespaced: true };
+        let key = WatchKey { resource, namespace: None, labels: None };
+        let handle = watches.start(&key).unwrap();
+        for _ in 0..60 {
+            sleep(Duration::from_secs(10)).await;
+            assert!(watches.stuck(LIMIT).is_empty(), "{:?}", handle.status());
+        }
+        assert!(matches!(handle.status().problem, Some(WatchProblem::Unavailable(_))));
+        // As when it panics, or waits for what never comes.
+        watches.shared.running()[&key].task.abort();
+        sleep(LIMIT + Duration::from_secs(1)).await;
+        assert_eq!(watches.stuck(LIMIT), [key]);
+    }
+}

@@ -2,7 +2,6 @@
 
 mod chart;
 mod dask;
-mod endpoints;
 mod isolation;
 mod pipeline;
 mod plugins;
@@ -11,3 +10,4 @@ mod stage;
 mod takeover;
 
 use dask_wasm_operator_test_integration::{clusters, manifests, objects};
+use dask_wasm_operator_test_support::endpoints;
