@@ -9,5 +9,6 @@ mod objects;
 mod pipeline;
 mod plugins;
 mod process;
+mod scope;
 mod stage;
 mod takeover;
