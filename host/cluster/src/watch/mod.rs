@@ -122,6 +122,13 @@ pub struct WatchStatus {
     pub last_progress: Instant,
 }
 
+impl WatchStatus {
+    /// Whether it is in sync, or can't be for a reason that is its own (not served, forbidden).
+    pub fn is_settled(&self) -> bool {
+        self.is_synced || matches!(self.problem, Some(WatchProblem::NotServed | WatchProblem::Forbidden(_)))
+    }
+}
+
 /// All watches of this process.
 #[derive(Clone)]
 pub struct Watches {
@@ -132,7 +139,7 @@ struct Shared {
     client: Client,
     index: Arc<Index>,
     running: Mutex<BTreeMap<WatchKey, Running>>,
-    /// Counts changes of any watch's state of synchronisation, to wait for.
+    /// Counts changes of any watch's state of synchronisation, and watches that ended, to wait for.
     changes: watch::Sender<u64>,
 }
 
@@ -184,13 +191,15 @@ impl Watches {
         stuck.map(|(key, _)| key).collect()
     }
 
-    /// Waits until every watch is in sync, or can't be for a reason that is its own (not served, forbidden).
+    /// Tells when a watch has come in sync, has met a problem, or has ended.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Waits until every watch is [settled](WatchStatus::is_settled).
     pub async fn settled(&self) {
-        let mut changes = self.shared.changes.subscribe();
-        let is_settled = |status: &WatchStatus| {
-            status.is_synced || matches!(status.problem, Some(WatchProblem::NotServed | WatchProblem::Forbidden(_)))
-        };
-        while !self.statuses().iter().all(|(_, status)| is_settled(status)) {
+        let mut changes = self.changes();
+        while !self.statuses().iter().all(|(_, status)| status.is_settled()) {
             if changes.changed().await.is_err() {
                 return;
             }
@@ -245,6 +254,7 @@ impl Drop for WatchHandle {
             if entry.users == 0 {
                 entry.task.abort();
                 running.remove(&self.key);
+                self.shared.changes.send_modify(|count| *count += 1);
             }
         }
     }
