@@ -161,16 +161,11 @@ pub struct Heard {
 }
 
 impl Replies {
-    /// Notes the end of a call at `now`, in milliseconds since the Unix epoch. No two are noted at the same time: which came
-    /// first counts.
+    /// Notes the end of a call at `now`, in milliseconds since the Unix epoch.
     pub fn note(&mut self, call: &SchedulerCall, result: Result<SchedulerReply, SchedulerError>, now: u64) {
         let before = self.heard.get(call.name()).and_then(|heard| heard.failing_since);
         let failing_since = result.is_err().then(|| before.unwrap_or(now));
-        // What is from a time long after now is from before the clock was set back.
-        let last =
-            self.heard.values().map(|heard| heard.at).filter(|at| (now..now.saturating_add(1_000)).contains(at)).max();
-        let at = last.map_or(now, |last| last.saturating_add(1));
-        self.heard.insert(call.name(), Heard { call: call.clone(), at, failing_since, result });
+        self.heard.insert(call.name(), Heard { call: call.clone(), at: now, failing_since, result });
     }
 
     /// The last reply to a call of this name that is not older than `age`.
@@ -212,21 +207,6 @@ mod tests {
             let found = scheduler(&ports);
             assert_eq!((found.comm_port, found.dashboard_port), (comm, dashboard), "{ports}");
         }
-    }
-
-    #[test]
-    fn replies_are_ordered_also_within_a_millisecond_and_when_the_clock_is_set_back() {
-        let (workers, retire) = (SchedulerCall::Workers, SchedulerCall::Retire(Vec::new()));
-        let mut replies = Replies::default();
-        let mut at = |call: &SchedulerCall, now| {
-            replies.note(call, Ok(SchedulerReply::Workers(Vec::new())), now);
-            replies.fresh(call, Duration::MAX, now).map(|heard| heard.at)
-        };
-        assert_eq!(at(&workers, 5_000), Some(5_000));
-        assert_eq!(at(&retire, 5_000), Some(5_001));
-        assert_eq!(at(&workers, 5_000), Some(5_002));
-        assert_eq!(at(&retire, 6_000), Some(6_000));
-        assert_eq!(at(&retire, 1_000), Some(1_000));
     }
 
     #[test]
