@@ -14,6 +14,7 @@ pub mod events;
 pub mod gate;
 pub mod index;
 pub mod lease;
+pub mod namespaces;
 pub mod observed;
 pub mod outdated;
 mod path;

@@ -20,6 +20,7 @@ use dask_wasm_operator_cluster::{
     gate::Gate,
     index::Index,
     lease::{self, LeaseSettings, holder_identity},
+    namespaces::absent_namespaces,
     observed::ObservedCluster,
     outdated::outdated,
     scheduler::{Addresses, Deadlines, Route, SchedulerClient},
@@ -34,6 +35,7 @@ use dask_wasm_operator_core::{
     ports::{Observed, Writes},
     spec::{DASK_AUTOSCALER, DASK_CLUSTER, DASK_JOB, DASK_PLUGIN, DASK_PLUGIN_RECORD, DASK_WORKER_GROUP},
 };
+use rustix::process::{Resource as RlimitResource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     sync::{Notify, mpsc},
     time::timeout,
@@ -59,11 +61,21 @@ const WATCH_LIMIT: Duration = Duration::from_secs(90);
 /// Serves until told to stop.
 pub(crate) fn run(settings: RunSettings) -> Result<(), Failure> {
     telemetry::install(&settings.log)?;
+    allow_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
     let result = runtime.block_on(operate(settings));
     // Whatever still runs (a plugin that is being compiled) must not hold up the end.
     runtime.shutdown_background();
     result
+}
+
+/// Each watch of each namespace is a connection. Processes may begin with as few as 1,024 files, and a hundred namespaces
+/// have 800 watches.
+fn allow_open_files() {
+    let limit = getrlimit(RlimitResource::Nofile);
+    if let Err(error) = setrlimit(RlimitResource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 async fn operate(settings: RunSettings) -> Result<(), Failure> {
@@ -82,6 +94,7 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
         check_definitions(&discovery)?;
         warn_of_outdated_definitions(&clients).await;
         check_rights(&clients, &settings.scope, &operator_namespace).await?;
+        warn_of_absent_namespaces(&clients, &settings.scope).await;
         Ok::<_, Failure>((clients, discovery, operator_namespace))
     };
     let (clients, discovery, operator_namespace) = tokio::select! {
@@ -259,6 +272,16 @@ async fn check_rights(clients: &Clients, scope: &Scope, operator_namespace: &str
         }
     }
     if rights.is_empty() { Ok(()) } else { Err(Failure::MissingRights { rights }) }
+}
+
+async fn warn_of_absent_namespaces(clients: &Clients, scope: &Scope) {
+    let Scope::Namespaces(names) = scope else { return };
+    match absent_namespaces(&clients.unary, names).await {
+        Ok(absent) => absent.iter().for_each(|namespace| {
+            tracing::warn!(namespace, "this namespace does not exist; it is served as soon as it does");
+        }),
+        Err(error) => tracing::debug!(%error, "whether the namespaces exist can't be seen"),
+    }
 }
 
 /// In a pod, schedulers are reached by the names of their Services; elsewhere through the API server.

@@ -1,11 +1,12 @@
 //! The program itself: its commands, how it starts, what it says of itself, and how it ends.
 
 use std::{
+    os::unix::fs::PermissionsExt,
     process::{Command, Output, Stdio},
     time::Duration,
 };
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use dask_wasm_operator_api::crds;
 use dask_wasm_operator_test_support::{
     Installation, Operator, chart,
@@ -182,6 +183,27 @@ async fn it_says_how_it_is() -> anyhow::Result<()> {
         let ready = lines.lines().filter(|line| line.ends_with(" ready") || *line == "ready").count();
         assert_eq!(ready, 1, "{lines}");
         Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn it_may_open_as_many_files_as_the_system_allows() -> anyhow::Result<()> {
+    in_namespace(async |objects, admin| {
+        let values = json!({"rbac": {"cluster": false}});
+        let kubeconfig = Installation::apply(&admin, &objects.namespace, &values).await?.kubeconfig;
+        let directory = tempfile::tempdir()?;
+        let frugal = directory.path().join("frugal");
+        std::fs::write(&frugal, format!("#!/bin/sh\nulimit -Sn 256\nexec '{}' \"$@\"\n", program()?.display()))?;
+        std::fs::set_permissions(&frugal, std::fs::Permissions::from_mode(0o700))?;
+        let scope = ["--namespace", &objects.namespace, "--operator-namespace", &objects.namespace, "--standalone"];
+        let mut operator = Operator::start_program(&frugal, &kubeconfig, &scope)?;
+        operator.ready().await?;
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", operator.pid()))?;
+        let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).context("it has no limit")?;
+        let [soft, hard] = files.split_whitespace().take(2).collect::<Vec<_>>()[..] else { bail!("{files}") };
+        assert_eq!(soft, hard);
+        operator.must_run()
     })
     .await
 }

@@ -3,15 +3,18 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context, ensure};
-use dask_wasm_operator_api::crds;
-use dask_wasm_operator_test_support::{Installation, Kubeconfig, Operator, TestCluster, render_chart, wait_for};
+use dask_wasm_operator_api::{Served, crds, required_access};
+use dask_wasm_operator_test_support::{
+    Installation, Kubeconfig, Operator, TestCluster, apply_objects, render_chart, wait_for,
+};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, DeleteParams, PostParams};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::{
     manifests,
-    objects::{CLUSTER, CONFIG_MAP, DEPLOYMENT, Kind, Objects, TIMEOUT, text},
+    objects::{CLUSTER, CONFIG_MAP, DEPLOYMENT, Kind, Objects, SERVICE, TIMEOUT, text},
     plugins::mounting::{odd, plugin},
     stage::in_namespace,
 };
@@ -49,11 +52,19 @@ impl Home {
         self.api().delete(&self.name(suffix), &DeleteParams::default()).await.map(drop).context("deleting a namespace")
     }
 
-    /// The chart with these values, under a name that no other test's ClusterRole has.
-    async fn install(&self, values: &Value) -> anyhow::Result<Installation> {
+    /// These values of the chart, with a name that no other test's ClusterRole has.
+    fn values(&self, values: &Value) -> Value {
         let mut values = values.clone();
         values["fullnameOverride"] = json!(self.objects.namespace);
-        Installation::apply(&self.admin, &self.objects.namespace, &values).await
+        values
+    }
+
+    async fn install(&self, values: &Value) -> anyhow::Result<Installation> {
+        Installation::apply(&self.admin, &self.objects.namespace, &self.values(values)).await
+    }
+
+    fn render(&self, values: &Value) -> anyhow::Result<Vec<Value>> {
+        render_chart(&self.objects.namespace, &self.values(values))
     }
 
     /// An operator that serves these values of `--namespace`, with the Lease.
@@ -88,6 +99,40 @@ async fn is_served(objects: &Objects, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// As [`is_served`], and a plugin that serves [`mirror`] makes a child of a subject.
+async fn is_served_with_plugins(objects: &Objects, name: &str) -> anyhow::Result<()> {
+    is_served(objects, name).await?;
+    objects.create(&manifests::odd_subject("first", &json!({"key": "value"}))).await?;
+    objects.until_there(CONFIG_MAP, "first-key").await.map(drop)
+}
+
+/// A directory with a plugin, and the argument that names it.
+fn mirror() -> anyhow::Result<(TempDir, String)> {
+    let directory = tempfile::tempdir()?;
+    fs::write(directory.path().join("mirror.wasm"), odd()?)?;
+    let mirror = plugin("mirror", &json!({"config": {"do": "Mirror"}})).to_string();
+    fs::write(directory.path().join("mirror.yaml"), mirror)?;
+    let argument = format!("--plugin-dir={}", directory.path().display());
+    Ok((directory, argument))
+}
+
+/// The warning that says this is there once, about this namespace.
+fn names_once(operator: &Operator, says: &str, namespace: &str) -> anyhow::Result<()> {
+    let log = operator.log();
+    let named: Vec<_> = log.lines().filter(|line| line.contains(says)).collect();
+    assert_eq!(named.len(), 1, "{log}");
+    ensure!(named[0].contains(namespace) && named[0].contains("WARN"), "{log}");
+    Ok(())
+}
+
+/// Waits for a line of the log that says this of that.
+async fn until_said(operator: &Operator, of: &str, says: &str) -> anyhow::Result<()> {
+    wait_for(&format!("the log to say {says:?} of {of}"), TIMEOUT, async || {
+        Ok(operator.log().lines().any(|line| line.contains(of) && line.contains(says)).then_some(()))
+    })
+    .await
+}
+
 async fn is_left_alone(objects: &Objects, name: &str) -> anyhow::Result<()> {
     let cluster = objects.get(CLUSTER, name).await?;
     ensure!(cluster["status"].is_null(), "{} is served: {}", objects.namespace, cluster["status"]);
@@ -119,7 +164,7 @@ async fn fault_18_a_list_of_namespaces_is_served_by_roles_alone() -> anyhow::Res
     at_home(&["a", "b", "c"], async |home| {
         let (a, b, c) = (home.namespace("a").await?, home.namespace("b").await?, home.namespace("c").await?);
         let values = json!({"rbac": {"cluster": false}, "namespaces": [a.namespace, b.namespace]});
-        let rendered = render_chart(&home.objects.namespace, &values)?;
+        let rendered = home.render(&values)?;
         ensure!(
             rendered.iter().all(|object| !text(object, "/kind").starts_with("Cluster")),
             "a ClusterRole is rendered"
@@ -153,17 +198,47 @@ async fn a_listed_namespace_that_is_not_there_yet_is_served_when_it_is() -> anyh
         let a = home.namespace("a").await?;
         let installation = home.install(&json!({"rbac": {"cluster": false}, "namespaces": [a.namespace]})).await?;
         let listed = [a.namespace.clone(), home.name("later")];
+        let (_plugins, directory) = mirror()?;
+        let mut operator = home.start(&installation, &listed, &["--verbose", &directory])?;
+        operator.ready().await?;
+        is_served_with_plugins(&a, "simple").await?;
+        names_once(&operator, "has no right in this namespace", &listed[1])?;
+
+        // With a part of the rights a part of the objects is known: nothing must be made by that.
+        let later = home.namespace("later").await?;
+        later.create(&manifests::cluster("early", 1)).await?;
+        let mut partial = home.render(&json!({"rbac": {"cluster": false}, "namespaces": listed}))?;
+        for rules in partial.iter_mut().filter_map(|object| object.get_mut("rules")?.as_array_mut()) {
+            rules.retain(|rule| rule["resources"] != json!(["deployments"]));
+        }
+        partial.retain(|object| text(object, "/metadata/namespace") == later.namespace);
+        apply_objects(&home.objects.client, &later.namespace, &partial).await?;
+        for kind in ["DaskCluster.kubernetes.dask.org", "DaskWorkerGroup.kubernetes.dask.org", "Service"] {
+            until_said(&operator, &format!("{kind} in namespace {}", later.namespace), "in sync").await?;
+        }
+        is_served(&a, "another").await?;
+        is_left_alone(&later, "early").await?;
+        assert_eq!(later.list(SERVICE, "").await?, Vec::<Value>::new());
+
+        home.install(&json!({"rbac": {"cluster": false}, "namespaces": listed})).await?;
+        later.until(CLUSTER, "early", "Running", |cluster| cluster["status"]["phase"] == "Running").await?;
+        is_served_with_plugins(&later, "simple").await?;
+        operator.must_run()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_listed_namespace_that_does_not_exist_is_named_where_that_can_be_seen() -> anyhow::Result<()> {
+    at_home(&["a", "later"], async |home| {
+        let a = home.namespace("a").await?;
+        let listed = [a.namespace.clone(), home.name("later")];
+        let installation = home.install(&json!({"namespaces": listed})).await?;
         let mut operator = home.start(&installation, &listed, &[])?;
         operator.ready().await?;
         is_served(&a, "simple").await?;
-        let log = operator.log();
-        let named: Vec<_> = log.lines().filter(|line| line.contains("has no right in this namespace")).collect();
-        assert_eq!(named.len(), 1, "{log}");
-        ensure!(named[0].contains(&listed[1]) && named[0].contains("WARN"), "{log}");
-
-        let later = home.namespace("later").await?;
-        home.install(&json!({"rbac": {"cluster": false}, "namespaces": listed})).await?;
-        is_served(&later, "simple").await?;
+        names_once(&operator, "does not exist", &listed[1])?;
+        is_served(&home.namespace("later").await?, "simple").await?;
         operator.must_run()
     })
     .await
@@ -175,32 +250,18 @@ async fn patterns_follow_the_namespaces_as_they_come_and_go() -> anyhow::Result<
         let (a, not) = (home.namespace("a").await?, home.namespace("not").await?);
         let pattern = format!("{0}-*, !{0}-not", home.objects.namespace);
         let installation = home.install(&json!({"namespaces": [pattern]})).await?;
-        let plugins = tempfile::tempdir()?;
-        fs::write(plugins.path().join("mirror.wasm"), odd()?)?;
-        let mirror = plugin("mirror", &json!({"config": {"do": "Mirror"}})).to_string();
-        fs::write(plugins.path().join("mirror.yaml"), mirror)?;
-        let directory = format!("--plugin-dir={}", plugins.path().display());
+        let (_plugins, directory) = mirror()?;
         let mut operator = home.start(&installation, &[pattern], &[&directory])?;
         operator.ready().await?;
-        let served = async |objects: &Objects| {
-            is_served(objects, "simple").await?;
-            objects.create(&manifests::odd_subject("first", &json!({"key": "value"}))).await?;
-            objects.until_there(CONFIG_MAP, "first-key").await
-        };
-
         not.create(&manifests::cluster("simple", 1)).await?;
         not.create(&manifests::odd_subject("first", &json!({"key": "value"}))).await?;
-        served(&a).await?;
+        is_served_with_plugins(&a, "simple").await?;
 
         // One that comes, one that goes, and one that comes again.
-        served(&home.namespace("b").await?).await?;
+        is_served_with_plugins(&home.namespace("b").await?, "simple").await?;
         home.delete("b").await?;
-        let gone = format!("namespace is gone namespace=\"{}\"", home.name("b"));
-        wait_for("the operator to notice the end of a namespace", TIMEOUT, async || {
-            Ok(operator.log().contains(&gone).then_some(()))
-        })
-        .await?;
-        served(&home.namespace("b").await?).await?;
+        until_said(&operator, &home.name("b"), "namespace is gone").await?;
+        is_served_with_plugins(&home.namespace("b").await?, "simple").await?;
         is_served(&a, "another").await?;
 
         is_left_alone(&not, "simple").await?;
@@ -220,7 +281,7 @@ async fn patterns_follow_the_namespaces_as_they_come_and_go() -> anyhow::Result<
 }
 
 #[tokio::test]
-async fn what_is_missing_is_named_for_lists_and_patterns() -> anyhow::Result<()> {
+async fn what_is_missing_is_named_for_each_scope() -> anyhow::Result<()> {
     at_home(&["a", "b"], async |home| {
         let (a, b) = (home.namespace("a").await?, home.namespace("b").await?);
         let listed = [a.namespace.clone(), b.namespace.clone()];
@@ -232,6 +293,11 @@ async fn what_is_missing_is_named_for_lists_and_patterns() -> anyhow::Result<()>
         let verbs = ["get", "list", "watch", "create", "patch", "delete"];
         let missing = verbs.map(|verb| format!("{verb} deployments.apps in namespace {}", b.namespace));
         lacks(async || home.start(&installation, &listed, &[]), &missing).await?;
+
+        let required = required_access(Served::AllNamespaces, &home.objects.namespace);
+        let everywhere: Vec<_> =
+            required.iter().filter(|access| access.namespace.is_none()).map(ToString::to_string).collect();
+        lacks(async || home.start(&installation, &[], &[]), &everywhere).await?;
 
         let pattern = [format!("{}-*", home.objects.namespace)];
         let installation = home.install(&json!({})).await?;
