@@ -145,6 +145,7 @@ impl SchedulerError {
 pub struct Replies {
     /// The last reply to each call, by the call's name, or why there is none.
     heard: BTreeMap<&'static str, Heard>,
+    noted: u64,
 }
 
 /// One reply and when it came.
@@ -154,6 +155,8 @@ pub struct Heard {
     pub call: SchedulerCall,
     /// Milliseconds since the Unix epoch.
     pub at: u64,
+    /// Its place among all replies of this scheduler: two may come in the same millisecond.
+    pub place: u64,
     /// Since when every attempt has failed, in milliseconds since the Unix epoch; none: the last one succeeded.
     pub failing_since: Option<u64>,
     /// The reply to the last attempt.
@@ -165,7 +168,9 @@ impl Replies {
     pub fn note(&mut self, call: &SchedulerCall, result: Result<SchedulerReply, SchedulerError>, now: u64) {
         let before = self.heard.get(call.name()).and_then(|heard| heard.failing_since);
         let failing_since = result.is_err().then(|| before.unwrap_or(now));
-        self.heard.insert(call.name(), Heard { call: call.clone(), at: now, failing_since, result });
+        self.noted += 1;
+        let heard = Heard { call: call.clone(), at: now, place: self.noted, failing_since, result };
+        self.heard.insert(call.name(), heard);
     }
 
     /// The last reply to a call of this name that is not older than `age`.

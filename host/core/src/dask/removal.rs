@@ -101,9 +101,9 @@ pub(super) fn shrink(
     match &heard.result {
         Ok(SchedulerReply::Workers(registered)) => {
             let before = set.clone();
-            let retired = retired(&seen.replies, heard.at, seen.now);
+            let retired = retired(&seen.replies, heard, seen.now);
             let known = &Registered::of(registered, &before, &pods, retired);
-            Look { seen, candidates: &candidates, known, heard_at: heard.at }.shrink(set, wanted, deadline)
+            Look { seen, candidates: &candidates, known, heard }.shrink(set, wanted, deadline)
         }
         Ok(_) | Err(_) => without_scheduler(seen, set, &candidates, wanted, heard, deadline),
     }
@@ -159,9 +159,9 @@ fn remove_newest(set: &mut WorkerSet, candidates: &[Candidate], count: usize) {
 }
 
 /// The addresses that were retired since the scheduler told of its workers: what it said then is older.
-fn retired(replies: &Replies, told: u64, now: u64) -> &[String] {
+fn retired<'a>(replies: &'a Replies, told: &Heard, now: u64) -> &'a [String] {
     let heard = replies.fresh(&SchedulerCall::Retire(Vec::new()), FRESH, now);
-    match heard.filter(|heard| heard.at >= told).map(|heard| &heard.result) {
+    match heard.filter(|heard| heard.place > told.place).map(|heard| &heard.result) {
         Some(Ok(SchedulerReply::Retired(addresses))) => addresses,
         _ => &[],
     }
@@ -172,8 +172,8 @@ struct Look<'a> {
     seen: &'a Snapshot,
     candidates: &'a [Candidate],
     known: &'a Registered<'a>,
-    /// When the scheduler told of its workers.
-    heard_at: u64,
+    /// Where the scheduler told of its workers.
+    heard: &'a Heard,
 }
 
 impl Look<'_> {
@@ -182,7 +182,7 @@ impl Look<'_> {
     fn may_be_news(&self, since: Option<u64>) -> bool {
         let registration = u64::try_from(REGISTRATION.as_millis()).unwrap_or(u64::MAX);
         let registered_by = |since: u64| since.saturating_add(registration);
-        since.is_some_and(|since| self.heard_at < registered_by(since) && since <= registered_by(self.seen.now))
+        since.is_some_and(|since| self.heard.at < registered_by(since) && since <= registered_by(self.seen.now))
     }
 
     fn shrink(&self, set: &mut WorkerSet, wanted: u32, deadline: Duration) -> Removal {
@@ -254,7 +254,7 @@ impl Look<'_> {
             );
             removal.problem.get_or_insert(Problem::passing(NOT_EMPTIED, message));
         }
-        if last.is_none_or(|last| last.at < self.heard_at) {
+        if last.is_none_or(|last| last.place < self.heard.place) {
             removal.calls.push(SchedulerCall::Retire(addresses));
         } else if repeated.is_none() {
             removal.ask();

@@ -92,6 +92,20 @@ fn scaling_up_meanwhile_replaces_what_was_retired() {
 }
 
 #[test]
+fn who_goes_next_is_for_the_schedulers_next_word_to_say() {
+    let mut world = World::new(3);
+    let workers = world.workers();
+    world.scale(2);
+    world.answer(registered(&workers));
+    world.edit("DaskWorkerGroup", "g", |group| group["spec"]["worker"]["replicas"] = json!(1));
+    world.answer(SchedulerReply::Retired(retire(&workers[..1])));
+    assert_eq!(world.workers(), workers[1..]);
+    assert_eq!(world.asked, [SchedulerCall::Workers], "what it said before is outdated by what was retired since");
+    world.answer(registered(&[2, 1].map(|at| workers[at].clone())));
+    assert_eq!(world.asked, [SchedulerCall::Retire(retire(&workers[2..]))]);
+}
+
+#[test]
 fn a_silent_scheduler_is_waited_for_and_then_done_without() {
     let mut world = World::new(3);
     world.scale(1);
