@@ -25,7 +25,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- default (ternary (include "dask-wasm-operator.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name }}
 {{- end }}
 
-{{/* The namespace whose Dask objects are served when it is only one. */}}
-{{- define "dask-wasm-operator.servedNamespace" -}}
-{{- default .Release.Namespace .Values.namespace }}
+{{/* What is served where that is not all namespaces, as JSON: names or patterns, by default the release's namespace. */}}
+{{- define "dask-wasm-operator.namespaces" -}}
+{{- default (list .Release.Namespace) .Values.namespaces | toJson }}
+{{- end }}
+
+{{/* What is served, for people. */}}
+{{- define "dask-wasm-operator.scope" -}}
+{{- if and .Values.rbac.cluster (not .Values.namespaces) }}all namespaces
+{{- else }}{{ include "dask-wasm-operator.namespaces" . | fromJsonArray | join "; " }}
+{{- end }}
 {{- end }}

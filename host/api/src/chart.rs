@@ -9,6 +9,15 @@ use crate::{
 
 const HEADER: &str = "# Generated from the Rust types by `cargo xtask gen`; do not edit.\n";
 
+/// The scopes, by their keys in the file of rights.
+const SCOPES: [(&str, Scope); 5] = [
+    ("served", Scope::Served),
+    ("operator", Scope::Operator),
+    ("cluster", Scope::Cluster),
+    ("matching", Scope::Matching),
+    ("named", Scope::Named),
+];
+
 /// All custom resource definitions as a stream of YAML documents, as `dask-wasm-operator crds` prints it.
 pub fn crds_yaml() -> String {
     let documents: Vec<_> = crds().iter().map(to_yaml).collect();
@@ -32,7 +41,7 @@ fn to_yaml(value: &impl serde::Serialize) -> String {
 /// The table of rights by scope, each rule with its reason. Its words are plain names, which YAML needs not quote.
 fn rights_yaml() -> String {
     let mut yaml = HEADER.to_owned();
-    for (scope, key) in [(Scope::Served, "served"), (Scope::Operator, "operator"), (Scope::Cluster, "cluster")] {
+    for (key, scope) in SCOPES {
         let _ = writeln!(yaml, "{key}:");
         for rights in TABLE.iter().filter(|rights| rights.scope == scope) {
             let group = if rights.group.is_empty() { "\"\"" } else { rights.group };
@@ -77,7 +86,7 @@ mod tests {
     #[test]
     fn rights_survive_yaml() {
         let parsed: BTreeMap<String, Vec<PolicyRule>> = serde_saphyr::from_str(&rights_yaml()).unwrap();
-        for (key, scope) in [("served", Scope::Served), ("operator", Scope::Operator), ("cluster", Scope::Cluster)] {
+        for (key, scope) in SCOPES {
             assert_eq!(parsed[key], rules(scope));
         }
     }

@@ -12,4 +12,4 @@ mod structural;
 
 pub use chart::{chart_files, crds_yaml};
 pub use definitions::crds;
-pub use rbac::{Access, Rights, Scope, Served, TABLE, required_access, rules};
+pub use rbac::{Access, Rights, Scope, Served, TABLE, inaccessible, required_access, rules};

@@ -10,12 +10,17 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 /// Where a right is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
-    /// Wherever Dask objects are served: all namespaces, or the one that the operator is confined to.
+    /// Wherever Dask objects are served: all namespaces, or those that the operator is confined to.
     Served,
     /// In the operator's own namespace.
     Operator,
-    /// On objects without a namespace. An operator that is confined to one namespace does without.
+    /// On objects without a namespace. An operator that is confined to a list of namespaces does without.
     Cluster,
+    /// On objects without a namespace, where the namespaces that are served are those that match a pattern.
+    Matching,
+    /// Wherever Dask objects are served, on single objects that the administrator names. The operator does without until a
+    /// Dask object asks for it.
+    Named,
 }
 
 /// One row of the table.
@@ -37,7 +42,7 @@ const WATCH: &[&str] = &["get", "list", "watch"];
 const MANAGE: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
 
 /// What the operator may do.
-pub const TABLE: [Rights; 18] = [
+pub const TABLE: [Rights; 20] = [
     Rights {
         scope: Scope::Served,
         group: "kubernetes.dask.org",
@@ -169,6 +174,20 @@ pub const TABLE: [Rights; 18] = [
         verbs: WATCH,
         why: "notices kinds that are installed after a plugin that needs them",
     },
+    Rights {
+        scope: Scope::Matching,
+        group: "",
+        resources: &["namespaces"],
+        verbs: WATCH,
+        why: "finds the namespaces that match",
+    },
+    Rights {
+        scope: Scope::Named,
+        group: "",
+        resources: &["secrets"],
+        verbs: &["get"],
+        why: "speaks TLS with schedulers whose cluster names the Secret in tlsSecretName",
+    },
 ];
 
 impl Rights {
@@ -194,8 +213,10 @@ pub fn rules(scope: Scope) -> Vec<PolicyRule> {
 pub enum Served<'a> {
     /// Those of all namespaces.
     AllNamespaces,
-    /// Those of one namespace.
-    Namespace(&'a str),
+    /// Those of these namespaces.
+    Namespaces(&'a BTreeSet<String>),
+    /// Those of the namespaces that match a pattern.
+    Matching,
 }
 
 /// One right, as a SelfSubjectAccessReview asks for it.
@@ -245,17 +266,33 @@ impl fmt::Display for Access {
 pub fn required_access(served: Served<'_>, operator_namespace: &str) -> BTreeSet<Access> {
     let mut access = BTreeSet::new();
     for rights in &TABLE {
-        let namespace = match (rights.scope, served) {
-            (Scope::Served, Served::Namespace(namespace)) => Some(namespace),
-            (Scope::Operator, _) => Some(operator_namespace),
-            (Scope::Served | Scope::Cluster, Served::AllNamespaces) => None,
-            (Scope::Cluster, Served::Namespace(_)) => continue,
+        let namespaces: Vec<Option<&str>> = match (rights.scope, served) {
+            (Scope::Operator, _) => vec![Some(operator_namespace)],
+            (Scope::Served, Served::Namespaces(names)) => names.iter().map(|name| Some(name.as_str())).collect(),
+            (Scope::Served | Scope::Cluster, Served::AllNamespaces | Served::Matching)
+            | (Scope::Matching, Served::Matching) => vec![None],
+            (Scope::Cluster | Scope::Matching | Scope::Named, _) => vec![],
         };
-        for &name in rights.resources {
-            access.extend(rights.verbs.iter().map(|&verb| Access::new(rights.group, name, verb, namespace)));
+        for (namespace, &name) in
+            namespaces.iter().flat_map(|namespace| rights.resources.iter().map(move |name| (namespace, name)))
+        {
+            access.extend(rights.verbs.iter().map(|&verb| Access::new(rights.group, name, verb, *namespace)));
         }
     }
     access
+}
+
+/// Those of `namespaces` in which every right is missing: they do not exist, or nobody has bound a Role there.
+pub fn inaccessible<'a>(
+    namespaces: &'a BTreeSet<String>,
+    required: &BTreeSet<Access>,
+    missing: &BTreeSet<Access>,
+) -> BTreeSet<&'a str> {
+    let has_one = |name: &str| {
+        let mut there = required.iter().filter(|access| access.namespace.as_deref() == Some(name));
+        there.any(|access| !missing.contains(access))
+    };
+    namespaces.iter().map(String::as_str).filter(|name| !has_one(name)).collect()
 }
 
 #[cfg(test)]
@@ -279,18 +316,46 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_granted_wholesale_and_no_secret_is() {
+    fn nothing_is_granted_wholesale_and_secrets_only_by_name() {
         for rights in &TABLE {
             let words = [rights.resources, rights.verbs, &[rights.group]].concat();
-            assert!(!words.contains(&"*") && !rights.resources.contains(&"secrets"), "{rights:?}");
+            assert!(!words.contains(&"*"), "{rights:?}");
+            assert_eq!(rights.resources.contains(&"secrets"), rights.scope == Scope::Named, "{rights:?}");
         }
+        let all = required_access(Served::Matching, "dask-operator");
+        assert!(all.iter().all(|access| access.resource != "secrets"), "it does without");
     }
 
     #[test]
-    fn confined_to_a_namespace_it_needs_nothing_outside_of_it() {
-        let access = required_access(Served::Namespace("team-a"), "dask-operator");
+    fn confined_to_namespaces_it_needs_nothing_outside_of_them() {
+        let names = BTreeSet::from(["team-a".to_owned(), "team-b".to_owned()]);
+        let access = required_access(Served::Namespaces(&names), "dask-operator");
         let namespaces: BTreeSet<_> = access.iter().map(|access| access.namespace.as_deref()).collect();
-        assert_eq!(namespaces, BTreeSet::from([Some("dask-operator"), Some("team-a")]));
+        assert_eq!(namespaces, BTreeSet::from([Some("dask-operator"), Some("team-a"), Some("team-b")]));
+    }
+
+    #[test]
+    fn only_patterns_need_to_know_the_namespaces() {
+        let namespaces = |served| {
+            let access = required_access(served, "dask-operator");
+            access.iter().filter(|access| access.resource == "namespaces").count()
+        };
+        assert_eq!((namespaces(Served::Matching), namespaces(Served::AllNamespaces)), (3, 0));
+    }
+
+    #[test]
+    fn where_every_right_is_missing_there_may_be_no_namespace() {
+        let names = BTreeSet::from(["dask-operator".to_owned(), "team-a".to_owned(), "team-b".to_owned()]);
+        let required = required_access(Served::Namespaces(&names), "dask-operator");
+        let lacking = |lacks: &dyn Fn(&Access) -> bool| {
+            let missing: BTreeSet<Access> = required.iter().filter(|access| lacks(access)).cloned().collect();
+            let inaccessible = inaccessible(&names, &required, &missing);
+            inaccessible.into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let is_in = |access: &Access, namespace: &str| access.namespace.as_deref() == Some(namespace);
+        assert_eq!(lacking(&|access| is_in(access, "team-b")), ["team-b"]);
+        assert_eq!(lacking(&|access| is_in(access, "team-b") && access.verb != "patch"), Vec::<String>::new());
+        assert_eq!(lacking(&|access| !is_in(access, "dask-operator")), ["team-a", "team-b"]);
     }
 
     #[test]

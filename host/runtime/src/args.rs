@@ -93,10 +93,10 @@ pub(crate) struct ScopeArgs {
     /// Serve the Dask objects of all namespaces; so it is without --namespace, too.
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub(crate) all_namespaces: bool,
-    /// Serve only the Dask objects of this namespace.
+    /// Serve only the Dask objects of this namespace; may be given several times.
     ///
-    /// The Python operator takes several and patterns here. This version serves all namespaces or exactly one, and refuses
-    /// anything else.
+    /// Also a list, `team-a,team-b`, or a pattern as in the Python operator, `team-*,!team-x`: globs with *, ? and [...], in
+    /// which a part with ! takes out what those before it let in. A pattern needs the right to watch Namespaces.
     #[arg(short, long, value_name = "NAMESPACE", env = "DASK_WASM_OPERATOR_NAMESPACE")]
     pub(crate) namespace: Vec<String>,
     /// Do not take the Lease that keeps a second operator from writing.

@@ -8,9 +8,11 @@ mod args;
 mod controller;
 mod exit;
 mod metrics;
+mod namespaces;
 mod plugins;
 mod render;
 mod run;
+mod served;
 mod settings;
 mod shutdown;
 mod telemetry;
@@ -25,8 +27,8 @@ pub use args::{RenderArgs, parse};
 pub use exit::Failure;
 pub use metrics::Metrics;
 pub use settings::{
-    Connection, Invocation, Leadership, LogFormat, LogSettings, PluginFiles, PluginSources, RenderOutput, RunSettings,
-    Scope,
+    Connection, Invocation, Leadership, LogFormat, LogSettings, NamespacePatterns, PluginFiles, PluginSources,
+    RenderOutput, RunSettings, Scope, ScopeError,
 };
 pub use shutdown::Shutdown;
 

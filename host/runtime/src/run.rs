@@ -1,6 +1,7 @@
 //! `run`: what is set up around the operator, in the order of start and of end.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use dask_wasm_operator_api::{crds, required_access};
+use dask_wasm_operator_api::{crds, inaccessible, required_access};
 use dask_wasm_operator_cluster::{
     access::missing_access,
     applier::{Applier, CONCURRENCY},
@@ -29,7 +30,7 @@ use dask_wasm_operator_core::{
         COMPONENT_LABEL, autoscaler_kind, cluster_kind, deployment_kind, job_kind, pod_kind, pod_summary_kind,
         pod_summary_resource, service_kind, worker_group_kind,
     },
-    object::GroupVersionKind,
+    object::{GroupVersionKind, Resource},
     ports::{Observed, Writes},
     spec::{DASK_AUTOSCALER, DASK_CLUSTER, DASK_JOB, DASK_PLUGIN, DASK_PLUGIN_RECORD, DASK_WORKER_GROUP},
 };
@@ -42,7 +43,9 @@ use crate::{
     Connection, Failure, Health, Leadership, Metrics, PluginSources, RunSettings, Scope, Shutdown,
     admin::AdminServer,
     controller::{Controller, Surroundings},
+    namespaces::{NamespaceFollower, namespace_kind, namespace_watch},
     plugins::{ManagerSurroundings, PluginManager, engine},
+    served::{Interest, Party, ServedWatch, ServedWatches},
     telemetry,
     writes::MeteredWrites,
 };
@@ -85,11 +88,13 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
         started = start => started?,
         () = shutdown.requested() => return Ok(()),
     };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), operator_namespace, scope = ?settings.scope, "starting");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), operator_namespace, scope = %settings.scope, "starting");
 
     let (changes_tx, changes_rx) = mpsc::unbounded_channel();
     let plugins_changed = Arc::new(Notify::new());
-    let index = Arc::new(Index::new(sink(changes_tx, Arc::clone(&plugins_changed), operator_namespace.clone())));
+    let namespaces_changed = Arc::new(Notify::new());
+    let changed = (Arc::clone(&plugins_changed), Arc::clone(&namespaces_changed));
+    let index = Arc::new(Index::new(sink(changes_tx, changed, operator_namespace.clone())));
     let metrics = Arc::new(Metrics::new().of_objects(Arc::clone(&index)));
     let leadership = match settings.leadership {
         Leadership::Standalone => None,
@@ -114,10 +119,13 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
     }));
 
     let watches = Watches::new(clients.watch.clone(), Arc::clone(&index));
-    let own = own_watches(&watches, &discovery, &settings.scope, &operator_namespace)?;
+    let served = ServedWatches::new(watches.clone(), namespaces_at_start(&settings.scope));
+    let own = own_watches(&served, &discovery)?;
+    let beside = watches_beside(&watches, &discovery, &settings.scope, &operator_namespace)?;
     let in_sync = Arc::new(AtomicBool::new(false));
     let health = Arc::new(OperatorHealth {
-        own: own.iter().map(|watch| watch.key().clone()).collect(),
+        served: served.clone(),
+        beside: beside.iter().map(|watch| watch.key().clone()).collect(),
         watches: watches.clone(),
         controller: Arc::clone(&controller),
         in_sync: Arc::clone(&in_sync),
@@ -131,10 +139,24 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
             }
         });
     }
+    let mut namespaces = NamespaceFollower {
+        scope: settings.scope.clone(),
+        index: Arc::clone(&index),
+        watches: watches.clone(),
+        served: served.clone(),
+        controller: Arc::clone(&controller),
+        changed: namespaces_changed,
+        worked_on: BTreeSet::new(),
+    };
+    let settled = async {
+        watches.settled().await;
+        namespaces.begin().await
+    };
     tokio::select! {
-        () = watches.settled() => {}
+        settled = settled => settled.context("watching namespaces")?,
         () = shutdown.requested() => return end(leadership).await,
     }
+    tokio::spawn(namespaces.run(shutdown.clone()));
     if let PluginSources::Enabled { directory } = &settings.plugins {
         let manager = PluginManager::new(ManagerSurroundings {
             engine: engine(settings.cache_directory.clone()).context("preparing to run plugins")?,
@@ -145,7 +167,7 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
             discovery,
             controller: Arc::clone(&controller),
             operator_namespace,
-            served_namespace: namespace(&settings.scope),
+            served,
             directory: directory.clone(),
             changed: plugins_changed,
         });
@@ -168,7 +190,7 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
     if timeout(DRAIN, working).await.is_err() {
         tracing::warn!("not everything that was under way came to its end in time; the next process goes on with it");
     }
-    drop(own);
+    drop((own, beside));
     end(leadership).await
 }
 
@@ -217,11 +239,25 @@ async fn warn_of_outdated_definitions(clients: &Clients) {
     }
 }
 
+/// A listed namespace in which nothing is granted may not exist yet; it does not keep the others from being served.
 async fn check_rights(clients: &Clients, scope: &Scope, operator_namespace: &str) -> Result<(), Failure> {
     let required = required_access(scope.served(), operator_namespace);
     let missing = missing_access(&clients.unary, &required).await;
-    let rights =
+    let mut rights =
         missing.map_err(|error| Failure::Unreachable { server: clients.server.clone(), source: error.into() })?;
+    if let Scope::Namespaces(names) = scope {
+        let inaccessible = inaccessible(names, &required, &rights);
+        if inaccessible.len() < names.len() {
+            for namespace in inaccessible {
+                tracing::warn!(
+                    namespace,
+                    "the operator has no right in this namespace: it does not exist, or the chart's Role is not there; \
+                     it is served as soon as the rights are"
+                );
+                rights.retain(|access| access.namespace.as_deref() != Some(namespace));
+            }
+        }
+    }
     if rights.is_empty() { Ok(()) } else { Err(Failure::MissingRights { rights }) }
 }
 
@@ -236,53 +272,68 @@ fn schedulers(clients: &Clients, settings: &RunSettings) -> SchedulerClient {
     SchedulerClient::new(clients.unary.clone(), Addresses { given: given.collect(), route }, Deadlines::default())
 }
 
-/// What the operator itself watches: Dask's kinds, what it makes of them, and the plugins.
-fn own_watches(
+/// The namespaces that are known before anything is read; none: all are served.
+fn namespaces_at_start(scope: &Scope) -> Option<BTreeSet<String>> {
+    match scope {
+        Scope::AllNamespaces => None,
+        Scope::Namespaces(names) => Some(names.clone()),
+        Scope::Matching(_) => Some(BTreeSet::new()),
+    }
+}
+
+/// What the operator itself watches wherever it serves: Dask's kinds, and what it makes of them.
+fn own_watches(served: &ServedWatches, discovery: &Discovery) -> Result<Vec<ServedWatch>, Failure> {
+    let components = |names: &str| Some(format!("{COMPONENT_LABEL} in ({names})"));
+    let wanted = [
+        (cluster_kind(), None),
+        (worker_group_kind(), None),
+        (job_kind(), None),
+        (autoscaler_kind(), None),
+        (pod_kind(), components("job-runner")),
+        (pod_summary_kind(), components("scheduler,worker")),
+        (deployment_kind(), components("scheduler,worker")),
+        (service_kind(), components("scheduler")),
+    ];
+    wanted
+        .into_iter()
+        .map(|(kind, labels)| {
+            let interest = Interest { resource: resource(discovery, &kind)?, labels };
+            Ok(served.start(interest, Party::Operator).context("starting a watch")?)
+        })
+        .collect()
+}
+
+/// What it watches beside these: the plugins and, for patterns, the namespaces.
+fn watches_beside(
     watches: &Watches,
     discovery: &Discovery,
     scope: &Scope,
     operator_namespace: &str,
 ) -> Result<Vec<WatchHandle>, Failure> {
-    let served = namespace(scope);
-    let components = |names: &str| Some(format!("{COMPONENT_LABEL} in ({names})"));
-    let wanted: [(GroupVersionKind, Option<String>, Option<String>); 9] = [
-        (cluster_kind(), served.clone(), None),
-        (worker_group_kind(), served.clone(), None),
-        (job_kind(), served.clone(), None),
-        (autoscaler_kind(), served.clone(), None),
-        (pod_kind(), served.clone(), components("job-runner")),
-        (pod_summary_kind(), served.clone(), components("scheduler,worker")),
-        (deployment_kind(), served.clone(), components("scheduler,worker")),
-        (service_kind(), served, components("scheduler")),
-        (DASK_PLUGIN.group_version_kind(), Some(operator_namespace.to_owned()), None),
-    ];
-    let table = discovery.table();
-    wanted
-        .into_iter()
-        .map(|(kind, namespace, labels)| {
-            let served = table.get(&kind).map(|served| served.resource.clone());
-            let summaries = Some(pod_summary_resource()).filter(|resource| resource.kind == kind);
-            let resource = served.or(summaries).with_context(|| format!("the API server does not serve {kind}"))?;
-            Ok(watches.start(&WatchKey { resource, namespace, labels }).context("starting a watch")?)
-        })
-        .collect()
-}
-
-fn namespace(scope: &Scope) -> Option<String> {
-    match scope {
-        Scope::AllNamespaces => None,
-        Scope::Namespace(name) => Some(name.clone()),
+    let resource = resource(discovery, &DASK_PLUGIN.group_version_kind())?;
+    let mut keys = vec![WatchKey { resource, namespace: Some(operator_namespace.to_owned()), labels: None }];
+    if matches!(scope, Scope::Matching(_)) {
+        keys.push(namespace_watch());
     }
+    keys.iter().map(|key| Ok(watches.start(key).context("starting a watch")?)).collect()
 }
 
-/// Changes go to the controller; those of plugins and their code are also told to the plugin manager, which looks by itself.
+fn resource(discovery: &Discovery, kind: &GroupVersionKind) -> Result<Resource, Failure> {
+    let served = discovery.table().get(kind).map(|served| served.resource.clone());
+    let summaries = Some(pod_summary_resource()).filter(|resource| resource.kind == *kind);
+    Ok(served.or(summaries).with_context(|| format!("the API server does not serve {kind}"))?)
+}
+
+/// Changes go to the controller; those of plugins and their code are also told to the plugin manager, those of Namespaces to
+/// their follower. Both look by themselves.
 fn sink(
     changes_tx: mpsc::UnboundedSender<dask_wasm_operator_cluster::index::Change>,
-    plugins_changed: Arc<Notify>,
+    (plugins_changed, namespaces_changed): (Arc<Notify>, Arc<Notify>),
     operator_namespace: String,
 ) -> impl Fn(dask_wasm_operator_cluster::index::Change) + Send + Sync + 'static {
     let plugin = DASK_PLUGIN.group_version_kind();
     let config_map = GroupVersionKind::new("", "v1", "ConfigMap");
+    let namespace = namespace_kind();
     move |change| {
         let object = change.new.as_ref().or(change.old.as_ref());
         let concerns_plugins = object.is_some_and(|object| {
@@ -291,6 +342,9 @@ fn sink(
         });
         if concerns_plugins {
             plugins_changed.notify_one();
+        }
+        if change.kind.same_kind(&namespace) {
+            namespaces_changed.notify_one();
         }
         // The receiver is gone only when the process is about to end.
         let _ = changes_tx.send(change);
@@ -303,7 +357,8 @@ fn host_name() -> String {
 }
 
 struct OperatorHealth {
-    own: Vec<WatchKey>,
+    served: ServedWatches,
+    beside: Vec<WatchKey>,
     watches: Watches,
     controller: Arc<Controller>,
     in_sync: Arc<AtomicBool>,
@@ -312,7 +367,8 @@ struct OperatorHealth {
 impl Health for OperatorHealth {
     /// Attempts count, not successes: an outage of the API server is no reason for a restart.
     fn live(&self) -> Result<(), String> {
-        let stuck = self.watches.stuck(WATCH_LIMIT).into_iter().filter(|key| self.own.contains(key));
+        let stuck = self.watches.stuck(WATCH_LIMIT);
+        let stuck = stuck.into_iter().filter(|key| self.beside.contains(key) || self.served.is_own(key));
         let watches = stuck.map(|key| format!("the watch of {key} has tried nothing for {} s", WATCH_LIMIT.as_secs()));
         let passes = self.controller.stuck().into_iter().map(|pass| format!("{pass} does not come to an end"));
         let stuck: Vec<_> = watches.chain(passes).collect();

@@ -3,6 +3,8 @@
 //! Made from the arguments before any task starts. Every argument is taken out by name, so that a forgotten one does not
 //! compile. Nothing else reads the environment.
 
+mod scope;
+
 use std::{
     env,
     ffi::OsString,
@@ -13,12 +15,8 @@ use std::{
 };
 
 use clap::ValueEnum;
-use dask_wasm_operator_api::Served;
 use dask_wasm_operator_cluster::{events::EventLevel, scheduler::Given};
-use dask_wasm_operator_core::{
-    dask::{Environment, WorkerAllocation},
-    names::{NameError, check_dns_label},
-};
+use dask_wasm_operator_core::dask::{Environment, WorkerAllocation};
 use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
@@ -26,6 +24,8 @@ use crate::{
     admin::AdminEndpoint,
     args::{AdminArgs, ConnectionArgs, IgnoredArgs, LogArgs, PluginArgs, RenderArgs, RunArgs, ScopeArgs},
 };
+
+pub use scope::{NamespacePatterns, Scope, ScopeError};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -67,25 +67,6 @@ pub struct RunSettings {
     pub log: LogSettings,
     /// Flags that were given and have no effect, for a line in the log.
     pub ignored: Vec<&'static str>,
-}
-
-/// Which Dask objects are served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Those of all namespaces.
-    AllNamespaces,
-    /// Those of one namespace.
-    Namespace(String),
-}
-
-impl Scope {
-    /// As the table of rights asks for it.
-    pub fn served(&self) -> Served<'_> {
-        match self {
-            Self::AllNamespaces => Served::AllNamespaces,
-            Self::Namespace(name) => Served::Namespace(name),
-        }
-    }
 }
 
 /// Whether a Lease guards the writes.
@@ -173,28 +154,9 @@ impl FromStr for PluginFiles {
 /// Why arguments can't be followed. Each names the option and what to write instead.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// Several namespaces.
-    #[error("--namespace was given for {}: this version serves one namespace or all of them (--all-namespaces)", .names.join(" and "))]
-    SeveralNamespaces {
-        /// The namespaces, as given.
-        names: Vec<String>,
-    },
-    /// A pattern.
-    #[error(
-        "--namespace {pattern:?} is a pattern: this version serves one namespace, by its plain name, or all of them (--all-namespaces)"
-    )]
-    NamespacePattern {
-        /// The pattern.
-        pattern: String,
-    },
-    /// No namespace has such a name.
-    #[error("--namespace {name:?}: {reason}")]
-    NamespaceName {
-        /// The name.
-        name: String,
-        /// What is wrong with it; it is part of the message.
-        reason: NameError,
-    },
+    /// The scope.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
     /// More than two files.
     #[error("write X.wasm, or X.wasm,plugin.yaml")]
     PluginFiles,
@@ -227,7 +189,7 @@ impl TryFrom<RunArgs> for RunSettings {
         let AdminArgs { admin_address, liveness } = admin;
         let in_pod = kubeconfig.is_none() && env::var_os("KUBERNETES_SERVICE_HOST").is_some();
         Ok(Self {
-            scope: scope_of(namespace)?,
+            scope: Scope::new(&namespace)?,
             leadership: if standalone { Leadership::Standalone } else { Leadership::Lease },
             connection: Connection { kubeconfig, context },
             operator_namespace,
@@ -252,23 +214,6 @@ impl TryFrom<RunArgs> for RunSettings {
             log: log.into(),
             ignored: given(ignored),
         })
-    }
-}
-
-fn scope_of(mut namespaces: Vec<String>) -> Result<Scope, SettingsError> {
-    namespaces.dedup();
-    let Some(name) = namespaces.pop() else { return Ok(Scope::AllNamespaces) };
-    if !namespaces.is_empty() {
-        namespaces.push(name);
-        return Err(SettingsError::SeveralNamespaces { names: namespaces });
-    }
-    // What kopf's patterns are made of: globs, alternatives and negation.
-    if name.contains(['*', '?', '[', ',', '!']) {
-        return Err(SettingsError::NamespacePattern { pattern: name });
-    }
-    match check_dns_label(&name) {
-        Ok(()) => Ok(Scope::Namespace(name)),
-        Err(reason) => Err(SettingsError::NamespaceName { name, reason }),
     }
 }
 

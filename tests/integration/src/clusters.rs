@@ -42,13 +42,13 @@ impl Objects {
         self.until_count(DEPLOYMENT, &workers(group), count).await
     }
 
-    /// Does for the newest pod of a Deployment what a kubelet would: it runs and is ready.
+    /// Does for the pod of a Deployment what a kubelet would: it runs and is ready.
     pub async fn run_pod_of(&self, deployment: &str) -> anyhow::Result<()> {
         let ready = json!({"type": "Ready", "status": "True"});
         self.report_pod_of(deployment, &json!({"phase": "Running", "conditions": [ready]})).await
     }
 
-    /// Reports this status of the newest pod of a Deployment, as a kubelet would.
+    /// Reports this status of the pod of a Deployment, as a kubelet would.
     pub async fn report_pod_of(&self, deployment: &str, status: &Value) -> anyhow::Result<()> {
         let deployment = self.until_there(DEPLOYMENT, deployment).await?;
         let pod = wait_for("the pod of a Deployment", TIMEOUT, async || {
@@ -58,7 +58,7 @@ impl Objects {
             Ok(pods.iter().find(|pod| sets.contains(&controller(pod))).map(|pod| name(pod).to_owned()))
         })
         .await?;
-        self.pod_is(&pod, status).await
+        self.report_pod(&pod, status).await
     }
 
     /// Does for the runner of a job what a kubelet would: it is in this phase, its container has ended if there is an exit
@@ -73,10 +73,10 @@ impl Objects {
         };
         let container =
             json!({"name": "job", "image": "i", "imageID": "i", "ready": true, "restartCount": 0, "state": state});
-        self.pod_is(pod, &json!({"phase": phase, "startTime": at, "containerStatuses": [container]})).await
+        self.report_pod(pod, &json!({"phase": phase, "startTime": at, "containerStatuses": [container]})).await
     }
 
-    async fn pod_is(&self, pod: &str, status: &Value) -> anyhow::Result<()> {
+    async fn report_pod(&self, pod: &str, status: &Value) -> anyhow::Result<()> {
         let status = json!({"status": status});
         self.api(POD).patch_status(pod, &PatchParams::default(), &Patch::Merge(&status)).await?;
         Ok(())

@@ -10,6 +10,7 @@ mod client;
 mod cluster;
 pub mod control_plane;
 mod dask;
+pub mod endpoints;
 mod go;
 mod installation;
 mod kubeconfig;

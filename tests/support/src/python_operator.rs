@@ -38,12 +38,17 @@ impl PythonOperator {
         Ok(Self { environment })
     }
 
+    /// The Python of its environment, where its client is, too.
+    pub fn python(&self) -> PathBuf {
+        self.environment.join("bin/python")
+    }
+
     /// Its definitions: it can't work with ours, because it writes the phase past the status subresource.
     ///
     /// # Errors
     /// When the package does not have them.
     pub fn crds(&self) -> anyhow::Result<Vec<CustomResourceDefinition>> {
-        let find = Command::new(self.environment.join("bin/python"))
+        let find = Command::new(self.python())
             .args(["-c", "import dask_kubernetes, os; print(os.path.dirname(dask_kubernetes.__file__))"])
             .output()
             .context("asking Python for the package")?;

@@ -22,11 +22,9 @@ use tokio::time::Instant;
 
 use super::{
     bare::{self, Verb},
-    process::{Usage, usage},
+    process::{Usage, release, usage},
     watcher::{Statuses, Times, Watcher},
 };
-use crate::workspace;
-
 #[derive(Args, Debug)]
 pub(crate) struct ConvergeArgs {
     /// DaskClusters.
@@ -100,20 +98,7 @@ struct Row {
 }
 
 pub(crate) fn run(args: ConvergeArgs) -> anyhow::Result<()> {
-    let program = match &args.program {
-        Some(program) => program.clone(),
-        None => {
-            workspace::run(&mut workspace::cargo([
-                "build",
-                "--locked",
-                "--release",
-                "--workspace",
-                "--bin",
-                "dask-wasm-operator",
-            ]))?;
-            workspace::operator()?.with_file_name("").join("../release/dask-wasm-operator")
-        }
-    };
+    let program = release(args.program.as_deref())?;
     measure(&args, &program)
 }
 
@@ -277,12 +262,12 @@ async fn clusters(client: &Client, namespace: &str, load: Load, statuses: Status
     Ok(times)
 }
 
-fn dask_clusters(client: &Client, namespace: &str) -> Api<DynamicObject> {
+pub(super) fn dask_clusters(client: &Client, namespace: &str) -> Api<DynamicObject> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("kubernetes.dask.org", "v1", "DaskCluster"));
     Api::namespaced_with(client.clone(), namespace, &resource)
 }
 
-async fn namespace(client: &Client) -> anyhow::Result<String> {
+pub(super) async fn namespace(client: &Client) -> anyhow::Result<String> {
     let name = format!("bench-{}", Timestamp::now().as_millisecond());
     apply_objects(client, "default", &[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})])
         .await?;

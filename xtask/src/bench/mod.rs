@@ -2,6 +2,7 @@
 
 mod bare;
 mod converge;
+mod idle;
 mod process;
 mod watcher;
 
@@ -13,6 +14,8 @@ use crate::workspace;
 pub(crate) enum BenchCommand {
     /// Many clusters at once, beside a bare client that makes the same objects.
     Converge(converge::ConvergeArgs),
+    /// Many clusters whose schedulers are asked whether they are idle: those that answer, and those that are silent.
+    Idle(idle::IdleArgs),
     /// One call of a plugin, beside the same function compiled natively.
     Call,
 }
@@ -20,6 +23,7 @@ pub(crate) enum BenchCommand {
 pub(crate) fn run(command: BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Converge(args) => converge::run(args),
+        BenchCommand::Idle(args) => idle::run(args),
         BenchCommand::Call => {
             workspace::run(&mut workspace::cargo(["bench", "--locked", "--workspace", "--bench", "call"]))
         }

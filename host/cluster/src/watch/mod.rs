@@ -122,6 +122,13 @@ pub struct WatchStatus {
     pub last_progress: Instant,
 }
 
+impl WatchStatus {
+    /// Whether it is in sync, or can't be for a reason that is its own (not served, forbidden).
+    pub fn is_settled(&self) -> bool {
+        self.is_synced || matches!(self.problem, Some(WatchProblem::NotServed | WatchProblem::Forbidden(_)))
+    }
+}
+
 /// All watches of this process.
 #[derive(Clone)]
 pub struct Watches {
@@ -132,7 +139,7 @@ struct Shared {
     client: Client,
     index: Arc<Index>,
     running: Mutex<BTreeMap<WatchKey, Running>>,
-    /// Counts changes of any watch's state of synchronisation, to wait for.
+    /// Counts changes of any watch's state of synchronisation, and watches that ended, to wait for.
     changes: watch::Sender<u64>,
 }
 
@@ -184,13 +191,15 @@ impl Watches {
         stuck.map(|(key, _)| key).collect()
     }
 
-    /// Waits until every watch is in sync, or can't be for a reason that is its own (not served, forbidden).
+    /// Tells when a watch has come in sync, has met a problem, or has ended.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Waits until every watch is [settled](WatchStatus::is_settled).
     pub async fn settled(&self) {
-        let mut changes = self.shared.changes.subscribe();
-        let is_settled = |status: &WatchStatus| {
-            status.is_synced || matches!(status.problem, Some(WatchProblem::NotServed | WatchProblem::Forbidden(_)))
-        };
-        while !self.statuses().iter().all(|(_, status)| is_settled(status)) {
+        let mut changes = self.changes();
+        while !self.statuses().iter().all(|(_, status)| status.is_settled()) {
             if changes.changed().await.is_err() {
                 return;
             }
@@ -245,7 +254,39 @@ impl Drop for WatchHandle {
             if entry.users == 0 {
                 entry.task.abort();
                 running.remove(&self.key);
+                self.shared.changes.send_modify(|count| *count += 1);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dask_wasm_operator_core::object::GroupVersionKind;
+    use tokio::{net::TcpListener, time::sleep};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(90);
+
+    #[tokio::test(start_paused = true)]
+    async fn fault_16_a_silent_server_is_asked_again_and_a_watch_that_asks_no_more_is_stuck() {
+        let silent = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
+        let client = Client::try_from(kube::Config::new(url)).unwrap();
+        let watches = Watches::new(client, Arc::new(Index::new(|_| {})));
+        let kind = GroupVersionKind::new("", "v1", "ConfigMap");
+        let resource = Resource { kind, plural: "configmaps".to_owned(), namespaced: true };
+        let key = WatchKey { resource, namespace: None, labels: None };
+        let handle = watches.start(&key).unwrap();
+        for _ in 0..60 {
+            sleep(Duration::from_secs(10)).await;
+            assert!(watches.stuck(LIMIT).is_empty(), "{:?}", handle.status());
+        }
+        assert!(matches!(handle.status().problem, Some(WatchProblem::Unavailable(_))));
+        // As when it panics, or waits for what never comes.
+        watches.shared.running()[&key].task.abort();
+        sleep(LIMIT + Duration::from_secs(1)).await;
+        assert_eq!(watches.stuck(LIMIT), [key]);
     }
 }

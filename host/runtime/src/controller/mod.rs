@@ -5,10 +5,11 @@
 
 mod calls;
 mod figures;
+mod served;
 mod wake;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -106,6 +107,8 @@ pub(crate) struct Controller {
 
 #[derive(Default)]
 struct Inner {
+    /// Where subjects are worked on; none: everywhere.
+    namespaces: Option<BTreeSet<String>>,
     queue: Queue<Work, NamespacedName>,
     states: HashMap<(Work, NamespacedName), SubjectState>,
     /// What the last pass of a native reconciler left behind, for the status.
@@ -222,6 +225,11 @@ impl Controller {
         while let Some((work, at)) = inner.queue.next(self.millis(), Work::at_once) {
             let mut state = inner.states.remove(&(work.clone(), at.clone())).unwrap_or_default();
             inner.calls.take_note(&work, &at, &mut state);
+            // When its namespace is served, it is woken again.
+            if !inner.serves(&at) {
+                inner.queue.done(work, at);
+                continue;
+            }
             inner.running.insert((work.clone(), at.clone()), Instant::now());
             let controller = Arc::clone(self);
             passes.spawn(async move { controller.work(work, at, state).await });
@@ -239,7 +247,7 @@ impl Controller {
         self.surroundings.metrics.reconciled(&work.label(), begun.elapsed());
         let mut inner = self.lock();
         inner.running.remove(&(work.clone(), at.clone()));
-        if !state.is_spent() {
+        if !state.is_spent() && inner.serves(&at) {
             inner.states.insert((work.clone(), at.clone()), state);
         }
         inner.queue.done(work, at);

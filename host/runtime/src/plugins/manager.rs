@@ -18,15 +18,13 @@ use dask_wasm_operator_cluster::{
 };
 use dask_wasm_operator_core::{
     action::{Action, Apply, ApplyTarget},
-    contract::{KindReference, TriggerRequest},
+    contract::KindReference,
     fields::contains,
     object::{GroupVersionKind, NamespacedName, Object, Resource},
     pipeline::MountedHandler,
-    plugin::PLUGIN_LABEL,
     ports::{Guest, Observed, Writes},
     spec::{
-        ConflictPolicy, DASK_PLUGIN, DASK_PLUGIN_RECORD, DaskPluginSpec, DaskPluginStatus, HandlerState, HandlerStatus,
-        Mode, PluginState, RemovalPolicy, SelectedSource,
+        ConflictPolicy, DASK_PLUGIN, DaskPluginSpec, DaskPluginStatus, Mode, PluginState, RemovalPolicy, SelectedSource,
     },
 };
 use dask_wasm_operator_engine::{Engine, LoadedPlugin};
@@ -38,15 +36,17 @@ use tokio::{
 };
 
 use super::{
-    files,
+    chain, files,
     mount::{Mountable, mount},
     prepare::{prepare, require_digest},
     source,
     status::{Newest, Serving, Standing},
+    watches::start_watches,
 };
 use crate::{
     Shutdown,
     controller::{Controller, now},
+    served::{ServedWatch, ServedWatches},
 };
 
 /// Field manager of the status of DaskPlugins.
@@ -67,8 +67,8 @@ pub(crate) struct ManagerSurroundings {
     pub(crate) controller: Arc<Controller>,
     /// Where DaskPlugins and their ConfigMaps are.
     pub(crate) operator_namespace: String,
-    /// The namespace that is served; none: all.
-    pub(crate) served_namespace: Option<String>,
+    /// What is watched wherever Dask objects are served.
+    pub(crate) served: ServedWatches,
     pub(crate) directory: Option<PathBuf>,
     /// Told when a DaskPlugin or a ConfigMap of the operator's namespace changed.
     pub(crate) changed: Arc<Notify>,
@@ -97,7 +97,7 @@ struct Entry {
     loaded: Option<Arc<LoadedPlugin>>,
     standing: Standing,
     /// Watches that its handlers need.
-    watches: Vec<WatchHandle>,
+    watches: Vec<ServedWatch>,
     /// Whether a kind that it needs was not served.
     misses_kinds: bool,
 }
@@ -324,28 +324,12 @@ impl PluginManager {
         entry.misses_kinds = mounting.statuses.iter().any(|status| status.reason.as_deref() == Some("KindNotServed"))
             || loaded.manifest().permissions.create.iter().any(|kind| resolve(kind).is_err());
 
-        let mut watches = Vec::new();
-        mounting.handlers.retain(|handler| {
-            match watch_keys(handler, self.surroundings.served_namespace.as_deref(), &resolve)
-                .iter()
-                .map(|key| self.surroundings.watches.start(key))
-                .collect::<Result<Vec<_>, _>>()
-            {
-                Ok(handles) => {
-                    watches.extend(handles);
-                    true
-                }
-                Err(error) => {
-                    refuse(&mut mounting.statuses, &handler.name.handler, "InvalidSubscription", &chain(&error));
-                    false
-                }
-            }
-        });
+        let watches = start_watches(&mut mounting, &self.surroundings.served, &resolve);
         entry.standing.serving =
             Some(Serving { digest, manifest: loaded.manifest().clone(), handlers: mounting.statuses });
         entry.standing.newest =
             Newest::new(PluginState::Describing, "WatchesStarting", "what its handlers watch is being read");
-        let sync: Vec<_> = watches.iter().map(WatchHandle::when_synced).collect();
+        let sync: Vec<_> = watches.iter().map(ServedWatch::when_synced).collect();
         // What the former code needed is let go only now, so that a watch that both need goes on.
         entry.watches = watches;
         let mount = Mount { plugin: name.to_owned(), looked_at: entry.looked_at, handlers: mounting.handlers };
@@ -389,8 +373,8 @@ impl PluginManager {
         let kind = DASK_PLUGIN.group_version_kind();
         let Some(resource) = self.surroundings.observed.resource(&kind) else { return };
         for (name, entry) in self.plugins.iter().filter(|(_, entry)| !entry.from_file) {
-            if let Some(problem) = entry.watches.iter().find_map(|watch| Some((watch.key(), watch.status().problem?))) {
-                tracing::debug!(plugin = name, watch = %problem.0, problem = %problem.1, "a watch of a plugin has no news");
+            if let Some((watch, problem)) = entry.watches.iter().find_map(ServedWatch::problem) {
+                tracing::debug!(plugin = name, %watch, %problem, "a watch of a plugin has no news");
             }
             let at = NamespacedName::new(&self.surroundings.operator_namespace, name);
             let Some(object) = self.surroundings.observed.get(&kind, &at) else { continue };
@@ -427,8 +411,7 @@ impl PluginManager {
 fn with_watch_problems(entry: &Entry) -> Standing {
     let mut standing = entry.standing.clone();
     if standing.newest.state == PluginState::Describing
-        && let Some((key, problem)) =
-            entry.watches.iter().find_map(|watch| Some((watch.key(), watch.status().problem?)))
+        && let Some((key, problem)) = entry.watches.iter().find_map(ServedWatch::problem)
     {
         standing.newest = Newest::new(PluginState::Failed, problem.kind(), format!("{key}: {problem}"));
     }
@@ -485,52 +468,4 @@ fn load(engine: &Engine, code: &source::Code, spec: &DaskPluginSpec) -> Loaded {
         digest: dask_wasm_operator_engine::digest(&parts).ok().map(|digest| digest.to_string()),
         ..Newest::new(PluginState::Failed, error.reason(), chain(&error))
     })
-}
-
-/// What a handler needs to be watched: its subjects, the children that plugins make, and the records of what was handled.
-fn watch_keys(
-    handler: &MountedHandler,
-    namespace: Option<&str>,
-    resolve: &dyn Fn(&KindReference) -> Result<Resource, String>,
-) -> Vec<WatchKey> {
-    let key = |resource: &Resource, labels: Option<String>| WatchKey {
-        resource: resource.clone(),
-        namespace: namespace.filter(|_| resource.namespaced).map(str::to_owned),
-        labels,
-    };
-    let named = |kind: &GroupVersionKind| {
-        resolve(&KindReference {
-            group: Some(kind.group.clone()),
-            version: Some(kind.version.clone()),
-            name: kind.kind.clone(),
-        })
-        .ok()
-    };
-    let mut keys = vec![key(&handler.subject, handler.declaration.subscription.labels.clone())];
-    keys.extend(
-        handler.children.iter().filter_map(named).map(|resource| key(&resource, Some(PLUGIN_LABEL.to_owned()))),
-    );
-    if handler.declaration.triggers.contains(&TriggerRequest::Created) {
-        keys.extend(named(&DASK_PLUGIN_RECORD.group_version_kind()).map(|resource| key(&resource, None)));
-    }
-    keys
-}
-
-fn refuse(statuses: &mut [HandlerStatus], handler: &str, reason: &str, message: &str) {
-    if let Some(status) = statuses.iter_mut().find(|status| status.name == handler) {
-        status.state = HandlerState::NotServed;
-        status.reason = Some(reason.to_owned());
-        status.message = Some(message.to_owned());
-    }
-}
-
-/// The whole chain of causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -36,7 +36,10 @@ fn combinations() -> Vec<(&'static str, Value, bool)> {
     vec![
         ("default", json!({}), false),
         ("one namespace", json!({"rbac": {"cluster": false}}), true),
-        ("another namespace", json!({"rbac": {"cluster": false}, "namespace": "default"}), true),
+        ("other namespaces", json!({"rbac": {"cluster": false}, "namespaces": ["default", "kube-public"]}), true),
+        ("patterns", json!({"namespaces": ["team-*, !team-test", "production"]}), false),
+        ("schedulers with TLS", json!({"rbac": {"tlsSecretNames": ["simple-tls"]}}), false),
+        ("batches of workers", json!({"workerAllocation": {"size": 10, "delay": 0.5}}), false),
         ("plugins", json!({"plugins": plugins()}), false),
         ("plugins in one namespace", json!({"plugins": plugins(), "rbac": {"cluster": false}}), true),
         ("no plugins", json!({"disablePlugins": true}), false),
@@ -71,7 +74,9 @@ fn values_that_nothing_reads_are_refused() -> anyhow::Result<()> {
         (json!({"plugin": []}), "plugin"),
         (json!({"logFormat": "xml"}), "logFormat"),
         (json!({"plugins": [{"source": {}}]}), "name"),
-        (json!({"namespace": "team-a"}), "only with rbac.cluster=false"),
+        (json!({"namespace": "team-a"}), "namespace"),
+        (json!({"namespaces": ["team-*"], "rbac": {"cluster": false}}), "set rbac.cluster=true"),
+        (json!({"workerAllocation": {"batchSize": 10}}), "batchSize"),
     ] {
         let error = render_chart("dask-operator", &values).err().with_context(|| format!("{values} was rendered"))?;
         ensure!(format!("{error:#}").contains(says), "{values}: {error:#}");
@@ -136,5 +141,72 @@ fn rights_follow_the_grants() -> anyhow::Result<()> {
             &json!({"apiGroups": ["gateway.networking.k8s.io"], "resources": ["gateways"], "verbs": verbs}),
         ]
     );
+    Ok(())
+}
+
+/// The arguments of the operator's container, and its variables with their values.
+fn started_with(values: &Value) -> anyhow::Result<(Vec<String>, Vec<String>)> {
+    let rendered = render_chart("dask-operator", values)?;
+    let deployment = rendered.iter().find(|object| object["kind"] == "Deployment").context("there is no Deployment")?;
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    let arguments = container["args"].as_array().into_iter().flatten();
+    let variables = container["env"].as_array().into_iter().flatten();
+    Ok((
+        arguments.filter_map(Value::as_str).map(str::to_owned).collect(),
+        variables.map(|variable| format!("{}={}", text(variable, "/name"), text(variable, "/value"))).collect(),
+    ))
+}
+
+#[test]
+fn the_scope_is_that_of_the_roles() -> anyhow::Result<()> {
+    for (values, flags, namespaces) in [
+        (json!({}), vec!["--all-namespaces"], vec![""]),
+        (json!({"rbac": {"cluster": false}}), vec!["--namespace=dask-operator"], vec!["dask-operator"]),
+        (
+            json!({"rbac": {"cluster": false}, "namespaces": ["a", "b"]}),
+            vec!["--namespace=a", "--namespace=b"],
+            vec!["a", "b"],
+        ),
+        (json!({"namespaces": ["a-*, !a-b"]}), vec!["--namespace=a-*, !a-b"], vec![""]),
+    ] {
+        let (arguments, _) = started_with(&values)?;
+        let is_scope = |argument: &&String| argument.contains("-namespaces") || argument.starts_with("--namespace");
+        assert_eq!(arguments.iter().filter(is_scope).collect::<Vec<_>>(), flags, "{values}");
+        let rendered = render_chart("dask-operator", &values)?;
+        for kind in ["Role", "RoleBinding"] {
+            let served = |object: &&Value| {
+                text(object, "/kind").ends_with(kind) && !text(object, "/metadata/name").ends_with("-own-namespace")
+            };
+            let found: Vec<_> =
+                rendered.iter().filter(served).map(|object| text(object, "/metadata/namespace")).collect();
+            assert_eq!(found, namespaces, "{kind} with {values}");
+        }
+        let lists_namespaces = rendered.iter().any(|object| object["rules"].to_string().contains(r#"["namespaces"]"#));
+        assert_eq!(lists_namespaces, flags[0].contains('*'), "{values}");
+    }
+    Ok(())
+}
+
+#[test]
+fn secrets_are_read_by_name_or_not_at_all() -> anyhow::Result<()> {
+    let rules = |values: &Value| -> anyhow::Result<Vec<Value>> {
+        let rendered = render_chart("dask-operator", values)?;
+        let rules = rendered.into_iter().flat_map(|object| object["rules"].as_array().cloned().unwrap_or_default());
+        Ok(rules.filter(|rule| rule["resources"].to_string().contains("secrets")).collect())
+    };
+    assert_eq!(rules(&json!({}))?, Vec::<Value>::new());
+    let named = rules(&json!({"rbac": {"tlsSecretNames": ["simple-tls"]}}))?;
+    let rule = json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["simple-tls"], "verbs": ["get"]});
+    assert_eq!(named, [rule]);
+    Ok(())
+}
+
+#[test]
+fn batches_of_workers_are_those_of_the_python_operators_chart() -> anyhow::Result<()> {
+    let more = json!([{"name": "A", "value": "b"}]);
+    let (_, variables) = started_with(&json!({"workerAllocation": {"size": 10, "delay": 0.5}, "extraEnv": more}))?;
+    let prefix = "DASK_KUBERNETES__CONTROLLER__WORKER_ALLOCATION__";
+    assert_eq!(variables, [format!("{prefix}BATCH_SIZE=10"), format!("{prefix}DELAY=0.5"), "A=b".to_owned()]);
+    assert_eq!(started_with(&json!({}))?.1, Vec::<String>::new());
     Ok(())
 }

@@ -2,12 +2,13 @@
 
 mod chart;
 mod dask;
-mod endpoints;
 mod isolation;
 mod pipeline;
 mod plugins;
 mod process;
+mod scope;
 mod stage;
 mod takeover;
 
 use dask_wasm_operator_test_integration::{clusters, manifests, objects};
+use dask_wasm_operator_test_support::endpoints;

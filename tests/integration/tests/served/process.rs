@@ -67,12 +67,12 @@ fn documents(yaml: &str) -> anyhow::Result<Vec<Value>> {
 fn bad_arguments_are_named_with_what_to_write_instead() -> anyhow::Result<()> {
     for (arguments, says) in [
         (["run", "--no-such-flag"], "--no-such-flag"),
-        (["run", "--namespace=team-*"], "--namespace \"team-*\" is a pattern"),
-        (["run", "--namespace=a,b"], "is a pattern"),
+        (["run", "--namespace=team-*,b"], "give --namespace once more for it"),
+        (["run", "--namespace=[a"], "is in no namespace's name"),
         (["run", "--namespace=UPPER"], "--namespace \"UPPER\""),
         (["run", "--liveness=nonsense"], "--liveness"),
         (["run", "--module=my.handlers"], "make its handlers a plugin"),
-        (["--namespace=a", "--namespace=b"], "this version serves one namespace or all of them"),
+        (["--namespace=a", "--namespace="], "--namespace \"\""),
         (["--all-namespaces", "--namespace=a"], "cannot be used with"),
     ] {
         let output = run(&arguments)?;

@@ -1,0 +1,55 @@
+//! Where the controller works: everywhere, until it is told of namespaces.
+
+use std::{collections::BTreeSet, sync::PoisonError};
+
+use dask_wasm_operator_core::{dask::Reconciler, object::NamespacedName};
+
+use super::{Controller, Inner, Work};
+
+impl Controller {
+    /// Works in these namespaces only, all of whose objects are known. Those that are new get a look at every subject; of
+    /// those that are not there any more nothing is remembered.
+    pub(crate) fn serve(&self, namespaces: BTreeSet<String>) {
+        let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
+        let before = inner.namespaces.replace(namespaces);
+        if inner.namespaces == before {
+            return;
+        }
+        let native = Reconciler::ALL.into_iter().map(|reconciler| (Work::Reconcile(reconciler), reconciler.subject()));
+        let plugins = handlers.values().map(|handler| (Work::Call(handler.name.clone()), handler.subject.kind.clone()));
+        for (work, kind) in native.chain(plugins) {
+            for subject in self.surroundings.index.list(&kind) {
+                let is_new = before.as_ref().is_none_or(|before| !serves(before, &subject.at()));
+                if is_new && inner.serves(&subject.at()) {
+                    inner.queue.wake(work.clone(), subject.at());
+                }
+            }
+        }
+        inner.forget_others();
+        drop(inner);
+        self.woken.notify_one();
+    }
+}
+
+impl Inner {
+    /// Whether a subject may be worked on.
+    pub(super) fn serves(&self, at: &NamespacedName) -> bool {
+        self.namespaces.as_ref().is_none_or(|namespaces| serves(namespaces, at))
+    }
+
+    fn forget_others(&mut self) {
+        let Some(namespaces) = self.namespaces.clone() else { return };
+        let serves = |at: &NamespacedName| serves(&namespaces, at);
+        self.states.retain(|(_, at), _| serves(at));
+        self.findings.retain(|(_, at), _| serves(at));
+        self.publishing.retain(|(_, at), _| serves(at));
+        self.waiting.retain(|(_, at)| serves(at));
+        self.requeues.retain(|(_, at)| serves(at));
+    }
+}
+
+/// What has no namespace is served in any case.
+fn serves(namespaces: &BTreeSet<String>, at: &NamespacedName) -> bool {
+    at.namespace.as_ref().is_none_or(|namespace| namespaces.contains(namespace))
+}

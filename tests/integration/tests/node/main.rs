@@ -1,0 +1,5 @@
+//! Real Dask in real pods that the operator makes: the unchanged Python client, and nothing lost when workers go.
+
+mod client;
+mod site;
+mod values;
