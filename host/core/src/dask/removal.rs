@@ -226,7 +226,10 @@ impl Look<'_> {
         let (held, gone): (Vec<_>, Vec<_>) = rest.into_iter().partition(|candidate| may_be_busy(candidate));
         gone.iter().for_each(|candidate| set.remove(&candidate.name));
         let mut removal = Hold::of(seen, known, &held).removal(set, deadline);
-        let chosen = chosen.iter().map(|candidate| candidate.name.clone()).filter(|name| set.contains(name));
+        // Who goes next after some were retired is for the scheduler's next word to say.
+        let may_be_chosen =
+            |name: &String| set.contains(name) && (!self.is_outdated() || set.retiring().contains(name));
+        let chosen = chosen.iter().map(|candidate| candidate.name.clone()).filter(may_be_chosen);
         set.set_retiring(chosen.chain(renewed.iter().cloned()).collect());
         if !(fresh.is_empty() && renewed.is_empty()) || removal.held_since.is_some() {
             self.ask_again(&mut removal);
@@ -235,6 +238,12 @@ impl Look<'_> {
             self.retire(set, addresses, &mut removal);
         }
         removal
+    }
+
+    /// Whether some were retired, or were to be, since the scheduler told of its workers.
+    fn is_outdated(&self) -> bool {
+        let last = self.seen.replies.fresh(&SchedulerCall::Retire(Vec::new()), Duration::MAX, self.seen.now);
+        last.is_some_and(|last| last.place > self.heard.place)
     }
 
     /// Has these retired: once for each word of the scheduler, since what it said before is outdated by that.
@@ -254,7 +263,7 @@ impl Look<'_> {
             );
             removal.problem.get_or_insert(Problem::passing(NOT_EMPTIED, message));
         }
-        if last.is_none_or(|last| last.place < self.heard.place) {
+        if !self.is_outdated() {
             removal.calls.push(SchedulerCall::Retire(addresses));
         } else if repeated.is_none() {
             removal.ask();

@@ -92,7 +92,7 @@ fn scaling_up_meanwhile_replaces_what_was_retired() {
 }
 
 #[test]
-fn more_are_retired_only_after_the_schedulers_next_word() {
+fn who_goes_next_is_for_the_schedulers_next_word_to_say() {
     let mut world = World::new(3);
     let workers = world.workers();
     world.scale(2);
@@ -101,8 +101,8 @@ fn more_are_retired_only_after_the_schedulers_next_word() {
     world.answer(SchedulerReply::Retired(retire(&workers[..1])));
     assert_eq!(world.workers(), workers[1..]);
     assert_eq!(world.asked, [SchedulerCall::Workers], "what it said before is outdated by what was retired since");
-    world.answer(registered(&workers[1..]));
-    assert_eq!(world.asked, [SchedulerCall::Retire(retire(&workers[1..2]))]);
+    world.answer(registered(&[2, 1].map(|at| workers[at].clone())));
+    assert_eq!(world.asked, [SchedulerCall::Retire(retire(&workers[2..]))]);
 }
 
 #[test]
