@@ -155,7 +155,8 @@ pub struct Heard {
     pub call: SchedulerCall,
     /// Milliseconds since the Unix epoch.
     pub at: u64,
-    /// Its place among all replies of this scheduler: two may come in the same millisecond.
+    /// Its place among all replies of this scheduler, the earlier before the later: two may come within a millisecond, and
+    /// clocks are set back.
     pub place: u64,
     /// Since when every attempt has failed, in milliseconds since the Unix epoch; none: the last one succeeded.
     pub failing_since: Option<u64>,
@@ -212,6 +213,20 @@ mod tests {
             let found = scheduler(&ports);
             assert_eq!((found.comm_port, found.dashboard_port), (comm, dashboard), "{ports}");
         }
+    }
+
+    #[test]
+    fn replies_are_ordered_also_within_a_millisecond_and_when_the_clock_is_set_back() {
+        let (workers, retire) = (SchedulerCall::Workers, SchedulerCall::Retire(Vec::new()));
+        let mut replies = Replies::default();
+        let mut places = Vec::new();
+        for (call, now) in [(&workers, 5_000), (&retire, 5_000), (&workers, 5_000), (&retire, 6_000), (&retire, 1_000)]
+        {
+            replies.note(call, Ok(SchedulerReply::Workers(Vec::new())), now);
+            places.extend(replies.fresh(call, Duration::MAX, now).map(|heard| heard.place));
+        }
+        assert_eq!(places.len(), 5);
+        assert!(places.is_sorted_by(|earlier, later| earlier < later), "{places:?}");
     }
 
     #[test]
