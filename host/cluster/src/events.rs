@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_is_said_once_in_ten_minutes() {
+    fn fault_17_the_same_is_said_once_in_ten_minutes() {
         let mut filter = Filter::default();
         let start = Instant::now();
         assert_eq!(filter.judge(start, "a", &note("x")), Verdict::New);

@@ -182,7 +182,7 @@ mod tests {
     use super::{super::address::Given, *};
 
     #[tokio::test]
-    async fn schedulers_have_the_names_of_their_services() {
+    async fn fault_19_schedulers_have_the_names_of_their_services() {
         let scheduler = Scheduler {
             cluster: NamespacedName::new("team", "c"),
             service: "c-scheduler".to_owned(),

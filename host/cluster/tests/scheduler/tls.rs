@@ -111,7 +111,7 @@ async fn a_scheduler_that_does_not_finish_the_handshake_is_left() -> anyhow::Res
 }
 
 #[tokio::test]
-async fn a_scheduler_with_certificates_lets_in_only_those_with_theirs() -> anyhow::Result<()> {
+async fn fault_23_a_scheduler_with_certificates_lets_in_only_those_with_theirs() -> anyhow::Result<()> {
     for version in [Dask::OLDEST, Dask::NEWEST] {
         let certificates = DaskCertificates::generate()?;
         let options = DaskOptions { certificates: Some(certificates), ..DaskOptions::default() };

@@ -219,7 +219,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_is_answered_the_number_stays_within_the_limits_or_nears_them(
+        fn fault_04_whatever_is_answered_the_number_stays_within_the_limits_or_nears_them(
             spec in any_spec(),
             begin in any::<u32>(),
             answers in prop::collection::vec(

@@ -296,7 +296,7 @@ fn a_change_at_the_same_moment_is_not_overwritten() {
 }
 
 #[test]
-fn no_more_are_asked_for_while_workers_are_pending_but_fewer_may_be() {
+fn fault_05_no_more_are_asked_for_while_workers_are_pending_but_fewer_may_be() {
     let mut world = world(4, autoscaler(0, 100), |_| 8);
     world.reconcilers = vec![Reconciler::Autoscaler];
     let ready = |world: &World, ready: Value| {
@@ -326,7 +326,7 @@ fn extra_group(replicas: u32) -> Value {
 }
 
 #[test]
-fn one_group_is_scaled_by_the_rest_of_what_is_asked_for() {
+fn fault_07_one_group_is_scaled_by_the_rest_of_what_is_asked_for() {
     for name in ["gpu", "a-gpu"] {
         let mut world = world(3, with(autoscaler(1, 100), "workerGroup", json!(name)), |_| 10);
         world.cluster.create(extra_group(2)).unwrap();
@@ -400,7 +400,7 @@ fn the_cooldown_of_the_python_operator_is_honoured() {
 }
 
 #[test]
-fn cooldowns_up_and_down_are_apart() {
+fn fault_06_cooldowns_up_and_down_are_apart() {
     let settings = with(autoscaler(0, 100), "scaleUpCooldownSeconds", json!(0));
     let settings = with(settings, "scaleDownCooldownSeconds", json!(60));
     let settings = with(settings, "maxScaleDownPercent", json!(100));

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::world::{SECOND, World, registered, retire, worker};
 
 #[test]
-fn only_what_the_scheduler_has_retired_is_deleted() {
+fn fault_01_only_what_the_scheduler_has_retired_is_deleted() {
     let mut world = World::new(4);
     let workers = world.workers();
     world.scale(2);
@@ -40,7 +40,7 @@ fn only_what_the_scheduler_has_retired_is_deleted() {
 }
 
 #[test]
-fn workers_of_other_groups_are_not_chosen_and_several_processes_go_together() {
+fn fault_02_workers_of_other_groups_are_not_chosen_and_several_processes_go_together() {
     let mut world = World::new(2);
     let workers = world.workers();
     world.scale(1);

@@ -11,7 +11,7 @@ use super::{Flow, World, crash_at_every_write};
 use crate::snapshot::Snapshot;
 
 #[test]
-fn creating_a_cluster_survives_a_crash_at_every_write() {
+fn fault_10_creating_a_cluster_survives_a_crash_at_every_write() {
     crash_at_every_write(&Creation).unwrap();
 }
 

@@ -69,7 +69,7 @@ async fn fault_09_a_worker_under_a_name_of_its_own_hands_over_what_it_holds() ->
 }
 
 #[tokio::test]
-async fn workers_that_never_started_go_first_and_nobody_is_asked() -> anyhow::Result<()> {
+async fn fault_03_workers_that_never_started_go_first_and_nobody_is_asked() -> anyhow::Result<()> {
     on_stage_with_dask(&[], async |stage, dask| {
         let started = stage.running_simple(dask, 2).await?;
         stage.scale(GROUP, SIMPLE_GROUP, 5).await?;

@@ -62,7 +62,7 @@ async fn a_group_without_cluster_says_so_and_comes_alive_with_it() -> anyhow::Re
 }
 
 #[tokio::test]
-async fn a_group_of_a_cluster_that_goes_gets_no_workers() -> anyhow::Result<()> {
+async fn fault_12_a_group_of_a_cluster_that_goes_gets_no_workers() -> anyhow::Result<()> {
     on_stage(async |stage| {
         stage.running_cluster("going", 1).await?;
         stage.merge(CLUSTER, "going", &json!({"metadata": {"finalizers": ["example.org/wait"]}})).await?;

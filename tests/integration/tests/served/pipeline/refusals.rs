@@ -108,7 +108,7 @@ async fn so_is_a_service_that_is_none() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn a_quota_is_named_and_its_end_is_noticed() -> anyhow::Result<()> {
+async fn fault_21_a_quota_is_named_and_its_end_is_noticed() -> anyhow::Result<()> {
     on_stage(async |stage| {
         stage
             .create(&json!({

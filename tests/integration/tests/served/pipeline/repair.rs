@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn what_is_deleted_is_made_anew() -> anyhow::Result<()> {
+async fn fault_20_what_is_deleted_is_made_anew() -> anyhow::Result<()> {
     on_stage(async |stage| {
         let cluster = stage.running_cluster("simple", 3).await?;
         for (kind, name) in [(DEPLOYMENT, "simple-scheduler"), (SERVICE, "simple-scheduler")] {
