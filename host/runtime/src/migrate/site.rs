@@ -16,7 +16,7 @@ use kube::{
 };
 use serde::Deserialize as _;
 use serde_json::Value;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{MigrateError, MigrationSettings, objects::text, report::Definition};
 use crate::{Failure, run};
@@ -113,7 +113,8 @@ impl Site {
     /// All objects of a kind; none where the cluster does not know it.
     pub(super) async fn list(&self, kind: Kind) -> anyhow::Result<Vec<Value>> {
         let parameters = ListParams::default().labels(kind.labels);
-        let list = match self.everywhere(kind).list(&parameters).await {
+        let api = self.everywhere(kind);
+        let list = match patiently(async || api.list(&parameters).await).await {
             Ok(list) => list.items,
             Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
             Err(error) => return Err(error).with_context(|| format!("listing {}", kind.plural)),
@@ -202,7 +203,8 @@ impl Site {
     pub(super) async fn annotate(&self, kind: Kind, object: &Value, patch: &Value) -> anyhow::Result<()> {
         let api = self.within(kind, text(object, "/metadata/namespace"));
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        match api.patch(text(object, "/metadata/name"), &parameters, &Patch::Merge(patch)).await {
+        let name = text(object, "/metadata/name");
+        match patiently(async || api.patch(name, &parameters, &Patch::Merge(patch)).await).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(error) => Err(error).with_context(|| format!("annotating {}", super::objects::name(object))),
@@ -239,6 +241,19 @@ impl Site {
                 }
                 .into()),
             },
+        }
+    }
+}
+
+/// Repeats a request while the API server asks for that, as it does for a moment after a definition has changed.
+async fn patiently<T>(request: impl AsyncFn() -> kube::Result<T>) -> kube::Result<T> {
+    let deadline = Instant::now() + SERVED_DEADLINE;
+    loop {
+        match request().await {
+            Err(kube::Error::Api(status)) if status.code == 429 && Instant::now() < deadline => {
+                sleep(LOOK_INTERVAL).await;
+            }
+            answer => return answer,
         }
     }
 }
