@@ -5,7 +5,9 @@
 
 use std::{ffi::OsString, num::ParseIntError, path::PathBuf, time::Duration};
 
-use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, builder::FalseyValueParser, error::ErrorKind};
+use clap::{
+    ArgAction, ArgGroup, Args, CommandFactory as _, Parser, Subcommand, builder::FalseyValueParser, error::ErrorKind,
+};
 use dask_wasm_operator_cluster::{events::EventLevel, scheduler::Given};
 use dask_wasm_operator_core::{
     dask::EXCLUDED_PREFIXES,
@@ -37,6 +39,8 @@ enum Command {
     Run(Box<RunArgs>),
     /// Show what the operator would make of some manifests. Needs no cluster.
     Render(RenderArgs),
+    /// Change from the Python operator, or back to it; needs an administrator's kubeconfig.
+    Migrate(MigrateArgs),
     /// Print the custom resource definitions: `dask-wasm-operator crds | kubectl apply --server-side -f -`.
     Crds,
 }
@@ -222,6 +226,29 @@ pub struct RenderArgs {
     pub output: RenderOutput,
 }
 
+/// Arguments of `migrate`.
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("direction").required(true), group = ArgGroup::new("step"))]
+pub(crate) struct MigrateArgs {
+    /// Change from the Python operator to this one.
+    #[arg(long, group = "direction", requires = "step")]
+    pub(crate) from_python: bool,
+    /// Tell what a takeover would meet. Writes nothing; ends with 1 if something needs attention.
+    #[arg(long, group = "step", conflicts_with = "to_python")]
+    pub(crate) check: bool,
+    /// Install the definitions of this release.
+    #[arg(long, group = "step", conflicts_with = "to_python")]
+    pub(crate) apply: bool,
+    /// Change back to the Python operator: install its definitions and mark what it need not make anew. Stop this one first.
+    #[arg(long, group = "direction", requires = "crds")]
+    pub(crate) to_python: bool,
+    /// The Python operator's definitions: `crds` of its chart, or what `helm show crds` prints.
+    #[arg(long, value_name = "FILE|DIRECTORY", requires = "to_python")]
+    pub(crate) crds: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+}
+
 /// Reads the arguments behind the program's name.
 ///
 /// # Errors
@@ -236,6 +263,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
             Err(error) => Err(Cli::command().error(ErrorKind::ValueValidation, error)),
         },
         Command::Render(args) => Ok(Invocation::Render(args)),
+        Command::Migrate(args) => Ok(Invocation::Migrate(args.into())),
         Command::Crds => Ok(Invocation::Crds),
     }
 }

@@ -1,6 +1,6 @@
 //! Why the program ends early, in words for the person who started it, and with an exit code for whatever did.
 //!
-//! A bad command line ends with 2, as everywhere. The other codes are those of BSD's sysexits.h, which tell a fault of the
+//! A bad command line ends with 2, as everywhere. A migration that has something to tell ends with 1. The other codes are those of BSD's sysexits.h, which tell a fault of the
 //! surroundings from one of ours.
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
 
 use dask_wasm_operator_api::Access;
 
-use crate::admin::AdminError;
+use crate::{admin::AdminError, migrate::MigrateError};
 
 /// Why the program ends early.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,9 @@ pub enum Failure {
     /// Health and metrics can't be served.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// A migration has found something, or was not begun.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
     /// Anything else.
     #[error(transparent)]
     Other(#[from] anyhow::Error),
@@ -60,9 +63,10 @@ fn list(rights: &BTreeSet<Access>) -> String {
 }
 
 impl Failure {
-    /// Exit code, from sysexits.h.
+    /// Exit code.
     fn code(&self) -> u8 {
         match self {
+            Self::Migrate(_) => 1,
             Self::Unreachable { .. } => 69,
             Self::Other(_) => 70,
             Self::Admin(_) => 71,

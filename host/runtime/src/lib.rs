@@ -8,6 +8,7 @@ mod args;
 mod controller;
 mod exit;
 mod metrics;
+mod migrate;
 mod namespaces;
 mod plugins;
 mod render;
@@ -26,6 +27,7 @@ pub use admin::{AdminEndpoint, AdminError, AdminServer, EndpointError, Health};
 pub use args::{RenderArgs, parse};
 pub use exit::Failure;
 pub use metrics::Metrics;
+pub use migrate::{MigrateError, Migration, MigrationSettings};
 pub use settings::{
     Connection, Invocation, Leadership, LogFormat, LogSettings, NamespacePatterns, PluginFiles, PluginSources,
     RenderOutput, RunSettings, Scope, ScopeError,
@@ -40,6 +42,7 @@ pub fn execute(invocation: Invocation) -> Result<(), Failure> {
     match invocation {
         Invocation::Run(settings) => run::run(*settings),
         Invocation::Render(arguments) => render::render(arguments),
+        Invocation::Migrate(settings) => migrate::migrate(settings),
         Invocation::Crds => print(&dask_wasm_operator_api::crds_yaml()),
     }
 }

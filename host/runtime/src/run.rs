@@ -215,7 +215,7 @@ async fn end(leadership: Option<lease::Leadership>) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn connect(connection: &Connection) -> Result<Clients, Failure> {
+pub(crate) async fn connect(connection: &Connection) -> Result<Clients, Failure> {
     let Connection { kubeconfig, context } = connection;
     let connection = match (kubeconfig, context) {
         (None, None) => client::Connection::Infer,

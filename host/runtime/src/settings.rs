@@ -22,7 +22,8 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::{
     admin::AdminEndpoint,
-    args::{AdminArgs, ConnectionArgs, IgnoredArgs, LogArgs, PluginArgs, RenderArgs, RunArgs, ScopeArgs},
+    args::{AdminArgs, ConnectionArgs, IgnoredArgs, LogArgs, MigrateArgs, PluginArgs, RenderArgs, RunArgs, ScopeArgs},
+    migrate::{Migration, MigrationSettings},
 };
 
 pub use scope::{NamespacePatterns, Scope, ScopeError};
@@ -34,6 +35,8 @@ pub enum Invocation {
     Run(Box<RunSettings>),
     /// Show what would be made.
     Render(RenderArgs),
+    /// Change from the Python operator, or back to it.
+    Migrate(MigrationSettings),
     /// Print the custom resource definitions.
     Crds,
 }
@@ -160,6 +163,20 @@ pub enum SettingsError {
     /// More than two files.
     #[error("write X.wasm, or X.wasm,plugin.yaml")]
     PluginFiles,
+}
+
+impl From<MigrateArgs> for MigrationSettings {
+    fn from(args: MigrateArgs) -> Self {
+        // One direction, and for each what it requires, is there: the command line sees to that.
+        let MigrateArgs { from_python: _, to_python: _, check: _, apply, crds, connection } = args;
+        let ConnectionArgs { kubeconfig, context, operator_namespace } = connection;
+        let migration = match crds {
+            Some(definitions) => Migration::ToPython { definitions },
+            None if apply => Migration::Apply,
+            None => Migration::Check,
+        };
+        Self { migration, connection: Connection { kubeconfig, context }, operator_namespace }
+    }
 }
 
 impl TryFrom<RunArgs> for RunSettings {

@@ -43,17 +43,25 @@ impl PythonOperator {
         self.environment.join("bin/python")
     }
 
-    /// Its definitions: it can't work with ours, because it writes the phase past the status subresource.
+    /// The directory of its chart that holds its definitions.
     ///
     /// # Errors
-    /// When the package does not have them.
-    pub fn crds(&self) -> anyhow::Result<Vec<CustomResourceDefinition>> {
+    /// When Python does not know the package.
+    pub fn crds_directory(&self) -> anyhow::Result<PathBuf> {
         let find = Command::new(self.python())
             .args(["-c", "import dask_kubernetes, os; print(os.path.dirname(dask_kubernetes.__file__))"])
             .output()
             .context("asking Python for the package")?;
         let package = PathBuf::from(String::from_utf8_lossy(&find.stdout).trim());
-        let directory = package.join("operator/deployment/helm/dask-kubernetes-operator/crds");
+        Ok(package.join("operator/deployment/helm/dask-kubernetes-operator/crds"))
+    }
+
+    /// Its definitions: it can't work with ours, because it writes the phase past the status subresource.
+    ///
+    /// # Errors
+    /// When the package does not have them.
+    pub fn crds(&self) -> anyhow::Result<Vec<CustomResourceDefinition>> {
+        let directory = self.crds_directory()?;
         let mut crds = Vec::new();
         for entry in std::fs::read_dir(&directory).with_context(|| format!("reading {}", directory.display()))? {
             crds.extend(definitions(&entry?.path())?);

@@ -244,3 +244,26 @@ fn unknown_flags_are_refused() {
     assert!(error.to_string().contains("--all-namespaces"));
     assert!(matches!(invocation("crds"), Ok(Invocation::Crds)));
 }
+
+#[test]
+fn a_migration_has_one_direction_and_what_it_needs() {
+    let migration = |line: &str| match invocation(line) {
+        Ok(Invocation::Migrate(settings)) => settings.migration,
+        other => panic!("{line}: {other:?}"),
+    };
+    assert_eq!(migration("migrate --from-python --check"), Migration::Check);
+    assert_eq!(migration("migrate --from-python --apply"), Migration::Apply);
+    assert_eq!(migration("migrate --to-python --crds d"), Migration::ToPython { definitions: "d".into() });
+    for line in [
+        "migrate",
+        "migrate --check",
+        "migrate --from-python",
+        "migrate --from-python --check --apply",
+        "migrate --from-python --check --crds d",
+        "migrate --to-python",
+        "migrate --to-python --check --crds d",
+        "migrate --to-python --from-python --check --crds d",
+    ] {
+        refused(line);
+    }
+}

@@ -1,16 +1,19 @@
 //! Clusters of the Python operator, taken over while they run.
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 use anyhow::{Context, ensure};
 use dask_wasm_operator_api::crds;
 use dask_wasm_operator_test_support::{
     Operator, PythonOperator, RunningPythonOperator, apply_crds,
     control_plane::{Binaries, ControlPlane},
-    wait_for,
+    program, wait_for,
 };
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::{
+    process::Command,
+    sync::{Mutex, MutexGuard},
+};
 
 use crate::{
     clusters::workers,
@@ -104,6 +107,21 @@ impl Site {
         Ok(found)
     }
 
+    /// Runs `migrate`; answers whether it ended with 0, and all that it wrote.
+    async fn migrate(&self, arguments: &[&str]) -> anyhow::Result<(bool, String)> {
+        let output = Command::new(program()?)
+            .arg("migrate")
+            .args(arguments)
+            .args(["--operator-namespace", "default", "--kubeconfig"])
+            .arg(self.control_plane.kubeconfig_path())
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .context("running migrate")?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8(text).context("reading what it wrote")?))
+    }
+
     async fn until_free(&self, kind: Kind<'_>) -> anyhow::Result<Value> {
         self.objects.until(kind, "simple", "free of kopf's finalizer", |object| !is_held(object)).await
     }
@@ -184,5 +202,75 @@ async fn while_the_python_operator_is_at_work_nothing_is_changed() -> anyhow::Re
     objects.merge(CLUSTER, "simple", &json!({"spec": {"worker": {"replicas": 3}}})).await?;
     let three = objects.until_count(DEPLOYMENT, &workers("simple-default"), 3).await;
     three.with_context(|| format!("log of the operator:\n{}", operator.log()))?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cluster_goes_to_this_operator_and_back_and_a_job_that_has_ended_stays_so() -> anyhow::Result<()> {
+    let site = Site::new().await?;
+    let objects = &site.objects;
+    let crds_directory = site.python.crds_directory()?;
+    let crds_directory = crds_directory.to_str().context("the path of the Python operator's chart")?;
+    let scope = ["--namespace", "default", "--operator-namespace", "default"];
+
+    let python = site.start_python()?;
+    objects.create(&manifests::cluster("simple", 2)).await?;
+    site.until_python("two workers", &python, async || {
+        let there = objects.list(DEPLOYMENT, &workers("simple-default")).await?.len() == 2;
+        Ok((there && is_held(&objects.get(CLUSTER, "simple").await?)).then_some(()))
+    })
+    .await?;
+    drop(python);
+
+    // There, as docs/migrate.md has it.
+    let (passed, report) = site.migrate(&["--from-python", "--check"]).await?;
+    ensure!(!passed && report.contains("daskclusters.kubernetes.dask.org: is the Python operator's"), "{report}");
+    ensure!(report.contains("DaskCluster default/simple: has kopf's finalizer"), "{report}");
+    let (passed, report) = site.migrate(&["--from-python", "--apply"]).await?;
+    ensure!(passed, "{report}");
+    let (passed, report) = site.migrate(&["--from-python", "--check"]).await?;
+    ensure!(passed, "{report}");
+    let mut operator = Operator::start(site.control_plane.kubeconfig(), &scope)?;
+    operator.ready().await?;
+    site.until_free(CLUSTER).await?;
+    objects.until(CLUSTER, "simple", "with a whole status", |cluster| cluster["status"]["replicas"] == 2).await?;
+    objects.scale(GROUP, "simple-default", 3).await?;
+    objects.until_count(DEPLOYMENT, &workers("simple-default"), 3).await?;
+    objects.create(&manifests::job("done")).await?;
+    objects.until_there(POD, "done-runner").await?;
+    objects.run_runner("done-runner", "Succeeded", Some(0)).await?;
+    objects.until(JOB, "done", "successful", |job| job["status"]["jobStatus"] == "Successful").await?;
+    objects.until_gone(CLUSTER, "done").await?;
+    // The last that goes of it.
+    objects.until_count(POD, "dask.org/cluster-name=done,dask.org/component!=job-runner", 0).await?;
+
+    // And back.
+    let back = ["--to-python", "--crds", crds_directory];
+    let (passed, report) = site.migrate(&back).await?;
+    ensure!(!passed && report.contains("this operator runs"), "{report}");
+    operator.stop().await?;
+    let before = site.identities().await?;
+    let (passed, report) = site.migrate(&back).await?;
+    ensure!(passed && report.contains("kept       DaskJob default/done"), "{report}");
+    assert_eq!(text(&objects.get(CLUSTER, "simple").await?, "/status/phase"), "Running");
+    let python = site.start_python()?;
+    site.until_python("its finalizer", &python, async || {
+        Ok(is_held(&objects.get(CLUSTER, "simple").await?).then_some(()))
+    })
+    .await?;
+    objects.scale(GROUP, "simple-default", 4).await?;
+    site.until_python("a fourth worker", &python, async || {
+        Ok((objects.list(DEPLOYMENT, &workers("simple-default")).await?.len() == 4).then_some(()))
+    })
+    .await?;
+    let after = site.identities().await?;
+    for identity in &before {
+        ensure!(after.contains(identity), "{identity:?} is not what it was; log:\n{}", python.log());
+    }
+    let log = python.log();
+    ensure!(!log.contains("DaskJob has been created"), "the job was taken for a new one:\n{log}");
+    ensure!(!log.contains("DaskCluster simple created"), "the cluster was taken for a new one:\n{log}");
+    ensure!(objects.find(CLUSTER, "done").await?.is_none(), "the job that has ended was run again");
+    assert_eq!(text(&objects.get(JOB, "done").await?, "/status/jobStatus"), "Successful");
     Ok(())
 }

@@ -1,0 +1,177 @@
+//! `migrate`: what a change between the Python operator and this one needs, done once by a person with an administrator's
+//! kubeconfig.
+//!
+//! Called by `execute`. What to say and what to write is decided in [`report`] and [`stamp`]; here is only what reads and
+//! writes. It writes definitions, and annotations of kopf; never a spec, a status or anything that a pod depends on.
+
+mod objects;
+mod report;
+mod site;
+mod stamp;
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use anyhow::Context as _;
+use dask_wasm_operator_api::crds;
+use serde_json::Value;
+
+use self::{
+    report::Finding,
+    site::{Kind, Site},
+};
+use crate::{Connection, Failure, print};
+
+/// What of a migration to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Migration {
+    /// From the Python operator: tell what there is, and write nothing.
+    Check,
+    /// From the Python operator: install this release's definitions.
+    Apply,
+    /// To the Python operator: install its definitions, and have it take what is there for its own.
+    ToPython {
+        /// Its definitions: a YAML file or a directory of them.
+        definitions: PathBuf,
+    },
+}
+
+/// A migration, and the cluster it is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MigrationSettings {
+    /// What to do.
+    pub migration: Migration,
+    /// How to reach the API server.
+    pub connection: Connection,
+    /// Namespace of this operator's Lease; none: that of the connection.
+    pub operator_namespace: Option<String>,
+}
+
+/// Why nothing, or not all, was done.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// The check has found something.
+    #[error("{count} of the lines above need attention before a takeover")]
+    Attention {
+        /// How many.
+        count: usize,
+    },
+    /// The Python operator is at work, which can't write the status of clusters with our definitions.
+    #[error("the Python operator runs; stop it first. {}", .findings.join("; "))]
+    PythonRuns {
+        /// Its Deployments.
+        findings: Vec<String>,
+    },
+    /// This operator is at work.
+    #[error(
+        "this operator runs: {holder} renews the Lease {namespace}/dask-wasm-operator. Stop it first: \
+         kubectl scale deployment -n {namespace} NAME --replicas=0"
+    )]
+    OursRuns {
+        /// Who holds the Lease.
+        holder: String,
+        /// The Lease's namespace.
+        namespace: String,
+    },
+    /// What was given does not hold the Python operator's definitions.
+    #[error(
+        "{} has no definition of {kind} without a status subresource; give the directory `crds` of the Python operator's \
+         chart, or what `helm show crds dask/dask-kubernetes-operator` prints", path.display()
+    )]
+    NotPython {
+        /// The file or directory.
+        path: PathBuf,
+        /// The kind that is not there.
+        kind: &'static str,
+    },
+}
+
+/// Does it, and prints a line for everything that was found or done.
+pub(crate) fn migrate(settings: MigrationSettings) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a thread")?;
+    runtime.block_on(async {
+        let site = Site::connect(&settings).await?;
+        match settings.migration {
+            Migration::Check => check(&site).await,
+            Migration::Apply => apply(&site).await,
+            Migration::ToPython { definitions } => to_python(&site, definitions).await,
+        }
+    })
+}
+
+async fn check(site: &Site) -> Result<(), Failure> {
+    let mut findings = Vec::new();
+    for (name, definition) in site.definitions().await? {
+        findings.push(report::definition(&name, &definition));
+    }
+    findings.extend(python_operators(site).await?);
+    let mut count = 0;
+    for kind in Kind::DASK {
+        let objects = site.list(kind).await?;
+        count += objects.len();
+        findings.extend(objects.iter().flat_map(report::dask_object));
+    }
+    let attention = findings.iter().filter(|finding| finding.needs_attention).count();
+    let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
+    print(&format!("{lines}{count} objects of Dask; {attention} findings need attention\n"))?;
+    if attention == 0 { Ok(()) } else { Err(MigrateError::Attention { count: attention }.into()) }
+}
+
+/// About the Deployments that run the Python operator. It may run elsewhere: the takeover itself goes by its finalizer.
+async fn python_operators(site: &Site) -> Result<Vec<Finding>, Failure> {
+    let deployments = site.list(Kind::DEPLOYMENT).await?;
+    let running = deployments.iter().filter(|deployment| report::runs_python_operator(deployment));
+    Ok(running.map(report::python_operator).collect())
+}
+
+async fn apply(site: &Site) -> Result<(), Failure> {
+    let running = python_operators(site).await?;
+    if !running.is_empty() {
+        let findings = running.iter().map(|finding| format!("{}: {}", finding.object, finding.message)).collect();
+        return Err(MigrateError::PythonRuns { findings }.into());
+    }
+    let definitions: Result<Vec<_>, _> = crds().into_iter().map(serde_json::to_value).collect();
+    install(site, &definitions.context("encoding the definitions")?).await?;
+    print("restart the operator if it runs: it looks at its start what the definitions offer\n")
+}
+
+async fn install(site: &Site, definitions: &[Value]) -> Result<(), Failure> {
+    for definition in definitions {
+        site.install(definition).await?;
+    }
+    for definition in definitions {
+        site.until_served(definition).await?;
+        print(&format!("installed  definition {}\n", objects::text(definition, "/metadata/name")))?;
+    }
+    Ok(())
+}
+
+async fn to_python(site: &Site, path: PathBuf) -> Result<(), Failure> {
+    let definitions = site::read_python_definitions(&path)?;
+    site.refuse_while_ours_runs().await?;
+    // Their definitions hide which jobs are suspended.
+    let jobs = site.list(Kind::JOB).await?;
+    let suspended: BTreeSet<_> = jobs
+        .iter()
+        .filter(|job| job["spec"]["suspend"] == true)
+        .map(|job| format!("{}/{}", objects::text(job, "/metadata/namespace"), objects::text(job, "/metadata/name")))
+        .collect();
+    install(site, &definitions).await?;
+    for kind in Kind::STAMPED {
+        for object in site.list(kind).await? {
+            let name = objects::name(&object);
+            match stamp::stamp(&object, &suspended) {
+                Some(patch) => {
+                    site.annotate(kind, &object, &patch).await?;
+                    print(&format!("kept       {name}\n"))?;
+                }
+                None => print(&format!("new        {name}: the Python operator will make what belongs to it\n"))?,
+            }
+        }
+    }
+    for job in &suspended {
+        print(&format!(
+            "attention  DaskJob {job}: is suspended, which the Python operator does not know; it never runs there\n"
+        ))?;
+    }
+    print("start the Python operator now\n")
+}

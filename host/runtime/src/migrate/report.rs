@@ -1,0 +1,169 @@
+//! What a takeover from the Python operator would meet. Pure: from what was read to lines for people.
+
+use std::fmt::{self, Display};
+
+use dask_wasm_operator_core::{names::check_dns_label, pipeline::KOPF_FINALIZER};
+use serde_json::Value;
+
+use super::objects::{items, name, text};
+
+/// The name that the Python operator's chart gives to its application and its image.
+const PYTHON_CHART: &str = "dask-kubernetes-operator";
+
+/// How a definition of ours is installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Definition {
+    /// Not at all.
+    Missing,
+    /// As this release has it.
+    Ours,
+    /// Without a status subresource, as the Python operator's chart has it.
+    Python,
+    /// From another release: it drops these fields.
+    Older(String),
+}
+
+/// One thing that a person should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Finding {
+    /// Kind and name of what it is about.
+    pub(super) object: String,
+    /// What there is, and what is done with it or what to do.
+    pub(super) message: String,
+    /// Whether something is to be done before the takeover.
+    pub(super) needs_attention: bool,
+}
+
+impl Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = if self.needs_attention { "attention" } else { "fine" };
+        write!(f, "{mark:<9}  {}: {}", self.object, self.message)
+    }
+}
+
+fn fine(object: String, message: &str) -> Finding {
+    Finding { object, message: message.to_owned(), needs_attention: false }
+}
+
+fn attention(object: String, message: String) -> Finding {
+    Finding { object, message, needs_attention: true }
+}
+
+/// About one definition, by its name `daskclusters.kubernetes.dask.org`.
+pub(super) fn definition(name: &str, definition: &Definition) -> Finding {
+    let upgrade = "upgrade it: dask-wasm-operator migrate --from-python --apply";
+    let object = format!("definition {name}");
+    match definition {
+        Definition::Ours => fine(object, "as this release needs it"),
+        Definition::Missing => attention(object, format!("is not installed; {upgrade}")),
+        Definition::Python => {
+            attention(object, format!("is the Python operator's, in which little of a status can be stored; {upgrade}"))
+        }
+        Definition::Older(fields) => attention(object, format!("drops fields of this release, {fields}; {upgrade}")),
+    }
+}
+
+/// About an object of Dask, if there is anything to say.
+pub(super) fn dask_object(object: &Value) -> Vec<Finding> {
+    let title = || name(object);
+    let mut findings = Vec::new();
+    if items(object, "/metadata/finalizers").any(|finalizer| finalizer == KOPF_FINALIZER) {
+        findings.push(fine(title(), "has kopf's finalizer, which the takeover removes"));
+    }
+    match text(object, "/kind") {
+        "DaskCluster" => {
+            let service = format!("{}-scheduler", text(object, "/metadata/name"));
+            if let Err(problem) = check_dns_label(&service) {
+                let message =
+                    format!("its Service can't be named {service}, which {problem}; make it anew by a shorter name");
+                findings.push(attention(title(), message));
+            }
+        }
+        "DaskJob" => {
+            let status = text(object, "/status/jobStatus");
+            if !["Successful", "Failed"].contains(&status) {
+                let status = if status.is_empty() { "without a status" } else { status };
+                let message =
+                    format!("is not over ({status}); let it end, or delete it, while the Python operator runs");
+                findings.push(attention(title(), message));
+            }
+        }
+        _ => {}
+    }
+    findings
+}
+
+/// Whether a Deployment runs the Python operator: by its chart's label or image, or by the command of a container.
+pub(super) fn runs_python_operator(deployment: &Value) -> bool {
+    let label = deployment["metadata"]["labels"]["app.kubernetes.io/name"] == PYTHON_CHART;
+    let containers = || items(deployment, "/spec/template/spec/containers");
+    let image = |container: &Value| {
+        let path = text(container, "/image").split(['@', ':']).next().unwrap_or_default();
+        path.rsplit('/').next() == Some(PYTHON_CHART)
+    };
+    let command = |container: &Value| {
+        let words = || items(container, "/command").chain(items(container, "/args")).filter_map(Value::as_str);
+        words().any(|word| word.contains("kopf")) && words().any(|word| word.contains("dask_kubernetes"))
+    };
+    let is_on = deployment.pointer("/spec/replicas").and_then(Value::as_u64) != Some(0);
+    is_on && (label || containers().any(|container| image(container) || command(container)))
+}
+
+/// About a Deployment that runs the Python operator.
+pub(super) fn python_operator(deployment: &Value) -> Finding {
+    let (namespace, name) = (text(deployment, "/metadata/namespace"), text(deployment, "/metadata/name"));
+    let stop = format!("kubectl scale deployment -n {namespace} {name} --replicas=0");
+    attention(super::objects::name(deployment), format!("runs the Python operator; stop it: {stop}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn deployment(spec: Value) -> Value {
+        json!({"metadata": {"name": "d", "namespace": "n"}, "spec": {"template": {"spec": {"containers": [spec]}}}})
+    }
+
+    #[test]
+    fn the_python_operator_is_known_by_label_image_or_command() {
+        let image = |image: &str| deployment(json!({"image": image}));
+        assert!(runs_python_operator(&image("ghcr.io/dask/dask-kubernetes-operator:2026.3.0")));
+        assert!(runs_python_operator(&image("mirror/dask-kubernetes-operator@sha256:00")));
+        assert!(!runs_python_operator(&image("ghcr.io/dask/dask:latest")));
+        let words = json!({"command": ["sh", "-c"], "args": ["kopf run -m dask_kubernetes.operator.controller"]});
+        assert!(runs_python_operator(&deployment(words)));
+        assert!(!runs_python_operator(&deployment(json!({"command": ["kopf", "run", "other.py"]}))));
+        let mut labelled = image("x");
+        labelled["metadata"]["labels"] = json!({"app.kubernetes.io/name": "dask-kubernetes-operator"});
+        assert!(runs_python_operator(&labelled));
+        labelled["spec"]["replicas"] = json!(0);
+        assert!(!runs_python_operator(&labelled), "it is stopped");
+    }
+
+    #[test]
+    fn jobs_that_run_and_names_that_are_too_long_need_attention() {
+        let job =
+            |status: Value| json!({"kind": "DaskJob", "metadata": {"name": "j", "namespace": "n"}, "status": status});
+        assert!(dask_object(&job(json!({"jobStatus": "Successful"}))).is_empty());
+        let running = dask_object(&job(json!({"jobStatus": "Running"})));
+        assert!(running[0].needs_attention && running[0].message.contains("(Running)"), "{running:?}");
+        assert!(dask_object(&job(json!({})))[0].needs_attention);
+        let cluster =
+            |length| json!({"kind": "DaskCluster", "metadata": {"name": "x".repeat(length), "namespace": "n"}});
+        assert!(dask_object(&cluster(53)).is_empty());
+        assert!(dask_object(&cluster(54))[0].needs_attention);
+    }
+
+    #[test]
+    fn a_finalizer_is_no_work_for_anybody() {
+        let held =
+            json!({"kind": "DaskCluster", "metadata": {"name": "c", "namespace": "n", "finalizers": [KOPF_FINALIZER]}});
+        let findings = dask_object(&held);
+        assert_eq!(
+            findings[0].to_string(),
+            "fine       DaskCluster n/c: has kopf's finalizer, which the takeover removes"
+        );
+    }
+}

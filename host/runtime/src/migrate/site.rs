@@ -1,0 +1,298 @@
+//! What a migration reads from the API server and writes to it.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use dask_wasm_operator_api::crds;
+use dask_wasm_operator_cluster::{
+    client::Clients, crds::installed, discovery::Discovery, lease::LeaseSettings, outdated::outdated,
+};
+use kube::{
+    Api,
+    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+};
+use serde::Deserialize as _;
+use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{MigrateError, MigrationSettings, objects::text, report::Definition};
+use crate::{Failure, run};
+
+/// The owner of the fields that a migration writes.
+const FIELD_MANAGER: &str = "dask-wasm-operator-migrate";
+
+/// How long a definition may take until it is served; it is a second where nothing else is to be done.
+const SERVED_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Between two looks at it.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A kind of object, and which of them.
+#[derive(Clone, Copy)]
+pub(super) struct Kind {
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    labels: &'static str,
+}
+
+impl Kind {
+    const CLUSTER: Self = Self::dask("DaskCluster", "daskclusters");
+    const GROUP: Self = Self::dask("DaskWorkerGroup", "daskworkergroups");
+    pub(super) const JOB: Self = Self::dask("DaskJob", "daskjobs");
+    const AUTOSCALER: Self = Self::dask("DaskAutoscaler", "daskautoscalers");
+    pub(super) const DEPLOYMENT: Self =
+        Self { group: "apps", version: "v1", kind: "Deployment", plural: "deployments", labels: "" };
+    const LEASE: Self =
+        Self { group: "coordination.k8s.io", version: "v1", kind: "Lease", plural: "leases", labels: "" };
+    const DEFINITION: Self = Self {
+        group: "apiextensions.k8s.io",
+        version: "v1",
+        kind: "CustomResourceDefinition",
+        plural: "customresourcedefinitions",
+        labels: "",
+    };
+    const SERVICE: Self =
+        Self { group: "", version: "v1", kind: "Service", plural: "services", labels: "dask.org/component=scheduler" };
+    const RUNNER: Self =
+        Self { group: "", version: "v1", kind: "Pod", plural: "pods", labels: "dask.org/component=job-runner" };
+
+    /// What users write.
+    pub(super) const DASK: [Self; 4] = [Self::CLUSTER, Self::GROUP, Self::JOB, Self::AUTOSCALER];
+
+    /// What the Python operator has handlers for.
+    pub(super) const STAMPED: [Self; 6] =
+        [Self::CLUSTER, Self::GROUP, Self::JOB, Self::AUTOSCALER, Self::SERVICE, Self::RUNNER];
+
+    const fn dask(kind: &'static str, plural: &'static str) -> Self {
+        Self { group: "kubernetes.dask.org", version: "v1", kind, plural, labels: "" }
+    }
+
+    fn resource(self) -> ApiResource {
+        let api_version =
+            if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) };
+        ApiResource {
+            group: self.group.to_owned(),
+            version: self.version.to_owned(),
+            api_version,
+            kind: self.kind.to_owned(),
+            plural: self.plural.to_owned(),
+        }
+    }
+}
+
+/// The cluster that is migrated.
+pub(super) struct Site {
+    clients: Clients,
+    discovery: Discovery,
+    operator_namespace: String,
+}
+
+impl Site {
+    pub(super) async fn connect(settings: &MigrationSettings) -> Result<Self, Failure> {
+        let clients = run::connect(&settings.connection).await?;
+        let started = Discovery::start(clients.unary.clone()).await;
+        let discovery =
+            started.map_err(|error| Failure::Unreachable { server: clients.server.clone(), source: error.into() })?;
+        let operator_namespace = settings.operator_namespace.clone().unwrap_or_else(|| clients.namespace.clone());
+        Ok(Self { clients, discovery, operator_namespace })
+    }
+
+    fn everywhere(&self, kind: Kind) -> Api<DynamicObject> {
+        Api::all_with(self.clients.unary.clone(), &kind.resource())
+    }
+
+    fn within(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
+        Api::namespaced_with(self.clients.unary.clone(), namespace, &kind.resource())
+    }
+
+    /// All objects of a kind; none where the cluster does not know it.
+    pub(super) async fn list(&self, kind: Kind) -> anyhow::Result<Vec<Value>> {
+        let parameters = ListParams::default().labels(kind.labels);
+        let api = self.everywhere(kind);
+        let list = match patiently(async || api.list(&parameters).await).await {
+            Ok(list) => list.items,
+            Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
+            Err(error) => return Err(error).with_context(|| format!("listing {}", kind.plural)),
+        };
+        list.into_iter()
+            .map(|object| {
+                let mut object = serde_json::to_value(object).with_context(|| format!("reading {}", kind.plural))?;
+                // The items of a list come without.
+                object["kind"] = kind.kind.into();
+                Ok(object)
+            })
+            .collect()
+    }
+
+    /// How each definition of ours is installed, by its name.
+    pub(super) async fn definitions(&self) -> anyhow::Result<Vec<(String, Definition)>> {
+        self.discovery.refresh().await.context("asking what is served")?;
+        let table = self.discovery.table();
+        let mut found = Vec::new();
+        for ours in crds() {
+            let names = &ours.spec.names;
+            let subresources = ours.spec.versions.first().and_then(|version| version.subresources.as_ref());
+            let needs_status = subresources.is_some_and(|subresources| subresources.status.is_some());
+            let definition = match installed(&table, &ours.spec.group, &names.kind) {
+                None => Definition::Missing,
+                Some(kind) if needs_status && !kind.has_status_subresource => Definition::Python,
+                Some(_) => {
+                    let older = outdated(&self.clients.unary, std::slice::from_ref(&ours)).await;
+                    let older = older.with_context(|| format!("reading the schema of {}", names.kind))?;
+                    older.first().map_or(Definition::Ours, |older| Definition::Older(older.to_string()))
+                }
+            };
+            found.push((format!("{}.{}", names.plural, ours.spec.group), definition));
+        }
+        Ok(found)
+    }
+
+    /// Makes a definition what is given, and keeps the metadata of the one that is there.
+    ///
+    /// By a replacement and not by an apply, which would leave the fields of the old one to whoever installed it.
+    pub(super) async fn install(&self, definition: &Value) -> anyhow::Result<()> {
+        let name = text(definition, "/metadata/name");
+        let doing = || format!("installing the definition {name}");
+        let api = self.everywhere(Kind::DEFINITION);
+        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        loop {
+            let written = match api.get_opt(name).await.with_context(doing)? {
+                Some(mut present) => {
+                    present.data["spec"] = definition["spec"].clone();
+                    api.replace(name, &parameters, &present).await
+                }
+                None => {
+                    let new = DynamicObject::deserialize(definition).with_context(doing)?;
+                    api.create(&parameters, &new).await
+                }
+            };
+            match written {
+                Ok(_) => return Ok(()),
+                // Somebody else wrote in between, such as the API server a condition.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(error).with_context(doing),
+            }
+        }
+    }
+
+    /// Waits until what was installed is what the API server offers.
+    pub(super) async fn until_served(&self, definition: &Value) -> anyhow::Result<()> {
+        let (group, kind) = (text(definition, "/spec/group"), text(definition, "/spec/names/kind"));
+        let with_status = has_status_subresource(definition);
+        let served = async {
+            loop {
+                self.discovery.refresh().await.context("asking what is served")?;
+                let found = installed(&self.discovery.table(), group, kind);
+                if found.is_some_and(|found| found.has_status_subresource == with_status) {
+                    return Ok(());
+                }
+                sleep(LOOK_INTERVAL).await;
+            }
+        };
+        timeout(SERVED_DEADLINE, served)
+            .await
+            .with_context(|| format!("{kind} is not served by its new definition within {SERVED_DEADLINE:?}"))?
+    }
+
+    /// Merges annotations into an object; one that is gone meanwhile needs none.
+    pub(super) async fn annotate(&self, kind: Kind, object: &Value, patch: &Value) -> anyhow::Result<()> {
+        let api = self.within(kind, text(object, "/metadata/namespace"));
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let name = text(object, "/metadata/name");
+        match patiently(async || api.patch(name, &parameters, &Patch::Merge(patch)).await).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("annotating {}", super::objects::name(object))),
+        }
+    }
+
+    /// Looks whether the Lease is renewed: a holder that ended without giving it back does not count.
+    pub(super) async fn refuse_while_ours_runs(&self) -> Result<(), Failure> {
+        let settings = LeaseSettings::new(&self.operator_namespace, String::new());
+        let api = self.within(Kind::LEASE, &settings.namespace);
+        let read = async || {
+            let lease = api.get_opt(&settings.name).await.context("reading the operator's Lease")?;
+            let lease = lease.map(serde_json::to_value).transpose().context("reading the operator's Lease")?;
+            Ok::<_, anyhow::Error>(lease.filter(|lease| !text(lease, "/spec/holderIdentity").is_empty()))
+        };
+        let Some(first) = read().await? else { return Ok(()) };
+        let renewed = async {
+            loop {
+                sleep(LOOK_INTERVAL).await;
+                match read().await? {
+                    None => return Ok(None),
+                    Some(lease) if lease["spec"] != first["spec"] => return Ok::<_, anyhow::Error>(Some(lease)),
+                    Some(_) => {}
+                }
+            }
+        };
+        match timeout(settings.duration, renewed).await {
+            Err(_) => Ok(()),
+            Ok(renewed) => match renewed? {
+                None => Ok(()),
+                Some(lease) => Err(MigrateError::OursRuns {
+                    holder: text(&lease, "/spec/holderIdentity").to_owned(),
+                    namespace: settings.namespace,
+                }
+                .into()),
+            },
+        }
+    }
+}
+
+/// Repeats a request while the API server asks for that, as it does for a moment after a definition has changed.
+async fn patiently<T>(request: impl AsyncFn() -> kube::Result<T>) -> kube::Result<T> {
+    let deadline = Instant::now() + SERVED_DEADLINE;
+    loop {
+        match request().await {
+            Err(kube::Error::Api(status)) if status.code == 429 && Instant::now() < deadline => {
+                sleep(LOOK_INTERVAL).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// The Python operator's definitions, all four.
+pub(super) fn read_python_definitions(path: &Path) -> Result<Vec<Value>, Failure> {
+    let mut definitions = Vec::new();
+    for file in files(path)? {
+        let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let documents: Vec<Value> =
+            serde_saphyr::from_multiple(&text).with_context(|| format!("parsing {}", file.display()))?;
+        definitions.extend(documents);
+    }
+    let mut python = Vec::new();
+    for kind in Kind::DASK {
+        let is_it = |definition: &&Value| {
+            text(definition, "/spec/group") == kind.group && text(definition, "/spec/names/kind") == kind.kind
+        };
+        // Only of jobs it writes the status as a subresource.
+        let writable = |definition: &&Value| kind.kind == Kind::JOB.kind || !has_status_subresource(definition);
+        let found = definitions.iter().filter(is_it).find(writable);
+        let found = found.ok_or_else(|| MigrateError::NotPython { path: path.to_owned(), kind: kind.kind })?;
+        python.push(found.clone());
+    }
+    Ok(python)
+}
+
+fn has_status_subresource(definition: &Value) -> bool {
+    definition.pointer("/spec/versions/0/subresources/status").is_some()
+}
+
+fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = std::fs::read_dir(path).with_context(|| format!("reading {}", path.display()))?;
+    let files: Result<Vec<_>, _> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
+    let mut files = files.with_context(|| format!("reading {}", path.display()))?;
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"));
+    files.sort();
+    Ok(files)
+}
