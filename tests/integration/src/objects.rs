@@ -13,7 +13,7 @@ use kube::{
 use serde_json::{Value, json};
 
 /// How long anything may take.
-pub const TIMEOUT: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A kind: its API version and name.
 #[derive(Clone, Copy, Debug)]

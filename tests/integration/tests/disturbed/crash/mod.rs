@@ -38,7 +38,7 @@ trait Flow: Sync {
     /// The least number of writes that the operator needs for it.
     const WRITES: usize;
     /// How many runs go on at once: each waits most of the time, unless Python starts in it.
-    const LANES: usize = 6;
+    const LANES: usize = 4;
     /// Whether DaskCluster [`SIMPLE`] has a real scheduler.
     const DASK: bool = false;
     /// Whether the operator comes to what was prepared; else it has prepared it.
