@@ -240,10 +240,11 @@ pub(crate) struct MigrateArgs {
     #[arg(long, group = "step", conflicts_with = "to_python")]
     pub(crate) apply: bool,
     /// Change back to the Python operator: install its definitions and mark what it need not make anew. Stop this one first.
-    #[arg(long, group = "direction", requires = "crds")]
+    #[arg(long, group = "direction")]
     pub(crate) to_python: bool,
-    /// The Python operator's definitions: `crds` of its chart, or what `helm show crds` prints.
-    #[arg(long, value_name = "FILE|DIRECTORY", requires = "to_python")]
+    /// The Python operator's own definitions: `crds` of its chart, or what `helm show crds` prints. Default: those of this release
+    /// in the form that it can work with, without a status subresource; nothing that is stored is lost with them.
+    #[arg(long, value_name = "FILE|DIRECTORY", requires = "to_python", conflicts_with = "from_python")]
     pub(crate) crds: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,

@@ -168,12 +168,12 @@ pub enum SettingsError {
 impl From<MigrateArgs> for MigrationSettings {
     fn from(args: MigrateArgs) -> Self {
         // One direction, and for each what it requires, is there: the command line sees to that.
-        let MigrateArgs { from_python: _, to_python: _, check: _, apply, crds, connection } = args;
+        let MigrateArgs { from_python: _, to_python, check: _, apply, crds, connection } = args;
         let ConnectionArgs { kubeconfig, context, operator_namespace } = connection;
-        let migration = match crds {
-            Some(definitions) => Migration::ToPython { definitions },
-            None if apply => Migration::Apply,
-            None => Migration::Check,
+        let migration = match (to_python, apply) {
+            (true, _) => Migration::ToPython { definitions: crds },
+            (false, true) => Migration::Apply,
+            (false, false) => Migration::Check,
         };
         Self { migration, connection: Connection { kubeconfig, context }, operator_namespace }
     }

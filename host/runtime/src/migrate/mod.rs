@@ -13,6 +13,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use anyhow::Context as _;
 use dask_wasm_operator_api::crds;
+use dask_wasm_operator_core::spec::DASK_CLUSTER;
 use serde_json::Value;
 
 use self::{
@@ -30,8 +31,8 @@ pub enum Migration {
     Apply,
     /// To the Python operator: install its definitions, and have it take what is there for its own.
     ToPython {
-        /// Its definitions: a YAML file or a directory of them.
-        definitions: PathBuf,
+        /// Its definitions: a YAML file or a directory of them; none: ours, without a status subresource.
+        definitions: Option<PathBuf>,
     },
 }
 
@@ -145,8 +146,26 @@ async fn install(site: &Site, definitions: &[Value]) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn to_python(site: &Site, path: PathBuf) -> Result<(), Failure> {
-    let definitions = site::read_python_definitions(&path)?;
+/// Our definitions of the kinds that both operators know, as the Python operator can work with them: it writes statuses as part of
+/// their objects.
+fn without_status_subresource() -> serde_json::Result<Vec<Value>> {
+    let shared = crds().into_iter().filter(|definition| definition.spec.group == DASK_CLUSTER.group);
+    shared
+        .map(|mut definition| {
+            for subresources in definition.spec.versions.iter_mut().filter_map(|version| version.subresources.as_mut())
+            {
+                subresources.status = None;
+            }
+            serde_json::to_value(definition)
+        })
+        .collect()
+}
+
+async fn to_python(site: &Site, path: Option<PathBuf>) -> Result<(), Failure> {
+    let definitions = match path {
+        Some(path) => site::read_python_definitions(&path)?,
+        None => without_status_subresource().context("encoding the definitions")?,
+    };
     site.refuse_while_ours_runs().await?;
     // Their definitions hide which jobs are suspended.
     let jobs = site.list(Kind::JOB).await?;

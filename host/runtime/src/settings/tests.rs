@@ -253,15 +253,16 @@ fn a_migration_has_one_direction_and_what_it_needs() {
     };
     assert_eq!(migration("migrate --from-python --check"), Migration::Check);
     assert_eq!(migration("migrate --from-python --apply"), Migration::Apply);
-    assert_eq!(migration("migrate --to-python --crds d"), Migration::ToPython { definitions: "d".into() });
+    assert_eq!(migration("migrate --to-python --crds d"), Migration::ToPython { definitions: Some("d".into()) });
+    assert_eq!(migration("migrate --to-python"), Migration::ToPython { definitions: None });
     for line in [
         "migrate",
         "migrate --check",
         "migrate --from-python",
         "migrate --from-python --check --apply",
         "migrate --from-python --check --crds d",
-        "migrate --to-python",
         "migrate --to-python --check --crds d",
+        "migrate --to-python --apply",
         "migrate --to-python --from-python --check --crds d",
     ] {
         refused(line);
