@@ -1,9 +1,9 @@
 //! The unchanged Python client: `dask_kubernetes.operator.KubeCluster`, and the command line of dask-kubernetes.
 
 use anyhow::ensure;
-use dask_wasm_operator_test_integration::objects::{CLUSTER, Kind, POD, text};
+use dask_wasm_operator_test_integration::objects::{CLUSTER, GROUP, POD, text};
 use dask_wasm_operator_test_support::{dask_image, wait_for};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::site::{PATIENCE, on_node, rounds};
 
@@ -52,15 +52,8 @@ async fn what_the_command_line_generates_runs() -> anyhow::Result<()> {
     on_node(async |site| {
         let image = dask_image(IMAGE);
         let cluster = ["kubernetes", "gen", "cluster", "--name", "generated", "--image", &image, "--n-workers", "1"];
-        let group =
-            ["kubernetes", "gen", "worker-group", "--name", "more", "--cluster", "generated", "--n-workers", "1"];
-        for generated in [site.program("dask", &cluster).await?, site.program("dask", &group).await?] {
-            let mut object: Value = serde_saphyr::from_str(&generated)?;
-            if let Some(containers) = object.pointer_mut("/spec/worker/spec/containers/0") {
-                containers["image"] = json!(image);
-            }
-            site.objects.create(&object).await?;
-        }
+        let generated = site.program("dask", &cluster).await?;
+        site.objects.create(&serde_saphyr::from_str(&generated)?).await?;
         wait_for("all of it to be ready", PATIENCE, async || {
             let pods = site.objects.list(POD, "dask.org/cluster-name=generated").await?;
             let ready = |pod: &&Value| {
@@ -70,13 +63,13 @@ async fn what_the_command_line_generates_runs() -> anyhow::Result<()> {
                     .flatten()
                     .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
             };
-            Ok((pods.iter().filter(ready).count() == 3).then_some(()))
+            Ok((pods.iter().filter(ready).count() == 2).then_some(()))
         })
         .await?;
         let cluster = site.objects.until_running("generated", 1).await?;
         ensure!(text(&cluster, "/status/phase") == "Running", "{cluster:#}");
         site.objects.delete(CLUSTER, "generated").await?;
-        site.objects.until_gone(Kind("kubernetes.dask.org/v1", "DaskWorkerGroup"), "more").await
+        site.objects.until_gone(GROUP, "generated-default").await
     })
     .await
 }

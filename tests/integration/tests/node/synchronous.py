@@ -21,7 +21,7 @@ with KubeCluster(name="demo", namespace=namespace, image=image, n_workers=1, qui
     with Client(cluster) as client:
         until_workers(client, 1)
         assert client.submit(sum, range(10)).result(PATIENCE) == 45
-        data = client.scatter(list(range(1000)), hash=False)
+        (data,) = client.scatter([list(range(1000))], hash=False)
         cluster.scale(3)
         until_workers(client, 3)
         squares = client.map(lambda number: number**2, range(100), pure=False)
