@@ -13,7 +13,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use anyhow::Context as _;
 use dask_wasm_operator_api::crds;
-use dask_wasm_operator_core::spec::DASK_CLUSTER;
+use dask_wasm_operator_core::spec::{DASK_CLUSTER, DASK_JOB};
 use serde_json::Value;
 
 use self::{
@@ -31,7 +31,7 @@ pub enum Migration {
     Apply,
     /// To the Python operator: install its definitions, and have it take what is there for its own.
     ToPython {
-        /// Its definitions: a YAML file or a directory of them; none: ours, without a status subresource.
+        /// Its definitions: a YAML file or a directory of them; none: ours, with the status subresource of jobs only.
         definitions: Option<PathBuf>,
     },
 }
@@ -147,14 +147,14 @@ async fn install(site: &Site, definitions: &[Value]) -> Result<(), Failure> {
 }
 
 /// Our definitions of the kinds that both operators know, as the Python operator can work with them: it writes statuses as part of
-/// their objects.
-fn without_status_subresource() -> serde_json::Result<Vec<Value>> {
+/// their objects, but for that of jobs, which it writes as a subresource.
+fn for_python_operator() -> serde_json::Result<Vec<Value>> {
     let shared = crds().into_iter().filter(|definition| definition.spec.group == DASK_CLUSTER.group);
     shared
         .map(|mut definition| {
-            for subresources in definition.spec.versions.iter_mut().filter_map(|version| version.subresources.as_mut())
-            {
-                subresources.status = None;
+            let versions = definition.spec.versions.iter_mut();
+            if definition.spec.names.kind != DASK_JOB.kind {
+                versions.filter_map(|version| version.subresources.as_mut()).for_each(|of| of.status = None);
             }
             serde_json::to_value(definition)
         })
@@ -164,7 +164,7 @@ fn without_status_subresource() -> serde_json::Result<Vec<Value>> {
 async fn to_python(site: &Site, path: Option<PathBuf>) -> Result<(), Failure> {
     let definitions = match path {
         Some(path) => site::read_python_definitions(&path)?,
-        None => without_status_subresource().context("encoding the definitions")?,
+        None => for_python_operator().context("encoding the definitions")?,
     };
     site.refuse_while_ours_runs().await?;
     // Their definitions hide which jobs are suspended.
@@ -193,4 +193,20 @@ async fn to_python(site: &Site, path: Option<PathBuf>) -> Result<(), Failure> {
         ))?;
     }
     print("start the Python operator now\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_python_operator_gets_the_status_subresource_that_it_writes_and_no_other() {
+        let definitions = for_python_operator().unwrap();
+        let with_status: Vec<_> = definitions
+            .iter()
+            .filter(|definition| site::has_status_subresource(definition))
+            .map(|definition| objects::text(definition, "/spec/names/kind"))
+            .collect();
+        assert_eq!((definitions.len(), with_status), (4, vec!["DaskJob"]));
+    }
 }

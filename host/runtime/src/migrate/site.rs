@@ -281,7 +281,7 @@ pub(super) fn read_python_definitions(path: &Path) -> Result<Vec<Value>, Failure
     Ok(python)
 }
 
-fn has_status_subresource(definition: &Value) -> bool {
+pub(super) fn has_status_subresource(definition: &Value) -> bool {
     definition.pointer("/spec/versions/0/subresources/status").is_some()
 }
 
