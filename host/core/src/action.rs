@@ -12,6 +12,8 @@ use crate::object::{Object, ObjectKey, Resource};
 pub enum Action {
     /// Server-side apply of the whole set of fields of one manager.
     Apply(Apply),
+    /// An apply that is not carried out: the answer says what would become of the object.
+    DryRun(Apply),
     /// Deletion of one object, by uid. Children follow in the background.
     Delete {
         /// The object's kind.
@@ -35,6 +37,17 @@ pub enum Action {
         position: usize,
         /// All annotations of the object from then on.
         annotations: BTreeMap<String, String>,
+    },
+    /// What somebody else has set on an object that was made for our subject becomes the manager's, see [`crate::inheritance`].
+    Inherit {
+        /// The object's kind.
+        resource: Resource,
+        /// The object.
+        object: ObjectKey,
+        /// Precondition.
+        uid: String,
+        /// Field manager.
+        manager: String,
     },
 }
 
@@ -70,8 +83,8 @@ impl Action {
     /// The object that is written.
     pub fn object(&self) -> &ObjectKey {
         match self {
-            Self::Apply(apply) => &apply.object,
-            Self::Delete { object, .. } | Self::RemoveFinalizer { object, .. } => object,
+            Self::Apply(apply) | Self::DryRun(apply) => &apply.object,
+            Self::Delete { object, .. } | Self::RemoveFinalizer { object, .. } | Self::Inherit { object, .. } => object,
         }
     }
 
@@ -81,8 +94,10 @@ impl Action {
             Self::Apply(Apply { target: ApplyTarget::Status, .. }) => "apply-status",
             Self::Apply(Apply { creates: true, .. }) => "create",
             Self::Apply(_) => "apply",
+            Self::DryRun(_) => "dry-run",
             Self::Delete { .. } => "delete",
             Self::RemoveFinalizer { .. } => "remove-finalizer",
+            Self::Inherit { .. } => "inherit",
         }
     }
 }
@@ -90,7 +105,7 @@ impl Action {
 /// What became of an action that was performed.
 #[derive(Clone, Debug)]
 pub enum Written {
-    /// The object as the server answered it.
+    /// The object as the server answered it; of a dry run, as it would be.
     Applied(std::sync::Arc<Object>),
     /// The object is gone, or on its way out.
     Deleted,

@@ -17,12 +17,13 @@ use sha2::{Digest, Sha256};
 use crate::{
     action::{Action, Apply, ApplyTarget, WriteError, Written},
     dask::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, pod_kind, pod_summary_kind, summary},
-    fields::{fields_of, hex},
+    fields::{fields_of, held_part, hex},
+    inheritance::inherited,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     ports::{Observed, Pending, Schedulers, Writes},
     scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
 };
-use layers::{first_difference, give, merge, take_changed, take_conflicts};
+use layers::{first_difference, give, merge, take_changed, take_conflicts, take_held};
 
 /// A cluster in memory.
 pub struct MemoryCluster {
@@ -31,7 +32,7 @@ pub struct MemoryCluster {
     objects: Mutex<Objects>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Objects {
     stored: BTreeMap<ObjectKey, Stored>,
     version: u64,
@@ -43,6 +44,7 @@ struct Objects {
     changed: Option<String>,
 }
 
+#[derive(Clone)]
 struct Stored {
     /// As a person gave it, before anything was applied; empty for what handlers made.
     given: Value,
@@ -204,6 +206,31 @@ impl MemoryCluster {
         seen.map(Written::Applied).ok_or_else(|| stale("no existing object"))
     }
 
+    /// Leaves everything as it was.
+    fn dry_run(&self, apply: &Apply) -> Result<Written, WriteError> {
+        let before = self.lock().clone();
+        let result = self.apply(apply);
+        *self.lock() = before;
+        result
+    }
+
+    /// What was given with the object becomes the last apply of a manager.
+    fn inherit(&self, key: &ObjectKey, uid: &str, manager: &str) -> Result<Written, WriteError> {
+        let stale = || WriteError::Stale { object: key.clone(), message: "there is nothing to inherit".to_owned() };
+        let mut objects = self.lock();
+        let stored = objects.stored.get_mut(key).filter(|stored| stored.seen.metadata.uid == uid).ok_or_else(stale)?;
+        let mut object = stored.seen.to_value();
+        object["metadata"]["managedFields"] = json!([given_entry(&stored.given)]);
+        let fields = inherited(&object, manager).ok_or_else(stale)?[0]["fieldsV1"].take();
+        let body = held_part(&fields, &stored.given);
+        take_held(&mut stored.given, &fields);
+        stored.applied.push((manager.to_owned(), ApplyTarget::Object, body));
+        self.refresh(&mut objects, key).map_err(|message| refused(key, message))?;
+        objects.written.push((key.clone(), manager.to_owned()));
+        let seen = objects.stored.get(key).map(|stored| Arc::clone(&stored.seen));
+        seen.map(Written::Applied).ok_or_else(stale)
+    }
+
     fn remove_finalizer(
         &self,
         key: &ObjectKey,
@@ -250,18 +277,28 @@ impl MemoryCluster {
         object["metadata"]["resourceVersion"] = json!(version.to_string());
         object["metadata"]["generation"] = json!(stored.generation);
         object["metadata"]["creationTimestamp"] = json!(self.created_at);
-        object["metadata"]["managedFields"] = stored
-            .applied
-            .iter()
-            .map(|(manager, target, body)| {
-                let subresource = if *target == ApplyTarget::Status { "status" } else { "" };
-                json!({"manager": manager, "operation": "Apply", "subresource": subresource, "fieldsV1": fields_of(body)})
-            })
-            .collect();
+        let applied = stored.applied.iter().map(|(manager, target, body)| {
+            let subresource = if *target == ApplyTarget::Status { "status" } else { "" };
+            json!({"manager": manager, "operation": "Apply", "subresource": subresource, "fieldsV1": fields_of(body)})
+        });
+        let given = (!stored.given.is_null()).then(|| given_entry(&stored.given));
+        object["metadata"]["managedFields"] = applied.chain(given).collect();
         simulate_controllers(&key.kind, &mut object);
         stored.seen = Arc::new(Object::from_value(&object).map_err(|error| error.to_string())?);
         Ok(())
     }
+}
+
+/// What a person holds of an object that was given, with the owner references by their keys: the makers of objects are known
+/// by them.
+fn given_entry(given: &Value) -> Value {
+    let mut fields = fields_of(given);
+    let owners = given.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    if let Some(owners) = owners {
+        let keys = owners.iter().map(|owner| (format!("k:{}", json!({"uid": owner["uid"]})), json!({})));
+        fields["f:metadata"]["f:ownerReferences"] = Value::Object(keys.collect());
+    }
+    json!({"manager": "given", "operation": "Update", "fieldsV1": fields})
 }
 
 fn refused(key: &ObjectKey, message: String) -> WriteError {
@@ -349,6 +386,8 @@ impl Writes for MemoryCluster {
     fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>> {
         let result = match &action {
             Action::Apply(apply) => self.apply(apply),
+            Action::DryRun(apply) => self.dry_run(apply),
+            Action::Inherit { object, uid, manager, .. } => self.inherit(object, uid, manager),
             Action::Delete { object, uid, .. } => {
                 let mut objects = self.lock();
                 if objects.stored.get(object).is_some_and(|stored| stored.seen.metadata.uid == *uid) {

@@ -118,10 +118,14 @@ impl Planner<'_> {
         }
         if let Some(children) = children {
             for child in children {
-                self.plan_child(seen, child.child(), &mut plan);
-                if let Settled::Outdated(child) = child {
-                    plan.outdated += u32::from(target(&child.object).0.same_kind(&deployment_kind()));
-                    plan.problems.extend(outdated(child));
+                match child {
+                    Settled::Apply(child) => self.plan_child(seen, child, &mut plan),
+                    Settled::Inherit(child) => self.plan_inheritance(seen, child, &mut plan),
+                    Settled::Outdated(child) => {
+                        self.plan_child(seen, child, &mut plan);
+                        plan.outdated += u32::from(target(&child.object).0.same_kind(&deployment_kind()));
+                        plan.problems.extend(outdated(child));
+                    }
                 }
             }
             self.plan_prunes(seen, children, &mut plan);
@@ -166,6 +170,19 @@ impl Planner<'_> {
         let mut body = child.object.clone();
         add_preconditions(&mut body, &live, child.guarded);
         plan.children.push(self.apply(resource, object, body, self.force, false));
+    }
+
+    /// Nothing is applied to it before it is ours as it is.
+    fn plan_inheritance(&self, seen: &Snapshot, child: &WantedChild, plan: &mut Plan) {
+        let (kind, name) = target(&child.object);
+        let Some(resource) = (self.resource)(&kind) else { return plan.problems.push(not_served(&kind)) };
+        let live = seen.child(&kind, name).filter(|live| !live.is_being_deleted());
+        plan.children.extend(live.map(|live| Action::Inherit {
+            resource,
+            object: live.key(),
+            uid: live.metadata.uid.clone(),
+            manager: self.manager.to_owned(),
+        }));
     }
 
     /// An object that is believed absent. If it only left our watches, it still has its uid.

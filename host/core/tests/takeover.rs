@@ -4,10 +4,13 @@
 use std::time::Duration;
 
 use dask_wasm_operator_core::{
+    action::{Action, WriteError, Written},
     dask::{Environment, Reconciler, cluster_kind, worker_group_kind},
     memory::{MemoryCluster, built_in_resources},
     object::{NamespacedName, ObjectKey},
     pipeline::{Handler, KOPF_FINALIZER, Pass, Pipeline, SubjectState},
+    ports::{Pending, Writes},
+    retry::Retry,
 };
 use serde_json::{Value, json};
 
@@ -166,6 +169,101 @@ fn a_number_that_the_python_operator_has_not_seen_is_copied_and_no_other() {
             group["spec"]["worker"]["replicas"], expected,
             "of 2 workers, with 3 asked for and {handled} handled"
         );
+    }
+}
+
+/// Of the cluster `simple`, held by the Python operator, which has just put its finalizer back.
+fn held_with(object: Value) -> World {
+    let mut world = World::new();
+    world.cluster.create(object).unwrap();
+    world.pass();
+    world.put_back();
+    world.cluster.take_written();
+    world
+}
+
+impl World {
+    fn pass_of(&self, reconciler: Reconciler, name: &str) -> Pass {
+        let pipeline = Pipeline { observed: &self.cluster, writes: &self.cluster, environment: &self.environment };
+        let at = NamespacedName::new("n", name);
+        let mut state = SubjectState::default();
+        let pass = now(pipeline.reconcile(&Handler::Native(reconciler), &at, &mut state, self.now));
+        if !reconciler.has_conditions() {
+            now(pipeline.publish(reconciler, &at, state.findings(), self.now)).unwrap();
+        }
+        pass
+    }
+}
+
+#[test]
+fn what_belongs_to_a_held_cluster_waits_although_it_carries_no_finalizer() {
+    let object = |kind: &str, name: &str, spec: Value| {
+        let metadata = json!({"name": name, "namespace": "n"});
+        json!({"apiVersion": "kubernetes.dask.org/v1", "kind": kind, "metadata": metadata, "spec": spec})
+    };
+    let group = object("DaskWorkerGroup", "more", json!({"cluster": "simple", "worker": simple()["spec"]["worker"]}));
+    let autoscaler = object("DaskAutoscaler", "a", json!({"cluster": "simple", "minimum": 1, "maximum": 3}));
+    let job = object(
+        "DaskJob",
+        "simple",
+        json!({
+            "job": {"spec": {"containers": [{"name": "c", "image": "i"}]}}, "cluster": {"spec": simple()["spec"]},
+        }),
+    );
+    for (reconciler, name, object) in [
+        (Reconciler::WorkerGroup, "more", group),
+        (Reconciler::Autoscaler, "a", autoscaler),
+        (Reconciler::Job, "simple", job),
+    ] {
+        let mut world = held_with(object);
+        let pass = world.pass_of(reconciler, name);
+        assert_eq!((pass.writes, pass.requeue_after), (0, Some(Duration::from_secs(30))), "{reconciler:?}");
+        assert_eq!(world.cluster.take_written(), [], "{reconciler:?}: nor its status");
+        world.now += 30_000;
+        world.pass();
+        world.cluster.take_written();
+        let pass = world.pass_of(reconciler, name);
+        assert_eq!((pass.writes, pass.requeue_after), (0, Some(Duration::from_secs(5))), "{reconciler:?}");
+        world.now += 5_000;
+        world.pass_of(reconciler, name);
+        assert_ne!(world.cluster.take_written(), [], "{reconciler:?}");
+    }
+}
+
+/// A webhook that refuses everything.
+struct Refusing;
+
+impl Writes for Refusing {
+    fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>> {
+        let error = WriteError::Refused {
+            object: action.object().clone(),
+            code: 403,
+            reason: "Forbidden".to_owned(),
+            message: "denied".to_owned(),
+        };
+        Box::pin(std::future::ready(Err(error)))
+    }
+}
+
+#[test]
+fn a_refused_removal_is_tried_less_and_less_often() {
+    for is_ending in [false, true] {
+        let mut world = World::new();
+        if is_ending {
+            world.cluster.edit(&World::key(), |object| {
+                object["metadata"]["deletionTimestamp"] = json!("2026-11-22T18:30:00Z");
+            });
+        }
+        let mut last = Duration::ZERO;
+        for attempt in 0..6 {
+            let pipeline = Pipeline { observed: &world.cluster, writes: &Refusing, environment: &world.environment };
+            let handler = Handler::Native(Reconciler::Cluster);
+            let pass = now(pipeline.reconcile(&handler, &World::key().at, &mut world.state, world.now));
+            let Some(Retry::After(delay)) = pass.retry else { panic!("{pass:?}") };
+            assert!(!world.state.is_spent(), "the controller would forget it");
+            assert!(attempt < 2 || delay > last, "attempt {attempt} after {delay:?}");
+            last = delay;
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use dask_wasm_operator_core::{
     action::{Action, Apply, ApplyTarget, WriteError, Written},
+    inheritance::inherited,
     object::{Object, ObjectKey, Resource, WireObject},
     ports::{Pending, Writes},
 };
@@ -66,6 +67,7 @@ impl Applier {
         let deadline = Instant::now() + TOTAL_DEADLINE;
         match action {
             Action::Apply(apply) => self.apply(&apply, deadline).await,
+            Action::DryRun(apply) => self.dry_run(&apply, deadline).await,
             Action::Delete { resource, object, uid } => self.delete(&resource, object, &uid, deadline).await,
             Action::RemoveFinalizer { resource, object, uid, resource_version, position, annotations } => {
                 let patch = json!([
@@ -76,13 +78,16 @@ impl Applier {
                 ]);
                 self.patch(&resource, object, &uid, &patch, deadline).await
             }
+            Action::Inherit { resource, object, uid, manager } => {
+                self.inherit(&resource, object, &uid, &manager, deadline).await
+            }
         }
     }
 
     async fn apply(&self, apply: &Apply, deadline: Instant) -> Result<Written, WriteError> {
         let path = apply_path(apply).map_err(|error| bad_name(apply.object.clone(), &error))?;
         let call = Call { content_type: APPLY, ..Call::json(Method::PATCH, &path, &apply.body) };
-        let error = match self.send(&call, Some(apply).filter(|apply| apply.creates), deadline).await {
+        let failure = match self.send(&call, Some(apply).filter(|apply| apply.creates), deadline).await {
             Ok((status, wire)) => {
                 if apply.creates
                     && status == StatusCode::OK
@@ -93,12 +98,27 @@ impl Applier {
                 }
                 return Ok(Written::Applied(self.learn(&apply.resource, wire)));
             }
-            Err(Failure::Closed) => return Err(WriteError::NotLeader),
-            Err(Failure::Request(error)) => error,
+            Err(failure) => failure,
         };
+        Err(self.why_not(apply, failure, deadline).await)
+    }
+
+    /// Lets nobody know what the object would be but the caller.
+    async fn dry_run(&self, apply: &Apply, deadline: Instant) -> Result<Written, WriteError> {
+        let path = apply_path(apply).map_err(|error| bad_name(apply.object.clone(), &error))?;
+        let path = with_parameter(path, "dryRun", "All");
+        let call = Call { content_type: APPLY, ..Call::json(Method::PATCH, &path, &apply.body) };
+        match self.send(&call, None, deadline).await {
+            Ok((_, wire)) => Ok(Written::Applied(Arc::new(self.index.object(&apply.resource.kind, wire)))),
+            Err(failure) => Err(self.why_not(apply, failure, deadline).await),
+        }
+    }
+
+    async fn why_not(&self, apply: &Apply, failure: Failure, deadline: Instant) -> WriteError {
+        let Failure::Request(error) = failure else { return WriteError::NotLeader };
         let object = apply.object.clone();
-        let RequestError::Status(status) = &error else { return Err(unavailable(object, "apply", &error)) };
-        Err(match judge(status, apply) {
+        let RequestError::Status(status) = &error else { return unavailable(object, "apply", &error) };
+        match judge(status, apply) {
             Verdict::Taken => self.who_has(apply, deadline, &error).await,
             Verdict::Conflict => WriteError::Conflict { object, message: conflicts(status) },
             Verdict::Refused => refused(object, status.code, &status.reason, &error),
@@ -108,7 +128,38 @@ impl Applier {
                 }
                 WriteError::Stale { object, message: error.to_string() }
             }
-        })
+        }
+    }
+
+    /// Hands over an entry of the managed fields, which no watch and no index has whole.
+    async fn inherit(
+        &self,
+        resource: &Resource,
+        object: ObjectKey,
+        uid: &str,
+        manager: &str,
+        deadline: Instant,
+    ) -> Result<Written, WriteError> {
+        let path = path::object(resource, &object.at).map_err(|error| bad_name(object.clone(), &error))?;
+        let answer = Call::get(&path).send(&self.client, left(deadline)).await;
+        let live: Value = match answer.and_then(|answer| answer.decode()) {
+            Ok(live) => live,
+            Err(error) if error.code() == 404 => {
+                self.index.deleted(&object, uid);
+                return Ok(Written::Deleted);
+            }
+            Err(error) => return Err(unavailable(object, "read", &error)),
+        };
+        let Some(entries) = inherited(&live, manager) else {
+            let message = "there is nothing to inherit any more".to_owned();
+            return Err(WriteError::Stale { object, message });
+        };
+        let patch = json!([
+            {"op": "test", "path": "/metadata/uid", "value": uid},
+            {"op": "test", "path": "/metadata/resourceVersion", "value": live["metadata"]["resourceVersion"]},
+            {"op": "replace", "path": "/metadata/managedFields", "value": entries},
+        ]);
+        self.patch(resource, object, uid, &patch, deadline).await
     }
 
     /// Lets the index know what the server answered.

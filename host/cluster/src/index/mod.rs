@@ -19,6 +19,7 @@ use std::{
 
 use dask_wasm_operator_core::{
     dask::{pod_summary_kind, summary},
+    inheritance::abridge,
     object::{GroupVersionKind, ManagedFields, NamespacedName, Object, ObjectKey, OwnerReference, WireObject},
     selector::Selector,
 };
@@ -207,8 +208,7 @@ impl Index {
         if *kind == pod_summary_kind() {
             object = summary(kind, &object);
         }
-        object.managed_fields.retain(is_own);
-        object.managed_fields.shrink_to_fit();
+        abridge(&mut object, is_own);
         let mut shared = lock(&self.shared);
         shared.labels.share(&mut object.metadata.labels);
         shared.owner_references.share(&mut object.metadata.owner_references);
@@ -323,7 +323,7 @@ pub(crate) fn version_of(object: &Object) -> u64 {
     object.metadata.resource_version.parse().unwrap_or(0)
 }
 
-/// Of the managed fields only those of our own managers are asked for.
+/// Of the managed fields those of our own managers are asked for.
 fn is_own(entry: &ManagedFields) -> bool {
     entry.manager.starts_with("dask-operator/") || entry.manager.starts_with("dask-plugin/")
 }

@@ -1,6 +1,7 @@
 //! The cluster side against a real API server: what is only true if Kubernetes behaves as the decisions say.
 
 mod applier;
+mod inheritance;
 mod lease;
 mod lost_answer;
 mod proxy;

@@ -25,7 +25,7 @@ const _: () = assert!(NAME_MAX == 53, "the length that clients of the Python ope
 
 /// The value of `spec.worker.replicas` that was last copied to the default group. The group's own value counts until the
 /// cluster's changes: scaling writes only the group.
-const COPIED_REPLICAS: &str = "operator.dask.org/copied-replicas";
+pub(crate) const COPIED_REPLICAS: &str = "operator.dask.org/copied-replicas";
 
 /// What the Python operator has dealt with, as JSON.
 const KOPF_LAST_HANDLED: &str = "kopf.zalando.org/last-handled-configuration";

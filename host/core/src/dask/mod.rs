@@ -21,10 +21,12 @@ mod worker_set;
 mod workergroup;
 
 pub use allocation::WorkerAllocation;
+pub(crate) use cluster::COPIED_REPLICAS;
 pub use metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, EXCLUDED_PREFIXES, WORKER_GROUP_NAME_LABEL};
 pub use pods::{pod_summary_kind, pod_summary_resource, summary};
 pub(crate) use status::{INVALID_NAME, OUTDATED};
-pub use template::{Settled, TEMPLATE_HASH, settle};
+pub use template::{Settled, TEMPLATE_HASH, TemplateAnswers, TemplateQuestion, settle};
+pub(crate) use worker_set::{WORKER_ORDINALS, without_workers};
 
 use std::time::Duration;
 

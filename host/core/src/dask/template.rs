@@ -9,11 +9,13 @@
 //! A pod that we make ourselves, the runner of a job, is its own template: Kubernetes refuses most changes of it, and one that
 //! it allows (another image) would restart the job.
 
+use std::collections::{BTreeSet, HashMap};
+
 use serde_json::{Value, json};
 
 use super::{deployment_kind, pod_kind};
 use crate::{
-    fields::{contains, held_entries, held_part, stable_digest},
+    fields::{fingerprint, held_entries, held_part, stable_digest},
     object::{GroupVersionKind, ManagedFields, Object},
     wanted::{OnNewTemplate, WantedChild, target},
 };
@@ -32,31 +34,94 @@ pub enum Settled {
     Apply(WantedChild),
     /// Made from another template: its metadata is to be applied, the rest says what there is already.
     Outdated(WantedChild),
+    /// Made by the Python operator: what that set is to become ours first.
+    Inherit(WantedChild),
 }
 
 impl Settled {
     /// What is to be applied.
     pub fn child(&self) -> &WantedChild {
-        let (Self::Apply(child) | Self::Outdated(child)) = self;
+        let (Self::Apply(child) | Self::Outdated(child) | Self::Inherit(child)) = self;
         child
     }
 }
 
-/// Where a kind holds a pod spec that is changed on purpose only.
-fn pod_spec_of(kind: &GroupVersionKind) -> Option<&'static str> {
+/// Whether a live object without a stamp was made from the present template. Only the API server knows: it leaves out zeros,
+/// writes quantities in its own way and fills in defaults. So it is asked what would become of the object.
+#[derive(Clone, Debug)]
+pub struct TemplateQuestion {
+    /// What would be applied.
+    pub body: Value,
+    path: &'static str,
+    uid: String,
+    template: Value,
+}
+
+impl TemplateQuestion {
+    /// None: there is nothing to ask.
+    pub fn about(child: &WantedChild, live: &Object, manager: &str) -> Option<Self> {
+        let (_, path) = pod_spec_of(&target(&child.object).0)?;
+        if child.on_new_template == OnNewTemplate::Apply || live.metadata.annotations.contains_key(TEMPLATE_HASH) {
+            return None;
+        }
+        let template = live.to_value().pointer(path).cloned().unwrap_or_default();
+        let mut body = settle(child.clone(), Some(live), manager, Some(true)).child().object.clone();
+        body["metadata"]["uid"] = json!(live.metadata.uid);
+        if path == "/spec" {
+            // A pod's own values would be sent back, whatever is wanted.
+            body["spec"] = child.object["spec"].clone();
+        }
+        Some(Self { body, path, uid: live.metadata.uid.clone(), template })
+    }
+
+    /// The answer, from how the object would look.
+    pub fn is_same(&self, object: &Object) -> bool {
+        object.to_value().pointer(self.path) == Some(&self.template)
+    }
+
+    fn digest(&self) -> u64 {
+        fingerprint(&json!([self.body["spec"], self.template]))
+    }
+}
+
+/// Answers to [`TemplateQuestion`]s. They are lost in a restart, and asked for again.
+#[derive(Debug, Default)]
+pub struct TemplateAnswers(HashMap<String, (u64, bool)>);
+
+impl TemplateAnswers {
+    /// The answer, if it was given to the very question.
+    pub fn get(&self, question: &TemplateQuestion) -> Option<bool> {
+        let (digest, is_same) = self.0.get(&question.uid)?;
+        (*digest == question.digest()).then_some(*is_same)
+    }
+
+    /// Remembers an answer.
+    pub fn note(&mut self, question: &TemplateQuestion, is_same: bool) {
+        self.0.insert(question.uid.clone(), (question.digest(), is_same));
+    }
+
+    /// Forgets everything about objects that are no longer there.
+    pub fn keep_only(&mut self, uids: &BTreeSet<&str>) {
+        self.0.retain(|uid, _| uids.contains(uid.as_str()));
+    }
+}
+
+/// Where a kind holds a pod spec that is changed on purpose only, and what makes new pods when it changes.
+fn pod_spec_of(kind: &GroupVersionKind) -> Option<(&'static str, &'static str)> {
     if kind.same_kind(&deployment_kind()) {
-        Some("/spec/template/spec")
+        Some(("/spec/template/spec", "/spec/template"))
     } else if kind.same_kind(&pod_kind()) {
-        Some("/spec")
+        Some(("/spec", "/spec"))
     } else {
         None
     }
 }
 
-/// Stamps a Deployment or a pod with its template's hash and decides whether it may be applied. Other kinds pass.
-pub fn settle(mut child: WantedChild, live: Option<&Object>, manager: &str) -> Settled {
+/// Stamps a Deployment or a pod with its template's hash and decides whether it may be applied. Other kinds pass. `is_same`
+/// is the answer to the [`TemplateQuestion`], if there was one.
+pub fn settle(mut child: WantedChild, live: Option<&Object>, manager: &str, is_same: Option<bool>) -> Settled {
     let kind = target(&child.object).0;
-    let Some(path) = pod_spec_of(&kind) else { return Settled::Apply(child) };
+    let Some((path, _)) = pod_spec_of(&kind) else { return Settled::Apply(child) };
     let pod = child.object.pointer(path).cloned().unwrap_or_default();
     let hash = format!("v1:{}", &stable_digest(&pod)[..DIGITS]);
     let Some(live) = live else {
@@ -66,8 +131,8 @@ pub fn settle(mut child: WantedChild, live: Option<&Object>, manager: &str) -> S
     let live_value = live.to_value();
     let same = match live.metadata.annotations.get(TEMPLATE_HASH) {
         Some(stamped) => *stamped == hash,
-        // Somebody removed the stamp: it can be put back if nothing would change by it.
-        None => contains(live_value.pointer(path).unwrap_or(&Value::Null), &pod),
+        // Somebody removed the stamp, or made the object without: nothing of its template may change by it.
+        None => is_same == Some(true),
     };
     if !same && child.on_new_template != OnNewTemplate::Apply {
         leave_alone(&mut child.object, live, &live_value, manager);
@@ -96,8 +161,7 @@ fn keep_pod(wanted: &mut Value, live: &Object, live_value: &Value, manager: &str
     }
 }
 
-/// Only metadata is applied, and what was applied before stays ours. What somebody else made keeps its fields: we hold none,
-/// so none is taken from its maker.
+/// Only metadata is applied, and what was applied or inherited before stays ours. Where we hold nothing, nothing is taken.
 fn leave_alone(wanted: &mut Value, live: &Object, live_value: &Value, manager: &str) {
     match held_spec(live, live_value, manager) {
         Some(spec) => wanted["spec"] = spec,

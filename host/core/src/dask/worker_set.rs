@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::fields::hex;
 
 /// Annotation on a DaskWorkerGroup that records the set.
-pub(super) const WORKER_ORDINALS: &str = "operator.dask.org/worker-ordinals";
+pub(crate) const WORKER_ORDINALS: &str = "operator.dask.org/worker-ordinals";
 
 /// How many ordinals are tried when the record is lost and is made again from the names of the workers.
 const RECOVERY_BOUND: u32 = 100_000;
@@ -40,7 +40,9 @@ pub(super) struct WorkerSet {
 #[derive(Serialize, Deserialize)]
 struct Record {
     next: u32,
-    workers: String,
+    /// None: whatever workers there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    workers: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     adopted: BTreeSet<String>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
@@ -53,11 +55,11 @@ impl WorkerSet {
         Self { group, uid, next: 0, workers: BTreeMap::new(), retiring: BTreeSet::new() }
     }
 
-    /// From the annotation; none if it can't be read.
+    /// From the annotation; none if it can't be read, or does not say which workers there are.
     pub(super) fn parse(group: &str, uid: &str, text: &str) -> Option<Self> {
         let record: Record = serde_json::from_str(text).ok()?;
         let mut set = Self { next: record.next, ..Self::empty(group, uid) };
-        for range in record.workers.split(',').filter(|range| !range.is_empty()) {
+        for range in record.workers?.split(',').filter(|range| !range.is_empty()) {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
             let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
             if first > last || last >= record.next || last - first > RECOVERY_BOUND {
@@ -70,8 +72,14 @@ impl WorkerSet {
         Some(set)
     }
 
-    /// From the names of the workers that exist. Those that no ordinal gives are somebody else's names.
-    pub(super) fn recover<'a>(group: &str, uid: &str, names: impl Iterator<Item = &'a str>) -> Self {
+    /// From the names of the workers that exist, and what the annotation still says. Those that no ordinal gives are somebody
+    /// else's names.
+    pub(super) fn recover<'a>(
+        group: &str,
+        uid: &str,
+        text: Option<&str>,
+        names: impl Iterator<Item = &'a str>,
+    ) -> Self {
         let mut names: BTreeSet<&str> = names.collect();
         let mut set = Self::empty(group, uid);
         let bound = if names.is_empty() { 0 } else { RECOVERY_BOUND };
@@ -85,6 +93,8 @@ impl WorkerSet {
             }
         }
         names.into_iter().for_each(|name| set.adopt(name));
+        let record = text.and_then(|text| serde_json::from_str::<Record>(text).ok());
+        set.next = set.next.max(record.map_or(0, |record| record.next));
         set
     }
 
@@ -103,8 +113,12 @@ impl WorkerSet {
             write!(ranges, "{comma}{range}").expect("writing to a string does not fail");
         }
         let adopted = self.workers.iter().filter(|(_, ordinal)| ordinal.is_none()).map(|(name, _)| name.clone());
-        let record =
-            Record { next: self.next, workers: ranges, adopted: adopted.collect(), retiring: self.retiring.clone() };
+        let record = Record {
+            next: self.next,
+            workers: Some(ranges),
+            adopted: adopted.collect(),
+            retiring: self.retiring.clone(),
+        };
         serde_json::to_string(&record).expect("a record of numbers and texts is JSON")
     }
 
@@ -164,6 +178,14 @@ impl WorkerSet {
     fn insert(&mut self, ordinal: u32) {
         self.workers.insert(worker_name(&self.group, &self.uid, ordinal), Some(ordinal));
     }
+}
+
+/// What stays of the record when another operator makes and removes workers: which ordinals were handed out. None if it
+/// can't be read.
+pub(crate) fn without_workers(text: &str) -> Option<String> {
+    let Record { next, .. } = serde_json::from_str(text).ok()?;
+    let record = Record { next, workers: None, adopted: BTreeSet::new(), retiring: BTreeSet::new() };
+    serde_json::to_string(&record).ok()
 }
 
 /// Name of a worker's Deployment.
@@ -231,8 +253,21 @@ mod tests {
         let mut set = WorkerSet::empty("g", "uid");
         set.grow(6);
         without(&mut set, &[0, 2]);
-        assert_eq!(WorkerSet::recover("g", "uid", set.names().into_iter()), set);
+        assert_eq!(WorkerSet::recover("g", "uid", None, set.names().into_iter()), set);
         set.adopt("g-worker-python");
-        assert_eq!(WorkerSet::recover("g", "uid", set.names().into_iter()), set);
+        assert_eq!(WorkerSet::recover("g", "uid", None, set.names().into_iter()), set);
+    }
+
+    #[test]
+    fn what_another_operator_made_of_the_workers_counts_and_no_ordinal_is_handed_out_again() {
+        let mut set = WorkerSet::empty("g", "uid");
+        set.grow(6);
+        let text = without_workers(&set.to_text()).unwrap();
+        assert_eq!((text.as_str(), WorkerSet::parse("g", "uid", &text)), (r#"{"next":6}"#, None));
+        let names = [worker_name("g", "uid", 1), "g-worker-python".to_owned()];
+        let mut set = WorkerSet::recover("g", "uid", Some(&text), names.iter().map(String::as_str));
+        set.grow(3);
+        assert_eq!(ordinals(&set), [1, 6]);
+        assert_eq!(without_workers("odd"), None);
     }
 }

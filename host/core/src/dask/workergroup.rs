@@ -178,7 +178,7 @@ fn workers(seen: &Snapshot) -> WorkerSet {
     };
     let mut workers = recorded.and_then(|text| WorkerSet::parse(name, uid, text)).unwrap_or_else(|| {
         let names = seen.children.iter().filter(is_worker).map(|child| child.metadata.name.as_str());
-        WorkerSet::recover(name, uid, names)
+        WorkerSet::recover(name, uid, recorded.map(String::as_str), names)
     });
     let others =
         |child: &&Arc<Object>| is_worker(child) && !child.is_being_deleted() && !workers.contains(&child.metadata.name);

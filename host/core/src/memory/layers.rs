@@ -90,3 +90,15 @@ pub(super) fn take_conflicts(theirs: &mut Value, forced: &Value) {
         forced => forced.is_none_or(|forced| forced == value),
     });
 }
+
+/// Takes the fields of a set out of an object, and what is empty without them.
+pub(super) fn take_held(object: &mut Value, held: &Value) {
+    let (Some(fields), Some(held)) = (object.as_object_mut(), held.as_object()) else { return };
+    fields.retain(|name, value| match held.get(&format!("f:{name}")) {
+        Some(below) if value.is_object() && below.as_object().is_some_and(|below| !below.is_empty()) => {
+            take_held(value, below);
+            value.as_object().is_some_and(|left| !left.is_empty())
+        }
+        held => held.is_none(),
+    });
+}

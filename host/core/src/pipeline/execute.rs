@@ -23,7 +23,9 @@ impl Pipeline<'_> {
     /// Drops what is remembered of children that are gone.
     pub(super) fn forget_lost_children(&self, state: &mut SubjectState, seen: &Snapshot) {
         let children = seen.children.iter().map(|child| child.metadata.uid.as_str());
-        state.memory.keep_only(&children.chain([seen.subject.metadata.uid.as_str()]).collect());
+        let uids = children.chain([seen.subject.metadata.uid.as_str()]).collect();
+        state.memory.keep_only(&uids);
+        state.templates.keep_only(&uids);
     }
 
     pub(super) fn plan(

@@ -8,15 +8,16 @@ mod guest;
 mod native;
 mod status;
 mod takeover;
+mod templates;
 
 pub use guest::MountedHandler;
-pub use takeover::KOPF_FINALIZER;
+pub use takeover::{KOPF_FINALIZER, handed_back};
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{
     contract::EventNote,
-    dask::{Environment, Reconciler, Settled},
+    dask::{Environment, Reconciler, Settled, TemplateAnswers},
     object::{GroupVersionKind, NamespacedName, Object},
     plan::Memory,
     plugin::Handled,
@@ -68,6 +69,8 @@ pub struct Pipeline<'a> {
 pub struct SubjectState {
     uid: String,
     memory: Memory,
+    /// Of a native reconciler: what the API server has said of templates.
+    templates: TemplateAnswers,
     backoff: Backoff,
     /// What the last pass left behind.
     findings: Findings,
@@ -120,6 +123,13 @@ impl SubjectState {
         self.replies.note(call, result, now);
     }
 
+    /// Forgets what is remembered of another object of the same name.
+    fn is_about(&mut self, subject: &Object) {
+        if self.uid != subject.metadata.uid {
+            *self = Self { uid: subject.metadata.uid.clone(), ..Self::default() };
+        }
+    }
+
     /// Whether anything is remembered that must not be dropped with the subject.
     pub fn is_spent(&self) -> bool {
         self.last_seen.is_none() && self.uid.is_empty()
@@ -151,10 +161,11 @@ impl Pipeline<'_> {
     /// Looks at one subject and does what is left to do. `now` is in milliseconds since the Unix epoch.
     pub async fn reconcile(&self, handler: &Handler, at: &NamespacedName, state: &mut SubjectState, now: u64) -> Pass {
         let subject = self.observed.get(&handler.subject(), at);
-        if let (Some(subject), Handler::Native(reconciler)) = (&subject, handler)
-            && let Some(pass) = self.take_over(*reconciler, subject, state, now).await
-        {
-            return pass;
+        if let (Some(subject), Handler::Native(reconciler)) = (&subject, handler) {
+            state.is_about(subject);
+            if let Some(pass) = self.take_over(*reconciler, subject, state, now).await {
+                return pass;
+            }
         }
         let Some(subject) = subject.filter(|subject| !subject.is_being_deleted()) else {
             return match handler {
@@ -165,9 +176,7 @@ impl Pipeline<'_> {
                 }
             };
         };
-        if state.uid != subject.metadata.uid {
-            *state = SubjectState { uid: subject.metadata.uid.clone(), ..SubjectState::default() };
-        }
+        state.is_about(&subject);
         let mut pass = match handler {
             Handler::Native(reconciler) => self.reconcile_native(*reconciler, &subject, state, now).await,
             Handler::Plugin(handler) => self.reconcile_plugin(handler, &subject, state, now).await,

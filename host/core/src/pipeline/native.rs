@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Pass, Pipeline, SubjectState, execute::adopt};
+use super::{Pass, Pipeline, SubjectState};
 use crate::{
     action::WriteError,
-    dask::{INVALID_NAME, Lookup, PAUSED, Reconciler, Settled, field_manager, settle},
-    object::{NamespacedName, Object},
-    wanted::{Problem, Snapshot, WantedChild, target},
+    dask::{INVALID_NAME, Lookup, PAUSED, Reconciler, Settled, field_manager},
+    object::Object,
+    wanted::{Problem, Snapshot, target},
 };
 
 impl Pipeline<'_> {
@@ -28,11 +28,20 @@ impl Pipeline<'_> {
         self.forget_lost_children(state, &seen);
         let mut wanted = reconciler.reconcile(&seen, self.environment);
         if !wanted.drafts.is_empty() {
-            let drafts = self.settle_children(std::mem::take(&mut wanted.drafts), &seen, &manager);
+            let drafts = match self.settle_children(std::mem::take(&mut wanted.drafts), &seen, &manager, state).await {
+                Ok(drafts) => drafts,
+                Err(error) => return unanswered(reconciler, subject, &error, state),
+            };
             seen.outdated = Some(outdated(&drafts));
             wanted = reconciler.reconcile(&seen, self.environment);
         }
-        let settled = wanted.children.take().map(|children| self.settle_children(children, &seen, &manager));
+        let settled = match wanted.children.take() {
+            Some(children) => match self.settle_children(children, &seen, &manager, state).await {
+                Ok(settled) => Some(settled),
+                Err(error) => return unanswered(reconciler, subject, &error, state),
+            },
+            None => None,
+        };
         let mut plan = self.plan(&manager, true, state, &seen, wanted.subject.as_ref(), settled.as_deref());
         self.plan_fields(&manager, state, &wanted.fields, &mut plan);
         if wanted.delete_subject {
@@ -62,28 +71,6 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Makes children the subject's, and compares their templates with the live ones.
-    fn settle_children(&self, mut children: Vec<WantedChild>, seen: &Snapshot, manager: &str) -> Vec<Settled> {
-        adopt(&mut children, &seen.subject);
-        let settle = |child: WantedChild| {
-            let live = self.live_child(&child, seen, manager);
-            let (kind, name) = target(&child.object);
-            // One that vanished from our watches may have lost only the label by which it is watched: that is put back and no
-            // pod restarts. If it is gone, the precondition on its uid says so.
-            let live = live.as_ref().or_else(|| seen.former_child(&kind, name)).map(Arc::as_ref);
-            settle(child, live, manager)
-        };
-        children.into_iter().map(settle).collect()
-    }
-
-    /// The child as it is, also if somebody took its owner reference.
-    fn live_child(&self, child: &WantedChild, seen: &Snapshot, manager: &str) -> Option<Arc<Object>> {
-        let (kind, name) = target(&child.object);
-        let at = NamespacedName { namespace: seen.subject.metadata.namespace.clone(), name: name.to_owned() };
-        let ours = |live: &Arc<Object>| live.metadata.controller().is_none() && live.applied_by(manager).is_some();
-        seen.child(&kind, name).cloned().or_else(|| self.observed.get(&kind, &at).filter(ours))
-    }
-
     pub(super) fn observe_native(&self, reconciler: Reconciler, subject: &Arc<Object>, now: u64) -> Snapshot {
         let mut seen = self.snapshot(subject, &reconciler.children(), now);
         for (name, lookup) in reconciler.lookups(subject, &seen.children) {
@@ -95,6 +82,13 @@ impl Pipeline<'_> {
         }
         seen
     }
+}
+
+/// Nothing is done before it is known what would restart pods.
+fn unanswered(reconciler: Reconciler, subject: &Object, error: &WriteError, state: &mut SubjectState) -> Pass {
+    let retry = state.backoff.fail(&subject.metadata.uid, None, None);
+    state.findings.problems = problem(reconciler, subject, error).into_iter().collect();
+    Pass { retry: Some(retry), findings: state.findings.clone(), ..Pass::default() }
 }
 
 fn outdated(settled: &[Settled]) -> BTreeSet<String> {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::Pipeline;
+use super::{Pipeline, takeover::Hold};
 use crate::{
     action::{Action, Apply, ApplyTarget, WriteError},
     contract::{EventNote, EventSeverity},
@@ -28,6 +28,10 @@ impl Pipeline<'_> {
         let kind = reconciler.subject();
         let subject = self.observed.get(&kind, at).filter(|subject| !subject.is_being_deleted());
         let (Some(subject), Some(resource)) = (subject, self.observed.resource(&kind)) else { return Ok(Vec::new()) };
+        // What tells no problems says nothing of what is somebody else's.
+        if !reconciler.has_conditions() && !matches!(self.hold_by_cluster(reconciler, &subject, now), Hold::Ours) {
+            return Ok(Vec::new());
+        }
         let seen = self.observe_native(reconciler, &subject, now);
         let mut status = reconciler.status(&seen, findings);
         let has_subresource = self.observed.has_status(&kind);

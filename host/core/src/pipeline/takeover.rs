@@ -7,10 +7,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde_json::{Map, Value};
+
 use super::{Pass, Pipeline, SubjectState};
 use crate::{
     action::{Action, WriteError},
-    dask::{Reconciler, cluster_kind},
+    dask::{COPIED_REPLICAS, Reconciler, WORKER_ORDINALS, cluster_kind, without_workers},
     object::{NamespacedName, Object},
     time::{epoch_millis, rfc3339},
     wanted::{Findings, Problem},
@@ -29,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const TRUCE: Duration = Duration::from_secs(30);
 
 /// Whose an object is.
-enum Hold {
+pub(super) enum Hold {
     Ours,
     /// The Python operator's, as far as is known.
     Theirs,
@@ -67,15 +69,16 @@ impl Pipeline<'_> {
         let is_ending = subject.is_being_deleted();
         let alive = !is_ending;
         let later = |delay| Some(Pass { alive, requeue_after: Some(delay), ..Pass::default() });
-        // The Python operator looks after all of a cluster or nothing of it. Groups have no finalizer, and a cluster has one.
-        match self.cluster_of(reconciler, subject).map(|cluster| Hold::of(&cluster, now)) {
-            None | Some(Hold::Ours) => {}
-            _ if self.environment.force_takeover => {}
-            Some(Hold::Watched(left)) => return later(left),
-            Some(Hold::Theirs | Hold::TakenBack(_)) => return Some(Pass { alive, ..Pass::default() }),
-        }
-        match Hold::of(subject, now) {
-            Hold::Ours => return None,
+        // The cluster's own reconciler frees it.
+        let own = if reconciler == Reconciler::IdleShutdown { Hold::Ours } else { Hold::of(subject, now) };
+        match own {
+            Hold::Ours if is_ending => return None,
+            // The Python operator looks after all of a cluster or nothing of it.
+            Hold::Ours => match self.hold_by_cluster(reconciler, subject, now) {
+                Hold::Ours => return None,
+                Hold::Watched(left) | Hold::TakenBack(left) => return later(left),
+                Hold::Theirs => return later(PATIENCE),
+            },
             Hold::Watched(_) if is_ending || self.environment.force_takeover => return None,
             Hold::Watched(left) => return later(left),
             Hold::TakenBack(left) if !is_ending && !self.environment.force_takeover => {
@@ -112,16 +115,37 @@ impl Pipeline<'_> {
         })
     }
 
-    /// The cluster that decides about a subject that does not decide by itself.
-    fn cluster_of(&self, reconciler: Reconciler, subject: &Object) -> Option<std::sync::Arc<Object>> {
+    /// Whose a subject is, as far as its cluster decides that: groups and jobs have no finalizer of kopf, and what is done for a
+    /// cluster is not begun before the cluster is ours.
+    pub(super) fn hold_by_cluster(&self, reconciler: Reconciler, subject: &Object, now: u64) -> Hold {
         let name = match reconciler {
-            Reconciler::IdleShutdown => &subject.metadata.name,
-            Reconciler::WorkerGroup => &subject.metadata.controller()?.name,
-            Reconciler::Cluster | Reconciler::Job | Reconciler::Autoscaler => return None,
+            Reconciler::Cluster => None,
+            Reconciler::IdleShutdown | Reconciler::Job => Some(subject.metadata.name.clone()),
+            // A new one belongs to its cluster before that owns it.
+            Reconciler::WorkerGroup | Reconciler::Autoscaler => subject
+                .field::<Value>("spec")
+                .and_then(Result::ok)
+                .and_then(|spec| spec.get("cluster").and_then(Value::as_str).map(str::to_owned)),
         };
-        let at = NamespacedName { namespace: subject.metadata.namespace.clone(), name: name.clone() };
-        self.observed.get(&cluster_kind(), &at)
+        let at = name.map(|name| NamespacedName { namespace: subject.metadata.namespace.clone(), name });
+        match at.and_then(|at| self.observed.get(&cluster_kind(), &at)) {
+            Some(cluster) if !self.environment.force_takeover => Hold::of(&cluster, now),
+            _ => Hold::Ours,
+        }
     }
+}
+
+/// What becomes of an object's annotations when the Python operator takes over: a merge patch. What is recorded of numbers and
+/// workers will be outdated after a return, and what is there counts then.
+pub fn handed_back(annotations: &Map<String, Value>) -> Map<String, Value> {
+    let records = [TAKEN_OVER_AT, COPIED_REPLICAS, WORKER_ORDINALS];
+    let present = records.into_iter().filter_map(|name| Some((name, annotations.get(name)?)));
+    let left = present.map(|(name, value)| {
+        // No worker gets the name of one that has gone.
+        let left = value.as_str().filter(|_| name == WORKER_ORDINALS).and_then(without_workers);
+        (name.to_owned(), left.into())
+    });
+    left.collect()
 }
 
 fn position(object: &Object) -> Option<usize> {

@@ -261,6 +261,8 @@ impl Controller {
             inner.findings.remove(&key);
             inner.publishing.remove(&key);
             inner.waiting.remove(&key);
+            // Something may still be in the way of its end.
+            self.schedule(&mut inner, Work::Reconcile(reconciler), at, &pass);
             return;
         }
         if pass.findings.problems.iter().any(|problem| problem.reason.starts_with("Cluster")) {

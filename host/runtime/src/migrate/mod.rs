@@ -43,7 +43,7 @@ pub struct MigrationSettings {
     pub migration: Migration,
     /// How to reach the API server.
     pub connection: Connection,
-    /// Namespace of this operator's Lease; none: that of the connection.
+    /// Namespace of this operator's Lease; none: any.
     pub operator_namespace: Option<String>,
 }
 
@@ -177,13 +177,14 @@ async fn to_python(site: &Site, path: Option<PathBuf>) -> Result<(), Failure> {
     install(site, &definitions).await?;
     for kind in Kind::STAMPED {
         for object in site.list(kind).await? {
+            if let Some(patch) = stamp::hand_back(&object, &suspended) {
+                site.annotate(kind, &object, &patch).await?;
+            }
             let name = objects::name(&object);
-            match stamp::stamp(&object, &suspended) {
-                Some(patch) => {
-                    site.annotate(kind, &object, &patch).await?;
-                    print(&format!("kept       {name}\n"))?;
-                }
-                None => print(&format!("new        {name}: the Python operator will make what belongs to it\n"))?,
+            if stamp::is_handled(&object, &suspended) {
+                print(&format!("kept       {name}\n"))?;
+            } else {
+                print(&format!("new        {name}: the Python operator will make what belongs to it\n"))?;
             }
         }
     }

@@ -71,26 +71,33 @@ pub(super) fn dask_object(object: &Value) -> Vec<Finding> {
         findings.push(fine(title(), "has kopf's finalizer, which the takeover removes"));
     }
     match text(object, "/kind") {
-        "DaskCluster" => {
-            let service = format!("{}-scheduler", text(object, "/metadata/name"));
-            if let Err(problem) = check_dns_label(&service) {
+        "DaskCluster" => findings.extend(service_name(object, "its Service")),
+        "DaskWorkerGroup" => {
+            if let Err(problem) = check_dns_label(text(object, "/metadata/name")) {
                 let message =
-                    format!("its Service can't be named {service}, which {problem}; make it anew by a shorter name");
+                    format!("its workers can't carry its name as a label: it {problem}; make it anew by another name");
                 findings.push(attention(title(), message));
             }
         }
         "DaskJob" => {
+            findings.extend(service_name(object, "the Service of its cluster"));
             let status = text(object, "/status/jobStatus");
             if !["Successful", "Failed"].contains(&status) {
                 let status = if status.is_empty() { "without a status" } else { status };
-                let message =
-                    format!("is not over ({status}); let it end, or delete it, while the Python operator runs");
-                findings.push(attention(title(), message));
+                findings.push(fine(title(), &format!("is not over ({status}), and goes on after the takeover")));
             }
         }
         _ => {}
     }
     findings
+}
+
+/// About a name from which that of a scheduler's Service is made.
+fn service_name(object: &Value, what: &str) -> Option<Finding> {
+    let service = format!("{}-scheduler", text(object, "/metadata/name"));
+    let problem = check_dns_label(&service).err()?;
+    let message = format!("{what} can't be named {service}, which {problem}; make it anew by another name");
+    Some(attention(name(object), message))
 }
 
 /// Whether a Deployment runs the Python operator: by its chart's label or image, or by the command of a container.
@@ -143,17 +150,21 @@ mod tests {
     }
 
     #[test]
-    fn jobs_that_run_and_names_that_are_too_long_need_attention() {
+    fn jobs_that_run_go_on_and_names_that_are_too_long_need_attention() {
         let job =
             |status: Value| json!({"kind": "DaskJob", "metadata": {"name": "j", "namespace": "n"}, "status": status});
         assert!(dask_object(&job(json!({"jobStatus": "Successful"}))).is_empty());
         let running = dask_object(&job(json!({"jobStatus": "Running"})));
-        assert!(running[0].needs_attention && running[0].message.contains("(Running)"), "{running:?}");
-        assert!(dask_object(&job(json!({})))[0].needs_attention);
-        let cluster =
-            |length| json!({"kind": "DaskCluster", "metadata": {"name": "x".repeat(length), "namespace": "n"}});
-        assert!(dask_object(&cluster(53)).is_empty());
-        assert!(dask_object(&cluster(54))[0].needs_attention);
+        assert!(!running[0].needs_attention && running[0].message.contains("(Running)"), "{running:?}");
+        let named = |kind: &str, name: &str| {
+            let status = json!({"jobStatus": "Successful"});
+            dask_object(&json!({"kind": kind, "metadata": {"name": name, "namespace": "n"}, "status": status}))
+        };
+        for (kind, longest) in [("DaskCluster", 53), ("DaskJob", 53), ("DaskWorkerGroup", 63)] {
+            assert!(named(kind, &"x".repeat(longest)).is_empty(), "{kind}");
+            assert!(named(kind, &"x".repeat(longest + 1))[0].needs_attention, "{kind}");
+            assert!(named(kind, "with.dot")[0].needs_attention, "{kind}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a migration reads from the API server and writes to it.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -89,7 +90,8 @@ impl Kind {
 pub(super) struct Site {
     clients: Clients,
     discovery: Discovery,
-    operator_namespace: String,
+    /// Namespace of this operator's Lease; none: any.
+    operator_namespace: Option<String>,
 }
 
 impl Site {
@@ -98,8 +100,7 @@ impl Site {
         let started = Discovery::start(clients.unary.clone()).await;
         let discovery =
             started.map_err(|error| Failure::Unreachable { server: clients.server.clone(), source: error.into() })?;
-        let operator_namespace = settings.operator_namespace.clone().unwrap_or_else(|| clients.namespace.clone());
-        Ok(Self { clients, discovery, operator_namespace })
+        Ok(Self { clients, discovery, operator_namespace: settings.operator_namespace.clone() })
     }
 
     fn everywhere(&self, kind: Kind) -> Api<DynamicObject> {
@@ -211,37 +212,45 @@ impl Site {
         }
     }
 
-    /// Looks whether the Lease is renewed: a holder that ended without giving it back does not count.
+    /// Looks whether a Lease is renewed: a holder that ended without giving it back does not count.
     pub(super) async fn refuse_while_ours_runs(&self) -> Result<(), Failure> {
-        let settings = LeaseSettings::new(&self.operator_namespace, String::new());
-        let api = self.within(Kind::LEASE, &settings.namespace);
-        let read = async || {
-            let lease = api.get_opt(&settings.name).await.context("reading the operator's Lease")?;
-            let lease = lease.map(serde_json::to_value).transpose().context("reading the operator's Lease")?;
-            Ok::<_, anyhow::Error>(lease.filter(|lease| !text(lease, "/spec/holderIdentity").is_empty()))
-        };
-        let Some(first) = read().await? else { return Ok(()) };
+        let duration = LeaseSettings::new("", String::new()).duration;
+        let mut held = self.held_leases().await?;
         let renewed = async {
-            loop {
+            while !held.is_empty() {
                 sleep(LOOK_INTERVAL).await;
-                match read().await? {
-                    None => return Ok(None),
-                    Some(lease) if lease["spec"] != first["spec"] => return Ok::<_, anyhow::Error>(Some(lease)),
-                    Some(_) => {}
+                let now = self.held_leases().await?;
+                // One that was given back is nobody's; one that somebody took since then is renewed soon.
+                held.retain(|namespace, _| now.contains_key(namespace));
+                let is_renewed =
+                    |(namespace, spec): &(&String, &Value)| held.get(*namespace).is_some_and(|old| old != *spec);
+                if let Some((namespace, spec)) = now.iter().find(is_renewed) {
+                    let holder = text(spec, "/holderIdentity").to_owned();
+                    return Err(MigrateError::OursRuns { holder, namespace: namespace.clone() }.into());
                 }
             }
+            Ok(())
         };
-        match timeout(settings.duration, renewed).await {
-            Err(_) => Ok(()),
-            Ok(renewed) => match renewed? {
-                None => Ok(()),
-                Some(lease) => Err(MigrateError::OursRuns {
-                    holder: text(&lease, "/spec/holderIdentity").to_owned(),
-                    namespace: settings.namespace,
-                }
-                .into()),
-            },
-        }
+        timeout(duration, renewed).await.unwrap_or(Ok(()))
+    }
+
+    /// What the Leases of operators of this kind say that somebody holds, by namespace.
+    async fn held_leases(&self) -> anyhow::Result<BTreeMap<String, Value>> {
+        let name = LeaseSettings::new("", String::new()).name;
+        let api = match &self.operator_namespace {
+            Some(namespace) => self.within(Kind::LEASE, namespace),
+            None => self.everywhere(Kind::LEASE),
+        };
+        let parameters = ListParams::default().fields(&format!("metadata.name={name}"));
+        let leases = api
+            .list(&parameters)
+            .await
+            .context("reading the operator's Lease; --operator-namespace names its namespace")?;
+        let held = leases.items.into_iter().filter_map(|lease| {
+            let spec = lease.data.get("spec").filter(|spec| !text(spec, "/holderIdentity").is_empty())?.clone();
+            Some((lease.metadata.namespace?, spec))
+        });
+        Ok(held.collect())
     }
 }
 

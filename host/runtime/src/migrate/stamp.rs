@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use dask_wasm_operator_core::pipeline::handed_back;
 use serde_json::{Map, Value, json};
 
 use super::objects::text;
@@ -28,19 +29,29 @@ fn noted_status(kind: &str) -> Option<&'static str> {
     }
 }
 
-/// The merge patch that makes kopf take an object for handled. None: it is to be handled there, or nothing comes of it.
+/// The merge patch that hands an object over: what will not be true any more goes, and kopf takes what is handled for handled.
+/// None: nothing is to be written.
 ///
 /// `object` must be read with the Python operator's definitions installed: what these drop, kopf does not see. `suspended`:
 /// the jobs, `namespace/name`, that wait to be resumed, which it knows nothing of.
-pub(super) fn stamp(object: &Value, suspended: &BTreeSet<String>) -> Option<Value> {
-    is_handled(object, suspended).then(|| {
-        let noted = format!("{}\n", Value::Object(essence(object)));
-        json!({"metadata": {"annotations": {LAST_HANDLED: noted}}})
-    })
+pub(super) fn hand_back(object: &Value, suspended: &BTreeSet<String>) -> Option<Value> {
+    let mut object = object.clone();
+    let is_handled = is_handled(&object, suspended);
+    let annotations = object["metadata"].get_mut("annotations").and_then(Value::as_object_mut);
+    let mut patch = annotations.as_deref().map(handed_back).unwrap_or_default();
+    if let Some(annotations) = annotations {
+        annotations.extend(patch.clone());
+        annotations.retain(|_, value| !value.is_null());
+    }
+    if is_handled {
+        let noted = format!("{}\n", Value::Object(essence(&object)));
+        patch.insert(LAST_HANDLED.to_owned(), noted.into());
+    }
+    (!patch.is_empty()).then(|| json!({"metadata": {"annotations": patch}}))
 }
 
 /// Whether there is nothing left to be made of it.
-fn is_handled(object: &Value, suspended: &BTreeSet<String>) -> bool {
+pub(super) fn is_handled(object: &Value, suspended: &BTreeSet<String>) -> bool {
     let annotation = |name: &str| object["metadata"]["annotations"].get(name).is_some();
     match text(object, "/kind") {
         "DaskCluster" => !["", "Created"].contains(&text(object, "/status/phase")),
@@ -105,7 +116,7 @@ mod tests {
     use super::*;
 
     fn noted(object: &Value) -> Value {
-        let patch = stamp(object, &BTreeSet::new()).unwrap();
+        let patch = hand_back(object, &BTreeSet::new()).unwrap();
         serde_json::from_str(text(&patch["metadata"]["annotations"], "/kopf.zalando.org~1last-handled-configuration"))
             .unwrap()
     }
@@ -150,9 +161,32 @@ mod tests {
             ("DaskJob", json!({"jobStatus": "Successful"}), true),
             ("DaskAutoscaler", json!({}), false),
         ] {
-            assert_eq!(stamp(&object(kind, status.clone()), &none).is_some(), handled, "{kind} {status}");
+            assert_eq!(hand_back(&object(kind, status.clone()), &none).is_some(), handled, "{kind} {status}");
         }
         let waits = BTreeSet::from(["n/x".to_owned()]);
-        assert!(stamp(&object("DaskJob", json!({})), &waits).is_some(), "a suspended job would run");
+        assert!(hand_back(&object("DaskJob", json!({})), &waits).is_some(), "a suspended job would run");
+    }
+
+    #[test]
+    fn records_that_the_python_operator_would_make_untrue_go() {
+        let annotations = json!({
+            "operator.dask.org/copied-replicas": "3", "operator.dask.org/taken-over-at": "2026-11-22T18:30:00Z",
+            "operator.dask.org/worker-ordinals": r#"{"next":5,"workers":"0-2"}"#, "operator.dask.org/paused": "true",
+        });
+        let group = json!({"kind": "DaskWorkerGroup", "metadata": {"annotations": annotations}, "spec": {}});
+        let patch = hand_back(&group, &BTreeSet::new()).unwrap();
+        let annotations = &patch["metadata"]["annotations"];
+        let left = json!({
+            "operator.dask.org/copied-replicas": null, "operator.dask.org/taken-over-at": null,
+            "operator.dask.org/worker-ordinals": r#"{"next":5}"#, LAST_HANDLED: annotations[LAST_HANDLED],
+        });
+        assert_eq!(annotations, &left);
+        let expected =
+            json!({"operator.dask.org/worker-ordinals": r#"{"next":5}"#, "operator.dask.org/paused": "true"});
+        assert_eq!(noted(&group)["metadata"]["annotations"], expected, "as kopf will see it");
+        let autoscaler =
+            json!({"kind": "DaskAutoscaler", "metadata": {"annotations": {"operator.dask.org/taken-over-at": "x"}}});
+        let expected = json!({"metadata": {"annotations": {"operator.dask.org/taken-over-at": null}}});
+        assert_eq!(hand_back(&autoscaler, &BTreeSet::new()), Some(expected));
     }
 }

@@ -85,14 +85,32 @@ impl Site {
         .await
     }
 
-    async fn until_python(
+    async fn until_python<T>(
         &self,
         what: &str,
         python: &RunningPythonOperator,
-        condition: impl AsyncFnMut() -> anyhow::Result<Option<()>>,
-    ) -> anyhow::Result<()> {
+        condition: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+    ) -> anyhow::Result<T> {
         let reached = wait_for(what, PATIENCE, condition).await;
         reached.with_context(|| format!("log of the Python operator:\n{}", python.log()))
+    }
+
+    /// Waits until the Python operator has made this many workers of the default group.
+    async fn until_workers(&self, count: usize, python: &RunningPythonOperator) -> anyhow::Result<()> {
+        self.until_python(&format!("{count} workers"), python, async || {
+            let there = self.objects.list(DEPLOYMENT, &workers("simple-default")).await?;
+            Ok((there.len() == count).then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until the Python operator says this of a job.
+    async fn until_job(&self, name: &str, status: &str, python: &RunningPythonOperator) -> anyhow::Result<Value> {
+        self.until_python(&format!("job {name} {status}"), python, async || {
+            let job = self.objects.get(JOB, name).await?;
+            Ok((text(&job, "/status/jobStatus") == status).then_some(job))
+        })
+        .await
     }
 
     /// Kind, name and uid of everything, and of the pods.
@@ -112,7 +130,7 @@ impl Site {
         let output = Command::new(program()?)
             .arg("migrate")
             .args(arguments)
-            .args(["--operator-namespace", "default", "--kubeconfig"])
+            .arg("--kubeconfig")
             .arg(self.control_plane.kubeconfig_path())
             .stdin(Stdio::null())
             .output()
@@ -211,7 +229,8 @@ async fn a_cluster_goes_to_this_operator_and_back_and_a_job_that_has_ended_stays
     let objects = &site.objects;
     let crds_directory = site.python.crds_directory()?;
     let crds_directory = crds_directory.to_str().context("the path of the Python operator's chart")?;
-    let scope = ["--namespace", "default", "--operator-namespace", "default"];
+    // Not where somebody who migrates would look by chance.
+    let scope = ["--namespace", "default", "--operator-namespace", "kube-system"];
 
     let python = site.start_python()?;
     objects.create(&manifests::cluster("simple", 2)).await?;
@@ -247,7 +266,7 @@ async fn a_cluster_goes_to_this_operator_and_back_and_a_job_that_has_ended_stays
     // And back.
     let back = ["--to-python"];
     let (passed, report) = site.migrate(&back).await?;
-    ensure!(!passed && report.contains("this operator runs"), "{report}");
+    ensure!(!passed && report.contains("this operator runs") && report.contains("-n kube-system"), "{report}");
     operator.stop().await?;
     let before = site.identities().await?;
     for back in [&["--to-python", "--crds", crds_directory][..], &back] {
@@ -274,5 +293,161 @@ async fn a_cluster_goes_to_this_operator_and_back_and_a_job_that_has_ended_stays
     ensure!(!log.contains("DaskCluster simple created"), "the cluster was taken for a new one:\n{log}");
     ensure!(objects.find(CLUSTER, "done").await?.is_none(), "the job that has ended was run again");
     assert_eq!(text(&objects.get(JOB, "done").await?, "/status/jobStatus"), "Successful");
+
+    // Jobs run to their end there.
+    objects.create(&manifests::job("next")).await?;
+    site.until_python("the runner of a job", &python, async || objects.find(POD, "next-runner").await).await?;
+    for (phase, code, status) in [("Running", None, "Running"), ("Succeeded", Some(0), "Successful")] {
+        objects.run_runner("next-runner", phase, code).await?;
+        site.until_job("next", status, &python).await?;
+    }
+
+    // There once more: what has changed in between counts, and not what was recorded before.
+    objects.merge(CLUSTER, "simple", &json!({"spec": {"worker": {"replicas": 5}}})).await?;
+    site.until_workers(5, &python).await?;
+    objects.scale(GROUP, "simple-default", 6).await?;
+    site.until_workers(6, &python).await?;
+    drop(python);
+    let before = site.identities().await?;
+    let (passed, report) = site.migrate(&["--from-python", "--apply"]).await?;
+    ensure!(passed, "{report}");
+    let mut operator = Operator::start(site.control_plane.kubeconfig(), &scope)?;
+    operator.ready().await?;
+    site.until_free(CLUSTER).await?;
+    let group = objects
+        .until(GROUP, "simple-default", "ours with six workers", |group| {
+            group["metadata"]["annotations"]["operator.dask.org/copied-replicas"] == "5"
+                && group["status"]["replicas"] == 6
+        })
+        .await?;
+    assert_eq!(group["spec"]["worker"]["replicas"], 6);
+    let after = site.identities().await?;
+    for identity in &before {
+        ensure!(after.contains(identity), "{identity:?} is not what it was; log:\n{}", operator.log());
+    }
     Ok(())
+}
+
+/// A cluster as KubeCluster and users write it, with spellings that the API server writes in another way.
+fn spelled_otherwise() -> Value {
+    let mut cluster = manifests::cluster("simple", 2);
+    cluster["metadata"]["labels"] = json!({"team": "a"});
+    let scheduler = &mut cluster["spec"]["scheduler"];
+    scheduler["service"]["selector"]["old"] = "key".into();
+    let container = &mut scheduler["spec"]["containers"][0];
+    container["env"] = json!([{"name": "A", "value": ""}, {"name": "B", "value": "b"}]);
+    container["readinessProbe"] =
+        json!({"httpGet": {"port": "http-dashboard", "path": "/health"}, "initialDelaySeconds": 0});
+    let worker = &mut cluster["spec"]["worker"]["spec"];
+    worker["nodeSelector"] = json!({"disk": "ssd"});
+    worker["containers"][0]["stdin"] = false.into();
+    worker["containers"][0]["resources"] =
+        json!({"limits": {"cpu": 2, "memory": "1024Mi"}, "requests": {"cpu": "1000m"}});
+    cluster
+}
+
+#[tokio::test]
+async fn what_a_cluster_stops_asking_for_goes_from_what_the_python_operator_made() -> anyhow::Result<()> {
+    let site = Site::new().await?;
+    let objects = &site.objects;
+    let python = site.start_python()?;
+    objects.create(&spelled_otherwise()).await?;
+    site.until_workers(2, &python).await?;
+    site.until_python("its finalizer", &python, async || {
+        Ok(is_held(&objects.get(CLUSTER, "simple").await?).then_some(()))
+    })
+    .await?;
+    drop(python);
+    let before = site.identities().await?;
+    let (passed, report) = site.migrate(&["--from-python", "--apply"]).await?;
+    ensure!(passed, "{report}");
+    let operator = site.start_ours(&[]).await?;
+    site.until_free(CLUSTER).await?;
+    let stamped = |object: &Value| object["metadata"]["annotations"]["operator.dask.org/template-hash"].is_string();
+    for deployment in objects.list(DEPLOYMENT, "").await? {
+        let stamped = objects.until(DEPLOYMENT, name(&deployment), "of the present template", stamped).await;
+        let deployment = stamped.with_context(|| format!("log of the operator:\n{}", operator.log()))?;
+        assert_eq!(deployment["metadata"]["generation"], 1, "{}", name(&deployment));
+    }
+
+    let changed = json!({
+        "metadata": {"labels": {"team": null}},
+        "spec": {
+            "scheduler": {"service": {"selector": {"old": null}, "ports": [{"name": "tcp-comm", "port": 9786, "targetPort": 8786}]}},
+            "worker": {"spec": {"nodeSelector": null}},
+        },
+    });
+    objects.merge(CLUSTER, "simple", &changed).await?;
+    objects
+        .until(SERVICE, "simple-scheduler", "with the new port and no other", |service| {
+            let ports = service["spec"]["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
+            matches!(ports, [port] if port["port"] == 9786) && service["spec"]["selector"]["old"].is_null()
+        })
+        .await?;
+    objects
+        .until(GROUP, "simple-default", "without the selector of nodes", |group| {
+            group["spec"]["worker"]["spec"]["nodeSelector"].is_null()
+        })
+        .await?;
+    for deployment in objects.list(DEPLOYMENT, "").await? {
+        let unlabelled = |object: &Value| object["metadata"]["labels"]["team"].is_null();
+        objects.until(DEPLOYMENT, name(&deployment), "without the label", unlabelled).await?;
+    }
+    let after = site.identities().await?;
+    for identity in &before {
+        ensure!(after.contains(identity), "{identity:?} is not what it was; log:\n{}", operator.log());
+    }
+
+    // With an update, what was removed from templates goes, too.
+    let scheduler = &spelled_otherwise()["spec"]["scheduler"]["spec"]["containers"][0];
+    let mut container = scheduler.clone();
+    container["env"] = json!([{"name": "A", "value": ""}]);
+    let update = json!({"spec": {
+        "updateStrategy": {"type": "RollingUpdate"}, "scheduler": {"spec": {"containers": [container]}},
+    }});
+    objects.merge(CLUSTER, "simple", &update).await?;
+    objects
+        .until(DEPLOYMENT, "simple-scheduler", "without the variable", |deployment| {
+            let env = &deployment["spec"]["template"]["spec"]["containers"][0]["env"];
+            env.as_array().is_some_and(|env| env.iter().all(|variable| variable["name"] != "B"))
+        })
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_job_goes_on_while_its_operator_changes() -> anyhow::Result<()> {
+    let site = Site::new().await?;
+    let objects = &site.objects;
+    let python = site.start_python()?;
+    objects.create(&manifests::job("simple")).await?;
+    site.until_python("the runner", &python, async || objects.find(POD, "simple-runner").await).await?;
+    objects.run_runner("simple-runner", "Running", None).await?;
+    let running = site.until_job("simple", "Running", &python).await?;
+    site.until_python("its finalizer", &python, async || {
+        let cluster = objects.find(CLUSTER, "simple").await?;
+        Ok(cluster.is_some_and(|cluster| is_held(&cluster)).then_some(()))
+    })
+    .await?;
+    site.until_workers(1, &python).await?;
+    drop(python);
+    let before = site.identities().await?;
+    let (passed, report) = site.migrate(&["--from-python", "--apply"]).await?;
+    ensure!(passed, "{report}");
+    let operator = site.start_ours(&[]).await?;
+    site.until_free(CLUSTER).await?;
+    objects
+        .until(POD, "simple-runner", "ours", |pod| {
+            pod["metadata"]["annotations"]["operator.dask.org/template-hash"].is_string()
+        })
+        .await
+        .with_context(|| format!("log of the operator:\n{}", operator.log()))?;
+    let after = site.identities().await?;
+    for identity in &before {
+        ensure!(after.contains(identity), "{identity:?} is not what it was; log:\n{}", operator.log());
+    }
+    assert_eq!(objects.get(JOB, "simple").await?["status"], running["status"]);
+    objects.run_runner("simple-runner", "Succeeded", Some(0)).await?;
+    objects.until(JOB, "simple", "successful", |job| job["status"]["jobStatus"] == "Successful").await?;
+    objects.until_gone(CLUSTER, "simple").await
 }

@@ -27,8 +27,9 @@ fn a_takeover_survives_a_crash_at_every_write() {
 struct Takeover;
 
 impl Flow for Takeover {
-    // The finalizer; four objects become ours, a worker, the group's record, statuses.
-    const WRITES: usize = 8;
+    // The finalizer; what the Python operator has set on four objects becomes ours, two templates are asked about, the four are
+    // applied; a worker, the group's record, statuses.
+    const WRITES: usize = 14;
     const COMES_LATER: bool = true;
 
     async fn prepare(&self, world: &mut World<'_>) -> anyhow::Result<()> {

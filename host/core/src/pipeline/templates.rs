@@ -1,0 +1,89 @@
+//! Which children may be applied as they are wanted: those whose pods would not be restarted by it.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use super::{Pipeline, SubjectState, execute::adopt};
+use crate::{
+    action::{Action, Apply, ApplyTarget, WriteError, Written},
+    dask::{Settled, TemplateQuestion, settle},
+    inheritance::is_to_be_inherited,
+    object::{NamespacedName, Object, ObjectKey},
+    wanted::{Snapshot, WantedChild, target},
+};
+
+impl Pipeline<'_> {
+    /// Makes children the subject's, and compares their templates with the live ones.
+    ///
+    /// # Errors
+    /// When the API server could not be asked about one.
+    pub(super) async fn settle_children(
+        &self,
+        mut children: Vec<WantedChild>,
+        seen: &Snapshot,
+        manager: &str,
+        state: &mut SubjectState,
+    ) -> Result<Vec<Settled>, WriteError> {
+        adopt(&mut children, &seen.subject);
+        let mut settled = Vec::with_capacity(children.len());
+        let mut compared = Vec::with_capacity(children.len());
+        for child in children {
+            let (kind, name) = target(&child.object);
+            if seen.child(&kind, name).is_some_and(|live| is_to_be_inherited(live, manager)) {
+                settled.push(Settled::Inherit(child));
+                continue;
+            }
+            let live = self.live_child(&child, seen, manager);
+            let question = live.as_ref().and_then(|live| TemplateQuestion::about(&child, live, manager));
+            compared.push((child, live, question));
+        }
+        let questions = compared.iter().filter_map(|(_, _, question)| question.as_ref());
+        let unanswered: Vec<_> = questions.filter(|question| state.templates.get(question).is_none()).collect();
+        let answers = join_all(unanswered.iter().map(|question| self.ask(question, manager))).await;
+        for (question, answer) in unanswered.into_iter().zip(answers) {
+            state.templates.note(question, answer?);
+        }
+        settled.extend(compared.into_iter().map(|(child, live, question)| {
+            let is_same = question.and_then(|question| state.templates.get(&question));
+            settle(child, live.as_deref(), manager, is_same)
+        }));
+        Ok(settled)
+    }
+
+    /// The child as it is, also if somebody took its owner reference, or the label by which it is watched: that is put back and
+    /// no pod restarts. If it is gone, the precondition on its uid says so.
+    fn live_child(&self, child: &WantedChild, seen: &Snapshot, manager: &str) -> Option<Arc<Object>> {
+        let (kind, name) = target(&child.object);
+        let at = NamespacedName { namespace: seen.subject.metadata.namespace.clone(), name: name.to_owned() };
+        let ours = |live: &Arc<Object>| live.metadata.controller().is_none() && live.applied_by(manager).is_some();
+        let live = seen.child(&kind, name).cloned().or_else(|| self.observed.get(&kind, &at).filter(ours));
+        live.or_else(|| seen.former_child(&kind, name).cloned())
+    }
+
+    async fn ask(&self, question: &TemplateQuestion, manager: &str) -> Result<bool, WriteError> {
+        let (kind, name) = target(&question.body);
+        let namespace = question.body.pointer("/metadata/namespace").and_then(|namespace| namespace.as_str());
+        let at = NamespacedName { namespace: namespace.map(str::to_owned), name: name.to_owned() };
+        // What is not served can't be written either, and the plan says so.
+        let Some(resource) = self.observed.resource(&kind) else { return Ok(false) };
+        let apply = Apply {
+            resource,
+            object: ObjectKey { kind, at },
+            target: ApplyTarget::Object,
+            manager: manager.to_owned(),
+            body: question.body.clone(),
+            force: true,
+            creates: false,
+        };
+        match self.writes.write(Action::DryRun(apply)).await {
+            Ok(Written::Applied(object)) => Ok(question.is_same(&object)),
+            // Refused: it would not be what it is.
+            Ok(Written::Deleted)
+            | Err(WriteError::Refused { .. } | WriteError::Conflict { .. } | WriteError::Foreign { .. }) => Ok(false),
+            Err(error @ (WriteError::Stale { .. } | WriteError::Unavailable { .. } | WriteError::NotLeader)) => {
+                Err(error)
+            }
+        }
+    }
+}
