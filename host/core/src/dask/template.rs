@@ -11,7 +11,7 @@
 
 use serde_json::{Value, json};
 
-use super::{deployment_kind, pod_kind};
+use super::{deployment_kind, pod_kind, pod_spec::without_repetitions};
 use crate::{
     fields::{contains, held_entries, held_part, stable_digest},
     object::{GroupVersionKind, ManagedFields, Object},
@@ -66,8 +66,11 @@ pub fn settle(mut child: WantedChild, live: Option<&Object>, manager: &str) -> S
     let live_value = live.to_value();
     let same = match live.metadata.annotations.get(TEMPLATE_HASH) {
         Some(stamped) => *stamped == hash,
-        // Somebody removed the stamp: it can be put back if nothing would change by it.
-        None => contains(live_value.pointer(path).unwrap_or(&Value::Null), &pod),
+        // Somebody removed the stamp, or it is another operator's: it can be put on if nothing would change by it.
+        None => {
+            let live = live_value.pointer(path).unwrap_or(&Value::Null);
+            contains(live, &pod) && without_repetitions(live.clone()) == *live
+        }
     };
     if !same && child.on_new_template != OnNewTemplate::Apply {
         leave_alone(&mut child.object, live, &live_value, manager);
