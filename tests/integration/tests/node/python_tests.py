@@ -73,7 +73,7 @@ class Operator:
             return log.read()
 
     def __enter__(self):
-        options = ["--namespace", self.namespace, "--operator-namespace", self.namespace, "--standalone"]
+        options = ["--namespace", self.namespace, "--operator-namespace", self.namespace, "--standalone", "--disable-plugins"]
         with open(self.log.name, "w") as log:
             self.process = subprocess.Popen([PROGRAM, "run", *options], stderr=log)
         deadline = time.monotonic() + PATIENCE
