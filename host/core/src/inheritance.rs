@@ -22,8 +22,8 @@ const NOT_OURS: &[&[&str]] = &[&["metadata", "finalizers"], &["status"]];
 /// What is not inherited of a kind.
 fn not_ours(kind: &str) -> &'static [&'static [&'static str]] {
     match kind {
-        // Whoever scales the group has it.
-        "DaskWorkerGroup" => &[&["spec", "worker", "replicas"]],
+        // Whoever scales it has it.
+        "DaskCluster" | "DaskWorkerGroup" => &[&["spec", "worker", "replicas"]],
         // Never applied by us, and never to be removed: that would change the template, and restart the pod.
         "Deployment" => &[
             &["spec", "selector"],

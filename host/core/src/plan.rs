@@ -267,5 +267,5 @@ fn foreign(object: &ObjectKey, live: &Object) -> Problem {
     };
     let message =
         format!("{object} exists already and {owner}; it is left alone: delete or rename it, or choose another name");
-    Problem::passing("ForeignObject", message)
+    Problem::passing("ForeignObject", message).until(object.clone())
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     contract::{EventNote, EventSeverity},
-    object::{GroupVersionKind, NamespacedName, Object},
+    object::{GroupVersionKind, NamespacedName, Object, ObjectKey},
     scheduler::{Replies, Scheduler, SchedulerCall},
 };
 
@@ -157,12 +157,14 @@ pub struct Problem {
     pub message: String,
     /// Whether only a change of the object can help; otherwise it is tried again.
     pub permanent: bool,
+    /// Another object that stands in the way, or is not there: when it comes, changes or goes, the subject is looked at again.
+    pub waits_for: Option<ObjectKey>,
 }
 
 impl Problem {
     /// Only a change of the object can help.
     pub fn permanent(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), permanent: true }
+        Self { reason, message: message.into(), permanent: true, waits_for: None }
     }
 
     /// As a Warning, for subjects whose status has no place for it.
@@ -172,7 +174,13 @@ impl Problem {
 
     /// It is tried again, or goes away when something else changes.
     pub fn passing(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), permanent: false }
+        Self { reason, message: message.into(), permanent: false, waits_for: None }
+    }
+
+    /// The same, until this object changes.
+    #[must_use]
+    pub fn until(self, object: ObjectKey) -> Self {
+        Self { waits_for: Some(object), ..self }
     }
 }
 

@@ -422,3 +422,29 @@ fn user_environment_wins_and_fields_newer_than_us_arrive() {
     assert_eq!(container["fieldOfTheFuture"], json!({"deep": [1]}));
     assert!(world.cluster.get(&Reconciler::Cluster.subject(), &NamespacedName::new("ns1", "simple")).is_some());
 }
+
+#[test]
+fn a_variable_that_is_given_twice_counts_once_and_restarts_nothing_that_has_it_twice() {
+    let mut cluster = simple(1);
+    let [first, last] = [json!({"name": "A", "value": "1"}), json!({"name": "A", "value": "2"})];
+    cluster["spec"]["worker"]["spec"]["containers"][0]["env"] = json!([first, last]);
+    cluster["spec"]["scheduler"]["spec"]["containers"][0]["env"] = json!([first, last]);
+    let mut world = World::new([cluster]);
+    world.settle();
+    let env = |world: &World, name: &str| {
+        world.get("Deployment", name)["spec"]["template"]["spec"]["containers"][0]["env"].clone()
+    };
+    let worker = world.workers()[0].clone();
+    assert_eq!(env(&world, "simple-scheduler"), json!([last]));
+    assert_eq!((env(&world, &worker)[0].clone(), env(&world, &worker).as_array().unwrap().len()), (last.clone(), 3));
+
+    // As the Python operator made it: created, where twice is taken.
+    let mut theirs = world.get("Deployment", &worker);
+    theirs["spec"]["template"]["spec"]["containers"][0]["env"].as_array_mut().unwrap().insert(0, first);
+    theirs["metadata"]["annotations"] = json!({});
+    world.cluster.forget_apply(&world.key("Deployment", &worker), "dask-operator/workergroup");
+    world.edit("Deployment", &worker, |object| *object = theirs.clone());
+    world.restart();
+    world.settle();
+    assert_eq!(world.get("Deployment", &worker)["spec"]["template"], theirs["spec"]["template"]);
+}

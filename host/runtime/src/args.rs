@@ -3,10 +3,11 @@
 //! [`parse`] is called by `main` and answers settings, so that no other module sees how they were written. Everything that can
 //! be judged from one value alone is refused here, by name; what needs several values is judged in `settings`.
 
-use std::{ffi::OsString, num::ParseIntError, path::PathBuf, time::Duration};
+use std::{convert::Infallible, ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{
-    ArgAction, ArgGroup, Args, CommandFactory as _, Parser, Subcommand, builder::FalseyValueParser, error::ErrorKind,
+    ArgAction, ArgGroup, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    builder::FalseyValueParser, error::ErrorKind, parser::ValueSource,
 };
 use dask_wasm_operator_cluster::{events::EventLevel, scheduler::Given};
 use dask_wasm_operator_core::{
@@ -68,17 +69,17 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) scheduler_address: Vec<Given>,
     /// Make at most so many workers of a group at a time; 0: all at once.
-    #[arg(long, value_name = "WORKERS", default_value = "0", value_parser = count, env = "DASK_KUBERNETES__CONTROLLER__WORKER_ALLOCATION__BATCH_SIZE")]
-    pub(crate) worker_allocation_batch_size: u32,
+    #[arg(long, value_name = "WORKERS", default_value = "0", value_parser = inherited(count), env = "DASK_KUBERNETES__CONTROLLER__WORKER_ALLOCATION__BATCH_SIZE")]
+    pub(crate) worker_allocation_batch_size: Inherited<u32>,
     /// Seconds from one batch of workers to the next.
-    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds, env = "DASK_KUBERNETES__CONTROLLER__WORKER_ALLOCATION__DELAY")]
-    pub(crate) worker_allocation_delay: Duration,
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = inherited(seconds), env = "DASK_KUBERNETES__CONTROLLER__WORKER_ALLOCATION__DELAY")]
+    pub(crate) worker_allocation_delay: Inherited<Duration>,
     /// Labels and annotations that begin so stay with the Dask object; give it once for each, in place of the defaults.
     #[arg(long, value_name = "PREFIX", default_values = EXCLUDED_PREFIXES)]
     pub(crate) excluded_prefix: Vec<String>,
     /// Post Events from this level on: `info` (all), `warning`, `none`; levels of the Python operator mean the same.
-    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = event_level, env = "DASK_KUBERNETES__CONTROLLER__EVENTS__LEVEL")]
-    pub(crate) event_level: EventLevel,
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = inherited(event_level), env = "DASK_KUBERNETES__CONTROLLER__EVENTS__LEVEL")]
+    pub(crate) event_level: Inherited<EventLevel>,
     /// Whether Events are posted at all.
     #[arg(long, value_name = "BOOLEAN", default_value = "true", action = ArgAction::Set, value_parser = FalseyValueParser::new(), env = "DASK_KUBERNETES__CONTROLLER__EVENTS__ENABLED")]
     pub(crate) events_enabled: bool,
@@ -258,11 +259,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
     let mut arguments = arguments.into_iter().peekable();
     let implied = arguments.peek().filter(|first| means_run(first)).map(|_| OsString::from("run"));
     let program = OsString::from(env!("CARGO_PKG_NAME"));
-    match Cli::try_parse_from([program].into_iter().chain(implied).chain(arguments))?.command {
-        Command::Run(args) => match RunSettings::try_from(*args) {
-            Ok(settings) => Ok(Invocation::Run(Box::new(settings))),
-            Err(error) => Err(Cli::command().error(ErrorKind::ValueValidation, error)),
-        },
+    let matches = Cli::command().try_get_matches_from([program].into_iter().chain(implied).chain(arguments))?;
+    match Cli::from_arg_matches(&matches)?.command {
+        Command::Run(args) => {
+            let refused = |error: String| Cli::command().error(ErrorKind::ValueValidation, error);
+            args.refuse_unusable(&matches).map_err(refused)?;
+            let settings = RunSettings::try_from(*args).map_err(|error| refused(error.to_string()))?;
+            Ok(Invocation::Run(Box::new(settings)))
+        }
         Command::Render(args) => Ok(Invocation::Render(args)),
         Command::Migrate(args) => Ok(Invocation::Migrate(args.into())),
         Command::Crds => Ok(Invocation::Crds),
@@ -286,32 +290,122 @@ fn label(value: &str) -> Result<String, NameError> {
     check_dns_label(value).map(|()| value.to_owned())
 }
 
-/// The names of Python's levels, and `none`. What Python calls an error is worse than any Event of this operator.
-fn event_level(text: &str) -> Result<EventLevel, String> {
+/// A setting that the Python operator has, too. That ignores what it can't use in its environment, and so does this one; what
+/// can't be used on the command line is refused.
+#[derive(Clone, Debug)]
+pub(crate) enum Inherited<T> {
+    Usable(T),
+    /// What it says, and what is wrong with it.
+    Unusable(String),
+}
+
+impl<T> Inherited<T> {
+    /// The value, or the default and a note of why.
+    pub(crate) fn or(self, default: T, unusable: &mut Vec<String>) -> T {
+        match self {
+            Self::Usable(value) => value,
+            Self::Unusable(why) => {
+                unusable.push(why);
+                default
+            }
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Usable(_) => Ok(()),
+            Self::Unusable(why) => Err(why.clone()),
+        }
+    }
+}
+
+impl RunArgs {
+    fn refuse_unusable(&self, matches: &ArgMatches) -> Result<(), String> {
+        let is_given = |id| {
+            let run = matches.subcommand_matches("run");
+            run.is_some_and(|run| run.value_source(id) == Some(ValueSource::CommandLine))
+        };
+        let settings = [
+            ("event_level", self.event_level.check()),
+            ("worker_allocation_batch_size", self.worker_allocation_batch_size.check()),
+            ("worker_allocation_delay", self.worker_allocation_delay.check()),
+        ];
+        settings.into_iter().filter(|(id, _)| is_given(id)).try_for_each(|(_, usable)| usable)
+    }
+}
+
+fn inherited<T>(
+    parse: fn(&str) -> Result<T, &'static str>,
+) -> impl Fn(&str) -> Result<Inherited<T>, Infallible> + Clone + Send + Sync + 'static
+where
+    T: 'static,
+{
+    move |text| {
+        let unusable = |why| Inherited::Unusable(format!("'{text}': {why}"));
+        Ok(parse(text.trim()).map_or_else(unusable, Inherited::Usable))
+    }
+}
+
+/// The names of Python's levels or their numbers, and `none`. What Python calls an error is worse than any Event of this operator.
+fn event_level(text: &str) -> Result<EventLevel, &'static str> {
+    if let Ok(number) = text.parse::<i64>() {
+        return Ok(match number {
+            ..=20 => EventLevel::All,
+            21..=30 => EventLevel::Warnings,
+            31.. => EventLevel::Nothing,
+        });
+    }
     match text.to_ascii_lowercase().as_str() {
         "notset" | "debug" | "info" => Ok(EventLevel::All),
         "warn" | "warning" => Ok(EventLevel::Warnings),
         "error" | "critical" | "fatal" | "none" => Ok(EventLevel::Nothing),
-        _ => Err("write info, warning or none".to_owned()),
+        _ => Err("write info, warning or none"),
     }
 }
 
-/// As the Python operator's configuration has it, where null is none.
-fn count(value: &str) -> Result<u32, ParseIntError> {
-    if is_null(value) { Ok(0) } else { value.parse() }
+/// As the Python operator's configuration has it, where null is none and `5.0` is a number, too.
+fn count(text: &str) -> Result<u32, &'static str> {
+    let whole = text.strip_suffix(".0").unwrap_or(text);
+    if is_null(text) { Ok(0) } else { whole.parse().map_err(|_| "it is no number of workers, such as 5") }
 }
 
 /// Seconds, also with a fraction.
-fn seconds(value: &str) -> Result<Duration, &'static str> {
-    let seconds = if is_null(value) { Ok(0.0) } else { value.parse() };
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    let seconds = if is_null(text) { Ok(0.0) } else { text.parse() };
     let duration = seconds.ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     duration.ok_or("it is no number of seconds, such as 2 or 0.5")
 }
 
-fn is_null(value: &str) -> bool {
-    matches!(value, "" | "null" | "None")
+/// A value that is none, as YAML and Python write it.
+fn is_null(text: &str) -> bool {
+    matches!(text.to_ascii_lowercase().as_str(), "" | "null" | "none" | "~")
 }
 
 fn subdomain(value: &str) -> Result<String, NameError> {
     check_dns_subdomain(value).map(|()| value.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_python_operator_would_ignore_in_its_environment_is_told_and_the_default_holds() {
+        let read = |text: &str| {
+            let mut unusable = Vec::new();
+            let Ok(level) = inherited(event_level)(text);
+            let Ok(size) = inherited(count)(text);
+            (level.or(EventLevel::Warnings, &mut unusable), size.or(7, &mut unusable), unusable.len())
+        };
+        assert_eq!(read("30"), (EventLevel::Warnings, 30, 0));
+        assert_eq!(read("5.0"), (EventLevel::Warnings, 5, 1), "a number of workers, and no level");
+        assert_eq!(read("loud"), (EventLevel::Warnings, 7, 2));
+        assert_eq!(read("-1"), (EventLevel::All, 7, 1));
+        for null in ["", "null", "None", "~"] {
+            assert_eq!(count(null), Ok(0), "{null:?}");
+            assert_eq!(seconds(null), Ok(Duration::ZERO), "{null:?}");
+        }
+        let Ok(Inherited::Unusable(why)) = inherited(event_level)("loud") else { panic!("it is no level") };
+        assert_eq!(why, "'loud': write info, warning or none");
+    }
 }

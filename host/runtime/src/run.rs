@@ -83,6 +83,9 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
     if !settings.ignored.is_empty() {
         tracing::warn!(flags = settings.ignored.join(" "), "these flags of the Python operator have no effect here");
     }
+    for why in &settings.unusable {
+        tracing::warn!("a setting of the Python operator in the environment is not used, its default holds: {why}");
+    }
     let admin = match &settings.admin {
         Some(endpoint) => Some(AdminServer::bind(endpoint).await?),
         None => None,

@@ -70,6 +70,8 @@ pub struct RunSettings {
     pub log: LogSettings,
     /// Flags that were given and have no effect, for a line in the log.
     pub ignored: Vec<&'static str>,
+    /// What the environment says in the Python operator's variables and can't be used, for a line in the log.
+    pub unusable: Vec<String>,
 }
 
 /// Whether a Lease guards the writes.
@@ -204,6 +206,10 @@ impl TryFrom<RunArgs> for RunSettings {
         let ConnectionArgs { kubeconfig, context, operator_namespace } = connection;
         let PluginArgs { plugin_dir, disable_plugins, cache_dir } = plugins;
         let AdminArgs { admin_address, liveness } = admin;
+        let mut unusable = Vec::new();
+        let event_level = event_level.or(EventLevel::default(), &mut unusable);
+        let batch_size = NonZeroU32::new(worker_allocation_batch_size.or(0, &mut unusable));
+        let delay = worker_allocation_delay.or(Duration::ZERO, &mut unusable);
         let in_pod = kubeconfig.is_none() && env::var_os("KUBERNETES_SERVICE_HOST").is_some();
         Ok(Self {
             scope: Scope::new(&namespace)?,
@@ -220,8 +226,7 @@ impl TryFrom<RunArgs> for RunSettings {
                 cluster_domain,
                 scale_down_deadline: Duration::from_secs(scale_down_deadline),
                 force_takeover,
-                worker_allocation: NonZeroU32::new(worker_allocation_batch_size)
-                    .map(|batch_size| WorkerAllocation { batch_size, delay: worker_allocation_delay }),
+                worker_allocation: batch_size.map(|batch_size| WorkerAllocation { batch_size, delay }),
                 excluded_prefixes: excluded_prefix,
             },
             events: if events_enabled { event_level } else { EventLevel::Nothing },
@@ -230,6 +235,7 @@ impl TryFrom<RunArgs> for RunSettings {
             admin: admin_address.or(liveness),
             log: log.into(),
             ignored: given(ignored),
+            unusable,
         })
     }
 }

@@ -68,7 +68,7 @@ impl Dask {
     /// # Errors
     /// When there is no Python 3 with venv, or pip fails.
     pub fn install(version: &str) -> anyhow::Result<Self> {
-        let environment = python::environment(&format!("dask-{version}"), &format!("distributed=={version}"))?;
+        let environment = python::environment(&format!("dask-{version}"), &[&format!("distributed=={version}")])?;
         Ok(Self { environment })
     }
 

@@ -11,11 +11,11 @@ use anyhow::{Context as _, ensure};
 
 use crate::control_plane::cache_directory;
 
-/// Installs a package in an environment of this name, unless it is there. Several processes may call this at the same time.
+/// Installs packages in an environment of this name, unless it is there. Several processes may call this at the same time.
 ///
 /// # Errors
 /// When there is no Python 3 with venv, or pip fails.
-pub(crate) fn environment(name: &str, package: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn environment(name: &str, packages: &[&str]) -> anyhow::Result<PathBuf> {
     let environment = cache_directory(name)?;
     fs::create_dir_all(&environment).with_context(|| format!("creating {}", environment.display()))?;
     let path = cache_directory(&format!("{name}.lock"))?;
@@ -24,7 +24,7 @@ pub(crate) fn environment(name: &str, package: &str) -> anyhow::Result<PathBuf> 
     let finished = environment.join("finished");
     if !finished.is_file() {
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
-        run(Command::new(environment.join("bin/python")).args(["-m", "pip", "install", "--quiet", package]))?;
+        run(Command::new(environment.join("bin/python")).args(["-m", "pip", "install", "--quiet"]).args(packages))?;
         File::create(&finished).with_context(|| format!("creating {}", finished.display()))?;
     }
     Ok(environment)

@@ -15,6 +15,9 @@ use crate::{Kubeconfig, control_plane::supervised, python};
 /// Its release.
 const VERSION: &str = "2026.3.0";
 
+/// What its own tests need: pytest, and that no test waits for ever.
+const TEST_PACKAGES: [&str; 2] = ["pytest==9.0.2", "pytest-timeout==2.4.0"];
+
 /// Its installation, in an environment of its own that is kept.
 pub struct PythonOperator {
     environment: PathBuf,
@@ -33,9 +36,21 @@ impl PythonOperator {
     /// # Errors
     /// When there is no Python 3 with venv, or pip fails.
     pub fn install() -> anyhow::Result<Self> {
-        let name = format!("dask-kubernetes-{VERSION}");
-        let environment = python::environment(&name, &format!("dask-kubernetes=={VERSION}"))?;
-        Ok(Self { environment })
+        Self::in_environment(&format!("dask-kubernetes-{VERSION}"), &[])
+    }
+
+    /// As [`Self::install`], in another environment that has what its own tests need.
+    ///
+    /// # Errors
+    /// When there is no Python 3 with venv, or pip fails.
+    pub fn install_with_tests() -> anyhow::Result<Self> {
+        Self::in_environment(&format!("dask-kubernetes-{VERSION}-tests"), &TEST_PACKAGES)
+    }
+
+    fn in_environment(name: &str, others: &[&str]) -> anyhow::Result<Self> {
+        let package = format!("dask-kubernetes=={VERSION}");
+        let packages: Vec<_> = [package.as_str()].into_iter().chain(others.iter().copied()).collect();
+        Ok(Self { environment: python::environment(name, &packages)? })
     }
 
     /// The Python of its environment, where its client is, too.
@@ -48,12 +63,19 @@ impl PythonOperator {
     /// # Errors
     /// When Python does not know the package.
     pub fn crds_directory(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.package()?.join("operator/deployment/helm/dask-kubernetes-operator/crds"))
+    }
+
+    /// The directory of its package.
+    ///
+    /// # Errors
+    /// When Python does not know the package.
+    pub fn package(&self) -> anyhow::Result<PathBuf> {
         let find = Command::new(self.python())
             .args(["-c", "import dask_kubernetes, os; print(os.path.dirname(dask_kubernetes.__file__))"])
             .output()
             .context("asking Python for the package")?;
-        let package = PathBuf::from(String::from_utf8_lossy(&find.stdout).trim());
-        Ok(package.join("operator/deployment/helm/dask-kubernetes-operator/crds"))
+        Ok(PathBuf::from(String::from_utf8_lossy(&find.stdout).trim()))
     }
 
     /// Its definitions: it can't work with ours, because it writes the phase past the status subresource.

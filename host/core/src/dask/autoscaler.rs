@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{
     Lookup, PAUSED, Reconciler,
     cluster::{check_name, default_group_name, scheduler_name},
-    cluster_kind, decode_spec, deployment_kind, field_manager, pods,
+    cluster_key, cluster_kind, decode_spec, deployment_kind, field_manager, pods,
     poll::{Poll, silence},
     scaling::{Hold, Recommendation, Situation, Verdict, decide, goal},
     service_kind,
@@ -187,7 +187,7 @@ fn owning_cluster<'a>(seen: &'a Snapshot, spec: &DaskAutoscalerSpec) -> Result<&
         let message = format!(
             "DaskAutoscaler {autoscaler}: spec.cluster names {name}, which is no DaskCluster of this namespace; create it, or correct the name"
         );
-        return Err(Problem::passing("ClusterNotFound", message).into());
+        return Err(Problem::passing("ClusterNotFound", message).until(cluster_key(&seen.subject, name)).into());
     };
     check_name(name)?;
     if cluster.is_being_deleted() {

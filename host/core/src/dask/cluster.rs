@@ -7,14 +7,15 @@ use serde_json::{Value, json};
 use super::{
     Environment, Lookup, Reconciler, decode_spec, deployment_kind, field_manager,
     metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata},
+    pod_spec::pod_spec,
     pods,
+    replicas::Copied,
     update::rolling,
     worker_group_kind,
 };
 use crate::{
-    fields,
     names::{DNS_LABEL_MAX, check_dns_label},
-    object::{ManagedFields, Object},
+    object::Object,
     spec::{DaskClusterSpec, Metadata},
     wanted::{OnNewTemplate, Problem, Snapshot, Wanted, WantedChild},
 };
@@ -22,13 +23,6 @@ use crate::{
 /// Longest name of a cluster: its Service `<name>-scheduler` must be a DNS label.
 pub(super) const NAME_MAX: usize = DNS_LABEL_MAX - "-scheduler".len();
 const _: () = assert!(NAME_MAX == 53, "the length that clients of the Python operator know");
-
-/// The value of `spec.worker.replicas` that was last copied to the default group. The group's own value counts until the
-/// cluster's changes: scaling writes only the group.
-pub(crate) const COPIED_REPLICAS: &str = "operator.dask.org/copied-replicas";
-
-/// What the Python operator has dealt with, as JSON.
-const KOPF_LAST_HANDLED: &str = "kopf.zalando.org/last-handled-configuration";
 
 /// The default group's workers, for the status.
 pub(super) const WORKERS: &str = "workers";
@@ -104,7 +98,7 @@ impl Cluster<'_> {
             "spec": {
                 "replicas": 1,
                 "selector": {"matchLabels": metadata.labels()},
-                "template": {"metadata": metadata.of_template(), "spec": spec.scheduler.spec},
+                "template": {"metadata": metadata.of_template(), "spec": pod_spec(&spec.scheduler.spec, &[])},
             },
         });
         let on_new_template = if updates { OnNewTemplate::Apply } else { OnNewTemplate::Leave };
@@ -130,14 +124,7 @@ impl Cluster<'_> {
 
         // As it stands in the cluster, so that nothing newer than us is lost on the way.
         let mut raw: Value = self.seen.subject.field("spec").and_then(Result::ok).unwrap_or_default();
-        let mut worker = raw["worker"].take();
-        let replicas = replicas(&self.seen.subject, live.map(Arc::as_ref), spec.worker.replicas);
-        if let Some(fields) = worker.as_object_mut() {
-            match replicas {
-                Some(replicas) => fields.insert("replicas".to_owned(), json!(replicas)),
-                None => fields.remove("replicas"),
-            };
-        }
+        let worker = raw["worker"].take();
 
         let mut object = json!({
             "apiVersion": worker_group_kind().api_version(),
@@ -145,35 +132,12 @@ impl Cluster<'_> {
             "metadata": metadata.named(&name),
             "spec": {"cluster": cluster, "worker": worker},
         });
-        object["metadata"]["annotations"][COPIED_REPLICAS] = json!(spec.worker.replicas.to_string());
         // A cluster that says nothing of it leaves the group its own.
         if spec.update_strategy.is_some() {
             object["spec"]["updateStrategy"] = raw["updateStrategy"].take();
         }
-        WantedChild { guarded: live.is_some() && replicas.is_some(), ..WantedChild::new("workergroup", object) }
+        let copied = Copied { source: &self.seen.subject, path: "/spec/worker/replicas", asked: spec.worker.replicas };
+        let manager = field_manager(Reconciler::Cluster);
+        copied.write(WantedChild::new("workergroup", object), live.map(Arc::as_ref), &manager)
     }
-}
-
-/// The number that the Python operator saw last: what was changed after that it has not copied.
-fn copied_by_python(cluster: &Object) -> Option<String> {
-    let handled: Value = serde_json::from_str(cluster.metadata.annotations.get(KOPF_LAST_HANDLED)?).ok()?;
-    handled.pointer("/spec/worker/replicas").map(Value::to_string)
-}
-
-/// The value of `replicas` to apply to the default group; none: it is in other hands, say nothing of it.
-///
-/// Server-side apply removes a field that its manager stops to send. So while the field is ours, the live value is sent
-/// back, guarded against a change in between; once somebody else scales the group, the field is theirs.
-fn replicas(cluster: &Object, live: Option<&Object>, asked: u32) -> Option<u32> {
-    let Some(live) = live else { return Some(asked) };
-    let copied = live.metadata.annotations.get(COPIED_REPLICAS).cloned().or_else(|| copied_by_python(cluster));
-    if copied.is_some_and(|copied| copied != asked.to_string()) {
-        return Some(asked);
-    }
-    let held = live.applied_by(&field_manager(Reconciler::Cluster)).and_then(ManagedFields::decoded)?;
-    if !fields::holds(&held, &["spec", "worker", "replicas"]) {
-        return None;
-    }
-    let spec: Value = live.field("spec")?.ok()?;
-    spec.pointer("/worker/replicas").and_then(Value::as_u64).and_then(|replicas| u32::try_from(replicas).ok())
 }

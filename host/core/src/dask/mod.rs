@@ -9,10 +9,12 @@ mod cluster;
 mod idle;
 mod job;
 mod metadata;
+mod pod_spec;
 mod pods;
 mod poll;
 mod registered;
 mod removal;
+mod replicas;
 mod scaling;
 mod status;
 mod template;
@@ -21,9 +23,9 @@ mod worker_set;
 mod workergroup;
 
 pub use allocation::WorkerAllocation;
-pub(crate) use cluster::COPIED_REPLICAS;
 pub use metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, EXCLUDED_PREFIXES, WORKER_GROUP_NAME_LABEL};
 pub use pods::{pod_summary_kind, pod_summary_resource, summary};
+pub(crate) use replicas::COPIED_REPLICAS;
 pub(crate) use status::{INVALID_NAME, OUTDATED};
 pub use template::{Settled, TEMPLATE_HASH, TemplateAnswers, TemplateQuestion, settle};
 pub(crate) use worker_set::{WORKER_ORDINALS, without_workers};
@@ -34,7 +36,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
-    object::{GroupVersionKind, NamespacedName, Object},
+    object::{GroupVersionKind, NamespacedName, Object, ObjectKey},
     spec::{DASK_AUTOSCALER, DASK_CLUSTER, DASK_GROUP, DASK_JOB, DASK_VERSION, DASK_WORKER_GROUP},
     wanted::{Findings, Problem, Snapshot, Wanted},
 };
@@ -113,6 +115,12 @@ pub fn cluster_kind() -> GroupVersionKind {
     GroupVersionKind::new(DASK_GROUP, DASK_VERSION, DASK_CLUSTER.kind)
 }
 
+/// The DaskCluster of this name beside an object.
+fn cluster_key(beside: &Object, name: &str) -> ObjectKey {
+    let at = NamespacedName { namespace: beside.metadata.namespace.clone(), name: name.to_owned() };
+    ObjectKey { kind: cluster_kind(), at }
+}
+
 /// Kind of a DaskWorkerGroup.
 pub fn worker_group_kind() -> GroupVersionKind {
     GroupVersionKind::new(DASK_GROUP, DASK_VERSION, DASK_WORKER_GROUP.kind)
@@ -180,6 +188,12 @@ impl Reconciler {
     /// Whether the status that it writes tells problems. That of jobs has no place for them: clients compare it.
     pub fn has_conditions(self) -> bool {
         !matches!(self, Self::Job | Self::IdleShutdown)
+    }
+
+    /// Whether `Available` is false with this reason because pods of the subject's own fail, and not because they are about to
+    /// start. An autoscaler's reason is that of its cluster.
+    pub(crate) fn has_failing_pods(self, reason: &str) -> bool {
+        self != Self::Autoscaler && status::is_of_failing_pods(reason)
     }
 
     /// Whether what it does depends on the status of its subject and children, too.

@@ -32,6 +32,9 @@ const ERRORS: [&str; 2] = [INVALID_NAME, "InvalidSpec"];
 /// An outdated child, see [`super::template`].
 pub(crate) const OUTDATED: &str = "TemplateOutdated";
 
+/// The end of the reason where pods can't be made.
+const FAILED: &str = "Failed";
+
 pub(super) fn cluster(seen: &Snapshot, findings: &Findings) -> Value {
     let problems = &findings.problems;
     let name = seen.subject.metadata.name.as_str();
@@ -178,7 +181,7 @@ pub(super) fn scheduler_available(seen: &Snapshot, scheduler: Option<&Object>) -
         (ConditionStatus::True, "SchedulerAvailable".to_owned(), message)
     } else if let Some(failure) = status.failure() {
         let message = format!("no pod can be made for Deployment {name}: {failure}");
-        (ConditionStatus::False, "SchedulerFailed".to_owned(), message)
+        (ConditionStatus::False, format!("Scheduler{FAILED}"), message)
     } else if let Some((pod, trouble)) = Pods::of(seen, Some("scheduler")).trouble(name) {
         let reason = format!("Scheduler{}", trouble.kind.word());
         (ConditionStatus::False, reason, trouble.describe(pod, "spec.scheduler.spec"))
@@ -186,6 +189,12 @@ pub(super) fn scheduler_available(seen: &Snapshot, scheduler: Option<&Object>) -
         let message = format!("the scheduler's pod (Deployment {name}) is not ready");
         (ConditionStatus::False, "SchedulerNotReady".to_owned(), message)
     }
+}
+
+/// Whether this is one of the reasons that [`scheduler_available`] and [`workers_available`] give for pods that fail.
+pub(super) fn is_of_failing_pods(reason: &str) -> bool {
+    let word = reason.strip_prefix("Scheduler").or_else(|| reason.strip_prefix("Workers"));
+    word.is_some_and(|word| word == FAILED || TroubleKind::ALL.iter().any(|kind| kind.word() == word))
 }
 
 fn workers_available(seen: &Snapshot, workers: &Workers, wanted: u32) -> Finding {
@@ -199,7 +208,7 @@ fn workers_available(seen: &Snapshot, workers: &Workers, wanted: u32) -> Finding
         let message = format!("{} of {wanted} workers are ready", workers.ready);
         return (ConditionStatus::False, "WorkersNotReady".to_owned(), message);
     };
-    let reason = format!("Workers{}", first.kind.map_or("Failed", TroubleKind::word));
+    let reason = format!("Workers{}", first.kind.map_or(FAILED, TroubleKind::word));
     let told = failures.iter().map(|failure| format!("{} of {wanted} workers: {}", failure.workers, failure.words));
     (ConditionStatus::False, reason, told.collect::<Vec<_>>().join(". "))
 }

@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use super::{
     Environment, Lookup, Reconciler,
     allocation::Room,
-    cluster, cluster_kind, decode_spec, deployment_kind, field_manager,
+    cluster, cluster_key, cluster_kind, decode_spec, deployment_kind, field_manager,
     metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata, WORKER_GROUP_NAME_LABEL},
+    pod_spec::pod_spec,
     pods,
     removal::{HELD_SINCE, Removal, Surplus, shrink},
     service_kind,
@@ -145,13 +146,13 @@ fn owning_cluster<'a>(seen: &'a Snapshot, spec: &DaskWorkerGroupSpec) -> Result<
         let message = format!(
             "DaskWorkerGroup {group}: spec.cluster names {name}, which is no DaskCluster of this namespace; create it, or correct the name"
         );
-        return Err(Problem::passing("ClusterNotFound", message));
+        return Err(Problem::passing("ClusterNotFound", message).until(cluster_key(&seen.subject, name)));
     };
     if cluster.is_being_deleted() {
         let message = format!(
             "DaskWorkerGroup {group}: the DaskCluster {name} (spec.cluster) is being deleted, the group goes with it"
         );
-        return Err(Problem::passing("ClusterDeleting", message));
+        return Err(Problem::passing("ClusterDeleting", message).until(cluster.key()));
     }
     cluster::check_name(name).map(|()| cluster.as_ref())
 }
@@ -235,10 +236,8 @@ fn worker(
     .without_istio();
 
     let address = scheduler_address(&spec.cluster, group.namespace.as_deref(), environment);
-    let mut pod = spec.worker.spec.clone();
-    for container in pod.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten() {
-        add_environment(container, &[("DASK_WORKER_NAME", name), ("DASK_SCHEDULER_ADDRESS", &address)]);
-    }
+    let variables = [("DASK_WORKER_NAME", name), ("DASK_SCHEDULER_ADDRESS", address.as_str())];
+    let pod = pod_spec(&spec.worker.spec, &variables);
     let object = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -256,21 +255,6 @@ fn worker(
 pub(super) fn scheduler_address(cluster: &str, namespace: Option<&str>, environment: &Environment) -> String {
     let (service, domain) = (cluster::scheduler_name(cluster), &environment.cluster_domain);
     format!("tcp://{service}.{}.svc.{domain}:{COMM_PORT}", namespace.unwrap_or_default())
-}
-
-/// Appends variables that the user has not set.
-pub(super) fn add_environment(container: &mut Value, variables: &[(&str, &str)]) {
-    let Some(container) = container.as_object_mut() else { return };
-    let entry = container.entry("env").or_insert_with(|| json!([]));
-    if entry.is_null() {
-        *entry = json!([]);
-    }
-    let Some(env) = entry.as_array_mut() else { return };
-    for (name, value) in variables {
-        if !env.iter().any(|variable| variable.get("name").and_then(Value::as_str) == Some(name)) {
-            env.push(json!({"name": name, "value": value}));
-        }
-    }
 }
 
 /// What is read of a Deployment's status.

@@ -76,6 +76,8 @@ pub struct SubjectState {
     findings: Findings,
     /// Of a native reconciler: what the subject's scheduler has said.
     replies: Replies,
+    /// Of a status that is not stored whole: what it said last.
+    said: serde_json::Value,
     /// Of a plugin: what the last answer said.
     answer: Option<Answer>,
     handled: Handled,

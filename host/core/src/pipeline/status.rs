@@ -1,8 +1,9 @@
 //! The status of a Dask object: looked at afresh, written when it differs.
 
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use super::{Pipeline, takeover::Hold};
+use super::{Pipeline, SubjectState, takeover::Hold};
 use crate::{
     action::{Action, Apply, ApplyTarget, WriteError},
     contract::{EventNote, EventSeverity},
@@ -67,7 +68,32 @@ impl Pipeline<'_> {
             creates: false,
         };
         self.writes.write(Action::Apply(apply)).await?;
-        Ok(transitions(&before, &status))
+        Ok(transitions(reconciler, &before, &status))
+    }
+
+    /// The Events that a change calls for where a status has no place for conditions, with the Python operator's definitions:
+    /// compared with what this process said last.
+    pub fn announce(
+        &self,
+        reconciler: Reconciler,
+        at: &NamespacedName,
+        findings: &Findings,
+        state: &mut SubjectState,
+        now: u64,
+    ) -> Vec<EventNote> {
+        let kind = reconciler.subject();
+        let subject = self.observed.get(&kind, at).filter(|subject| !subject.is_being_deleted());
+        let Some(subject) = subject.filter(|_| !self.observed.has_status(&kind)) else {
+            *state = SubjectState::default();
+            return Vec::new();
+        };
+        if state.uid != subject.metadata.uid {
+            *state = SubjectState { uid: subject.metadata.uid.clone(), ..SubjectState::default() };
+        }
+        let status = reconciler.status(&self.observe_native(reconciler, &subject, now), findings);
+        let notes = transitions(reconciler, &state.said, &status);
+        state.said = status;
+        notes
     }
 }
 
@@ -78,24 +104,141 @@ fn phase_only(status: &Value) -> Value {
 }
 
 /// One Event when something goes wrong, or goes wrong in another way.
-fn transitions(before: &Value, after: &Value) -> Vec<EventNote> {
-    let degraded = |status: &Value| -> Option<Condition> {
-        let conditions: Vec<Condition> = serde_json::from_value(status.get("conditions")?.clone()).ok()?;
-        conditions
-            .into_iter()
-            .find(|condition| condition.type_ == "Degraded" && condition.status == ConditionStatus::True)
+fn transitions(reconciler: Reconciler, before: &Value, after: &Value) -> Vec<EventNote> {
+    let conditions = |status: &Value| -> Vec<Condition> {
+        status.get("conditions").and_then(|conditions| Vec::deserialize(conditions).ok()).unwrap_or_default()
     };
-    let (before, after) = (degraded(before), degraded(after));
-    let new = |after: &Condition| {
-        before.as_ref().is_none_or(|before| (&before.reason, &before.message) != (&after.reason, &after.message))
+    let before = conditions(before);
+    let is_new = |after: &Condition| {
+        let before = before.iter().find(|before| before.type_ == after.type_ && before.status == after.status);
+        match (after.type_.as_str(), after.status) {
+            ("Degraded", ConditionStatus::True) => {
+                before.is_none_or(|before| (&before.reason, &before.message) != (&after.reason, &after.message))
+            }
+            // Its message holds numbers, and names of pods.
+            ("Available", ConditionStatus::False) => {
+                reconciler.has_failing_pods(&after.reason) && before.is_none_or(|before| before.reason != after.reason)
+            }
+            _ => false,
+        }
     };
-    after
-        .filter(new)
-        .map(|condition| EventNote {
-            severity: EventSeverity::Warning,
-            reason: condition.reason,
-            message: condition.message,
-        })
-        .into_iter()
-        .collect()
+    let note = |condition: Condition| EventNote {
+        severity: EventSeverity::Warning,
+        reason: condition.reason,
+        message: condition.message,
+    };
+    conditions(after).into_iter().filter(is_new).map(note).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        dask::{Environment, cluster_kind},
+        memory::{MemoryCluster, built_in_resources},
+        object::{GroupVersionKind, Object, ObjectKey, Resource},
+        ports::Observed,
+        wanted::Problem,
+    };
+
+    fn status(conditions: &[(&str, &str, &str, &str)]) -> Value {
+        let condition = |(type_, status, reason, message): &(&str, &str, &str, &str)| {
+            json!({"type": type_, "status": status, "reason": reason, "message": message,
+                "lastTransitionTime": "2026-11-22T18:30:00Z"})
+        };
+        json!({"conditions": conditions.iter().map(condition).collect::<Vec<_>>()})
+    }
+
+    fn reasons(reconciler: Reconciler, before: &Value, after: &Value) -> Vec<String> {
+        transitions(reconciler, before, after).into_iter().map(|note| note.reason).collect()
+    }
+
+    #[test]
+    fn pods_that_begin_to_fail_are_told_once_and_those_that_start_are_not() {
+        let available = |reason| status(&[("Available", "True", reason, "fine")]);
+        let failing = |reason, message| status(&[("Available", "False", reason, message)]);
+        let fine = available("SchedulerAvailable");
+        for reason in [
+            "SchedulerFailed",
+            "SchedulerUnschedulable",
+            "SchedulerImage",
+            "SchedulerNotStarting",
+            "SchedulerCrashLoop",
+        ] {
+            assert_eq!(reasons(Reconciler::Cluster, &fine, &failing(reason, "words")), [reason]);
+            assert_eq!(reasons(Reconciler::Cluster, &Value::Null, &failing(reason, "words")), [reason]);
+            let none: [&str; 0] = [];
+            assert_eq!(reasons(Reconciler::Cluster, &failing(reason, "pod a"), &failing(reason, "pod b")), none);
+            assert_eq!(reasons(Reconciler::Autoscaler, &fine, &failing(reason, "words")), none, "its cluster tells it");
+            for ordinary in ["SchedulerMissing", "SchedulerNotReady", "WorkersNotReady"] {
+                assert_eq!(reasons(Reconciler::Cluster, &fine, &failing(ordinary, "words")), none);
+                assert_eq!(
+                    reasons(Reconciler::Cluster, &failing(ordinary, "words"), &failing(reason, "words")),
+                    [reason]
+                );
+            }
+        }
+        let [image, crash] = [failing("WorkersImage", "2 of 3"), failing("WorkersCrashLoop", "2 of 3")];
+        assert_eq!(reasons(Reconciler::WorkerGroup, &image, &crash), ["WorkersCrashLoop"]);
+    }
+
+    #[test]
+    fn a_problem_is_told_again_when_its_words_change() {
+        let degraded = |message| status(&[("Degraded", "True", "Refused", message)]);
+        let fine = status(&[("Degraded", "False", "AsWanted", "nothing is wrong")]);
+        assert_eq!(reasons(Reconciler::Cluster, &fine, &degraded("a")), ["Refused"]);
+        assert_eq!(reasons(Reconciler::Cluster, &degraded("a"), &degraded("b")), ["Refused"]);
+        assert_eq!(reasons(Reconciler::Cluster, &degraded("a"), &degraded("a")), [""; 0]);
+        assert_eq!(reasons(Reconciler::Cluster, &degraded("a"), &fine), [""; 0]);
+    }
+
+    /// A cluster with the definitions of the Python operator.
+    struct WithoutStatus(MemoryCluster);
+
+    impl Observed for WithoutStatus {
+        fn get(&self, kind: &GroupVersionKind, at: &NamespacedName) -> Option<Arc<Object>> {
+            self.0.get(kind, at)
+        }
+
+        fn controlled_by(&self, kind: &GroupVersionKind, uid: &str) -> Vec<Arc<Object>> {
+            self.0.controlled_by(kind, uid)
+        }
+
+        fn departed(&self, kind: &GroupVersionKind, uid: &str) -> Vec<Arc<Object>> {
+            self.0.departed(kind, uid)
+        }
+
+        fn resource(&self, kind: &GroupVersionKind) -> Option<Resource> {
+            self.0.resource(kind)
+        }
+
+        fn has_status(&self, _kind: &GroupVersionKind) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn what_a_status_has_no_place_for_is_told_once_all_the_same() {
+        let cluster = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
+        let simple = json!({"apiVersion": "kubernetes.dask.org/v1", "kind": "DaskCluster",
+            "metadata": {"name": "simple", "namespace": "n"}, "spec": {}});
+        let ObjectKey { at, .. } = cluster.create(simple).unwrap();
+        let (observed, environment) = (WithoutStatus(cluster), Environment::default());
+        let pipeline = Pipeline { observed: &observed, writes: &observed.0, environment: &environment };
+        let mut state = SubjectState::default();
+        let mut tell = |findings: &Findings| {
+            let notes = pipeline.announce(Reconciler::Cluster, &at, findings, &mut state, 0);
+            notes.into_iter().map(|note| note.reason).collect::<Vec<_>>()
+        };
+        let problem = Findings::from(Problem::passing("Refused", "words"));
+        assert_eq!(tell(&Findings::default()), [""; 0]);
+        assert_eq!(tell(&problem), ["Refused"]);
+        assert_eq!(tell(&problem), [""; 0]);
+        assert_eq!(tell(&Findings::default()), [""; 0]);
+        assert_eq!(tell(&problem), ["Refused"]);
+        observed.0.delete(&ObjectKey { kind: cluster_kind(), at: at.clone() });
+        assert!(pipeline.announce(Reconciler::Cluster, &at, &problem, &mut state, 0).is_empty() && state.is_spent());
+    }
 }

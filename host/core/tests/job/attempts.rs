@@ -16,12 +16,12 @@ use serde_json::{Value, json};
 
 use crate::world::{START, World, key, now, simple, with};
 
-/// A cluster in memory whose quota of pods is used up.
-struct UsedUp<'a>(&'a MemoryCluster);
+/// A cluster in memory whose quota of a kind is used up.
+struct UsedUp<'a>(&'a MemoryCluster, &'static str);
 
 impl Writes for UsedUp<'_> {
     fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>> {
-        if action.object().kind.kind != "Pod" {
+        if action.object().kind.kind != self.1 {
             return self.0.write(action);
         }
         let (object, reason) = (action.object().clone(), "Forbidden".to_owned());
@@ -85,8 +85,9 @@ fn a_runner_that_a_quota_refuses_is_tried_again() {
     let mut world = World::new(simple());
     let mut state = SubjectState::default();
     let (job, at) = (Handler::Native(Reconciler::Job), World::at());
-    let refusing = UsedUp(&world.cluster);
+    let refusing = UsedUp(&world.cluster, "Pod");
     let pipeline = Pipeline { observed: &world.cluster, writes: &refusing, environment: &world.environment };
+    now(pipeline.reconcile(&job, &at, &mut state, START));
     let pass = now(pipeline.reconcile(&job, &at, &mut state, START));
     now(pipeline.publish(Reconciler::Job, &at, state.findings(), START)).unwrap();
     let problem = &pass.findings.problems[0];
@@ -96,6 +97,40 @@ fn a_runner_that_a_quota_refuses_is_tried_again() {
     assert_eq!(world.status(), json!({"jobStatus": "JobCreated"}));
     world.settle();
     assert_eq!((world.job_status().as_str(), world.made()), ("ClusterCreated", (true, true)));
+}
+
+#[test]
+fn a_job_whose_cluster_is_refused_is_not_begun_and_tried_again() {
+    let mut world = World::new(simple());
+    let mut state = SubjectState::default();
+    let (job, at) = (Handler::Native(Reconciler::Job), World::at());
+    let refusing = UsedUp(&world.cluster, "DaskCluster");
+    let pipeline = Pipeline { observed: &world.cluster, writes: &refusing, environment: &world.environment };
+    for _ in 0..2 {
+        let pass = now(pipeline.reconcile(&job, &at, &mut state, START));
+        now(pipeline.publish(Reconciler::Job, &at, state.findings(), START)).unwrap();
+        let problem = &pass.findings.problems[0];
+        assert!(problem.message.contains("exceeded quota") && problem.message.contains("spec.cluster"), "{problem}");
+        assert_eq!((world.made(), world.status()), ((false, false), json!({"jobStatus": "JobCreated"})));
+        assert!(pass.retry.is_some());
+    }
+    world.settle();
+    assert_eq!((world.job_status().as_str(), world.made()), ("ClusterCreated", (true, true)));
+}
+
+#[test]
+fn without_attempts_the_first_failure_is_the_last() {
+    for end in ["failed", "lost"] {
+        let mut world = World::new(with(simple(), json!({"backoffLimit": 0})));
+        world.settle();
+        world.runs();
+        if end == "failed" {
+            world.ends("Failed", 1)
+        } else {
+            world.lose_runner()
+        };
+        assert_eq!((world.job_status().as_str(), world.made()), ("Failed", (false, end == "failed")), "{end}");
+    }
 }
 
 #[test]

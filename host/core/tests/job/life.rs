@@ -58,7 +58,9 @@ fn metadata_idle_timeout_environment_and_newer_fields_arrive() {
 fn a_job_that_succeeds() {
     let mut world = World::new(simple());
     let first = world.pass();
-    assert_eq!(world.made(), (true, true), "cluster and runner are made together");
+    assert_eq!(world.made(), (true, false), "the runner is made when its cluster is there");
+    world.pass();
+    assert_eq!(world.made(), (true, true));
     assert!(first.events[0].message.starts_with("A DaskJob has been created called simple-job in ns1."));
     world.publish();
     let mut expected =
@@ -181,6 +183,79 @@ fn a_changed_cluster_of_a_job_is_changed_and_a_deleted_one_is_made_anew() {
     world.settle();
     assert_eq!(world.get("DaskCluster", "simple-job").unwrap()["spec"]["worker"]["replicas"], 7);
     world.cluster.delete(&key("DaskCluster", "simple-job"));
+    world.settle();
+    assert_eq!(world.made(), (true, true));
+}
+
+/// `kubectl scale daskcluster` and all that writes the same field.
+#[test]
+fn a_scaled_cluster_of_a_job_stays_so_until_the_job_asks_for_another_number() {
+    let mut world = World::new(simple());
+    world.settle();
+    world.runs();
+    let replicas =
+        |world: &World| world.get("DaskCluster", "simple-job").unwrap()["spec"]["worker"]["replicas"].clone();
+    world.cluster.edit(&key("DaskCluster", "simple-job"), |cluster| cluster["spec"]["worker"]["replicas"] = json!(5));
+    for restarts in [false, true] {
+        world.restarts = restarts;
+        world.settle();
+        assert_eq!(replicas(&world), 5);
+    }
+    world.edit(|job| job["metadata"]["labels"] = json!({"team": "a"}));
+    world.settle();
+    assert_eq!(replicas(&world), 5);
+    world.edit(|job| job["spec"]["cluster"]["spec"]["worker"]["replicas"] = json!(4));
+    world.settle();
+    assert_eq!(replicas(&world), 4);
+}
+
+#[test]
+fn a_cluster_that_was_scaled_before_a_takeover_stays_so() {
+    let mut job = simple();
+    job["metadata"]["annotations"]["kopf.zalando.org/last-handled-configuration"] =
+        json!(json!({"spec": job["spec"]}).to_string());
+    let mut world = World::new(job);
+    world.settle();
+    world.runs();
+    let cluster = key("DaskCluster", "simple-job");
+    let mut live = world.get("DaskCluster", "simple-job").unwrap();
+    live["spec"]["worker"]["replicas"] = json!(5);
+    live["metadata"]["annotations"] = json!({});
+    world.cluster.forget_apply(&cluster, "dask-operator/job");
+    world.cluster.edit(&cluster, |object| *object = live);
+    world.restarts = true;
+    world.settle();
+    let cluster = world.get("DaskCluster", "simple-job").unwrap();
+    assert_eq!(cluster["spec"]["worker"]["replicas"], 5);
+    assert_eq!(cluster["metadata"]["annotations"]["test-annotation"], "annotation-value", "it is ours by now");
+}
+
+#[test]
+fn a_job_does_not_begin_on_a_cluster_that_is_not_its_own() {
+    let mut world = World::new(simple());
+    let foreign = key("DaskCluster", "simple-job");
+    let stranger = json!({"apiVersion": "kubernetes.dask.org/v1", "kind": "DaskCluster",
+        "metadata": {"name": "simple-job", "namespace": "ns1"}, "spec": {"whose": "another's"}});
+    world.cluster.create(stranger).unwrap();
+    let pass = world.settle();
+    let problem = &pass.findings.problems[0];
+    assert_eq!((problem.reason, problem.waits_for.as_ref()), ("ForeignObject", Some(&foreign)));
+    assert_eq!((world.made(), world.status()), ((true, false), json!({"jobStatus": "JobCreated"})));
+    assert_eq!(world.get("DaskCluster", "simple-job").unwrap()["spec"], json!({"whose": "another's"}));
+    world.cluster.delete(&foreign);
+    world.settle();
+    assert_eq!((world.job_status().as_str(), world.made()), ("ClusterCreated", (true, true)));
+}
+
+#[test]
+fn a_job_does_not_begin_before_its_former_cluster_is_gone() {
+    let mut world = World::new(simple());
+    world.pass();
+    let cluster = key("DaskCluster", "simple-job");
+    world.cluster.edit(&cluster, |object| object["metadata"]["deletionTimestamp"] = json!("2026-11-22T18:31:00Z"));
+    world.settle();
+    assert_eq!((world.made(), world.job_status().as_str()), ((true, false), "JobCreated"));
+    world.cluster.delete(&cluster);
     world.settle();
     assert_eq!(world.made(), (true, true));
 }

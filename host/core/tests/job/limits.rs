@@ -65,6 +65,7 @@ fn the_end_of_a_pod_that_was_removed_for_a_suspension_is_not_that_of_the_job() {
     world.settle();
     world.edit(|job| job["spec"]["suspend"] = json!(false));
     world.pass();
+    world.pass();
     // The pod of the time before is on its way out, and its process ended well enough.
     world.cluster.edit(&key("Pod", "simple-job-runner"), |pod| {
         pod["metadata"]["deletionTimestamp"] = json!("2026-11-22T18:31:00Z");
@@ -88,6 +89,78 @@ fn a_job_is_deleted_some_time_after_its_end() {
     world.now += 1_000;
     world.pass();
     assert!(world.get("DaskJob", "simple-job").is_none() && world.made() == (false, false));
+}
+
+#[test]
+fn a_job_without_any_time_after_its_end_goes_when_that_is_written() {
+    let mut world = World::new(with(simple(), json!({"ttlSecondsAfterFinished": 0})));
+    world.settle();
+    world.runs();
+    world.now += 5_000;
+    world.cluster.edit(&key("Pod", "simple-job-runner"), |pod| {
+        pod["status"]["phase"] = json!("Succeeded");
+        pod["status"]["containerStatuses"][0]["state"] =
+            json!({"terminated": {"exitCode": 0, "finishedAt": "2026-11-22T18:30:05Z"}});
+    });
+    world.pass();
+    assert!(world.get("DaskJob", "simple-job").is_some(), "its end is not written yet");
+    world.publish();
+    assert_eq!(world.job_status(), "Successful");
+    world.pass();
+    assert!(world.get("DaskJob", "simple-job").is_none() && world.made() == (false, false));
+}
+
+#[test]
+fn a_job_that_is_suspended_before_it_runs_begins_anew_when_resumed() {
+    let mut world = World::new(simple());
+    world.settle();
+    assert_eq!(world.job_status(), "ClusterCreated");
+    let uid = world.runner_uid();
+    world.edit(|job| job["spec"]["suspend"] = json!(true));
+    world.settle();
+    assert_eq!((world.status(), world.made()), (json!({"jobStatus": "JobCreated"}), (false, false)));
+    world.edit(|job| job["spec"]["suspend"] = json!(false));
+    world.settle();
+    assert_eq!((world.job_status().as_str(), world.made()), ("ClusterCreated", (true, true)));
+    assert_ne!(world.runner_uid(), uid);
+}
+
+#[test]
+fn a_suspension_with_a_restart_before_each_pass_is_the_same() {
+    let mut world = World::new(with(simple(), json!({"backoffLimit": 2})));
+    world.restarts = true;
+    world.settle();
+    world.runs();
+    let uid = world.runner_uid();
+    world.edit(|job| job["spec"]["suspend"] = json!(true));
+    for _ in 0..2 {
+        world.pass();
+        assert_eq!(world.made(), (true, true), "the status could not be written yet");
+    }
+    world.settle();
+    assert_eq!((world.status(), world.made()), (json!({"jobStatus": "JobCreated"}), (false, false)));
+    world.edit(|job| job["spec"]["suspend"] = json!(false));
+    world.settle();
+    assert_ne!(world.runner_uid(), uid);
+    world.runs();
+    world.ends("Failed", 1);
+    assert_eq!(world.job_status(), "Running", "an attempt before the suspension does not count");
+    world.wait(15);
+    world.ends("Succeeded", 0);
+    assert_eq!((world.job_status().as_str(), world.made()), ("Successful", (false, true)));
+}
+
+#[test]
+fn the_deadline_counts_while_the_runner_is_pending() {
+    let mut world = World::new(with(simple(), json!({"activeDeadlineSeconds": 100})));
+    world.settle();
+    world.report(json!({"phase": "Pending", "conditions": [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"}]}));
+    world.wait(99);
+    assert_eq!((world.job_status().as_str(), world.made()), ("ClusterCreated", (true, true)));
+    world.wait(1);
+    assert_eq!((world.job_status().as_str(), world.made()), ("Failed", (false, false)));
+    assert!(world.was_told("DeadlineExceeded"));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 mod calls;
 mod figures;
 mod served;
+mod waiting;
 mod wake;
 
 use std::{
@@ -115,8 +116,7 @@ struct Inner {
     findings: HashMap<(Reconciler, NamespacedName), Findings>,
     /// Failures to write a status.
     publishing: HashMap<(Reconciler, NamespacedName), Backoff>,
-    /// Subjects that wait for an object that is not there.
-    waiting: HashSet<(Reconciler, NamespacedName)>,
+    waiting: waiting::Waiting,
     /// Since when each pass has been running.
     running: HashMap<(Work, NamespacedName), Instant>,
     /// Keys whose appointment is a requeue that the handler asked for.
@@ -148,7 +148,14 @@ impl Controller {
     pub(crate) fn mount(&self, plugin: &str, handlers: &[Arc<MountedHandler>]) {
         {
             let mut mounted = self.handlers.write().unwrap_or_else(PoisonError::into_inner);
-            mounted.retain(|name, _| name.plugin != plugin);
+            let stays = |name: &HandlerName| handlers.iter().any(|handler| handler.name == *name);
+            mounted.retain(|name, _| {
+                let is_gone = name.plugin == plugin && !stays(name);
+                if is_gone {
+                    self.surroundings.metrics.forget_handler(name);
+                }
+                !is_gone
+            });
             mounted.extend(handlers.iter().map(|handler| (handler.name.clone(), Arc::clone(handler))));
         }
         let mut inner = self.lock();
@@ -170,6 +177,7 @@ impl Controller {
             removed
         };
         for handler in removed {
+            self.surroundings.metrics.forget_handler(&handler.name);
             let work = Work::Call(handler.name.clone());
             for subject in self.surroundings.index.list(&handler.subject.kind) {
                 let state = self.lock().states.remove(&(work.clone(), subject.at()));
@@ -183,6 +191,7 @@ impl Controller {
             }
         }
         self.figures.forget(plugin);
+        self.surroundings.metrics.forget_plugin(plugin);
     }
 
     /// Passes that have been running for too long.
@@ -241,10 +250,14 @@ impl Controller {
         let begun = Instant::now();
         match &work {
             Work::Reconcile(reconciler) => self.reconcile(*reconciler, &at, &mut state).await,
-            Work::Publish(reconciler) => self.publish(*reconciler, &at).await,
+            Work::Publish(reconciler) => self.publish(*reconciler, &at, &mut state).await,
             Work::Call(name) => self.call(name, &at, &mut state).await,
         }
-        self.surroundings.metrics.reconciled(&work.label(), begun.elapsed());
+        let record = || self.surroundings.metrics.reconciled(&work.label(), begun.elapsed());
+        match &work {
+            Work::Call(name) => self.while_mounted(name, record),
+            Work::Reconcile(_) | Work::Publish(_) => record(),
+        }
         let mut inner = self.lock();
         inner.running.remove(&(work.clone(), at.clone()));
         if !state.is_spent() && inner.serves(&at) {
@@ -260,18 +273,17 @@ impl Controller {
         if !pass.alive {
             inner.findings.remove(&key);
             inner.publishing.remove(&key);
-            inner.waiting.remove(&key);
+            inner.waiting.note(reconciler, at, &[]);
+            inner.states.remove(&(Work::Publish(reconciler), at.clone()));
             // Something may still be in the way of its end.
             self.schedule(&mut inner, Work::Reconcile(reconciler), at, &pass);
             return;
         }
-        if pass.findings.problems.iter().any(|problem| problem.reason.starts_with("Cluster")) {
-            inner.waiting.insert(key.clone());
-        } else {
-            inner.waiting.remove(&key);
-        }
+        inner.waiting.note(reconciler, at, &pass.findings.problems);
         let before = inner.findings.insert(key, pass.findings.clone()).unwrap_or_default();
-        let at_status = self.millis_after(STATUS_WINDOW);
+        // What a job does next waits for its status, and its clients read that soon after they have made it.
+        let window = if reconciler.heeds_status() { Duration::ZERO } else { STATUS_WINDOW };
+        let at_status = self.millis_after(window);
         inner.queue.wake_at(Work::Publish(reconciler), at.clone(), at_status);
         self.schedule(&mut inner, Work::Reconcile(reconciler), at, &pass);
         // A call that changes something is made when what is recorded about it is written.
@@ -284,20 +296,21 @@ impl Controller {
         }
         let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
         self.post(&subject, &pass.events);
-        if !reconciler.has_conditions() || !self.surroundings.observed.has_status(&subject.kind) {
+        if !reconciler.has_conditions() {
             let new = pass.findings.problems.iter().filter(|problem| !before.problems.contains(problem));
             self.post(&subject, &new.map(Problem::as_event).collect::<Vec<_>>());
         }
         self.report(&reconciler.name(), at, &pass.findings.problems, &before.problems);
     }
 
-    async fn publish(&self, reconciler: Reconciler, at: &NamespacedName) {
+    async fn publish(&self, reconciler: Reconciler, at: &NamespacedName, state: &mut SubjectState) {
         let key = (reconciler, at.clone());
         let findings = self.lock().findings.get(&key).cloned().unwrap_or_default();
+        let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
+        self.post(&subject, &self.pipeline().announce(reconciler, at, &findings, state, now()));
         match self.pipeline().publish(reconciler, at, &findings, now()).await {
             Ok(notes) => {
                 self.lock().publishing.remove(&key);
-                let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
                 self.post(&subject, &notes);
             }
             Err(error) => {
@@ -333,11 +346,15 @@ impl Controller {
         let subject = ObjectKey { kind: handler.subject.kind.clone(), at: at.clone() };
         let pass = self.pipeline().reconcile(&Handler::Plugin(Arc::clone(&handler)), at, state, now()).await;
         if let Some(report) = &pass.call {
-            self.surroundings.metrics.plugin_called(&name.plugin, &name.handler, report);
             log_guest(name, at, report);
         }
-        self.figures.note(name, &subject, &pass, state, now());
-        self.surroundings.metrics.set_parked(&name.plugin, self.figures.parked(&name.plugin));
+        self.while_mounted(name, || {
+            if let Some(report) = &pass.call {
+                self.surroundings.metrics.plugin_called(&name.plugin, &name.handler, report);
+            }
+            self.figures.note(name, &subject, &pass, state, now());
+            self.surroundings.metrics.set_parked(&name.plugin, self.figures.parked(&name.plugin));
+        });
         self.post(&subject, &pass.events);
         {
             let mut inner = self.lock();
@@ -348,8 +365,16 @@ impl Controller {
             self.schedule(&mut inner, work, at, &pass);
         }
         if pass.call.is_some() {
-            self.report(name, at, &pass.findings.problems, &[]);
+            self.while_mounted(name, || self.report(name, at, &pass.findings.problems, &[]));
             self.warn_of(&subject, &pass);
+        }
+    }
+
+    /// Counts for a handler, unless it is there no more: what was counted of it is dropped after its end.
+    fn while_mounted(&self, name: &HandlerName, record: impl FnOnce()) {
+        let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
+        if handlers.contains_key(name) {
+            record();
         }
     }
 

@@ -44,7 +44,7 @@ impl Inner {
         self.states.retain(|(_, at), _| serves(at));
         self.findings.retain(|(_, at), _| serves(at));
         self.publishing.retain(|(_, at), _| serves(at));
-        self.waiting.retain(|(_, at)| serves(at));
+        self.waiting.retain(serves);
         self.requeues.retain(|(_, at)| serves(at));
     }
 }

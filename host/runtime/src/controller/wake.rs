@@ -71,6 +71,10 @@ impl Controller {
             self.wake_status_of_pod(&mut inner, object);
             return;
         }
+        if extent == Extent::Whole {
+            let waiting: Vec<_> = inner.waiting.subjects(&object.key()).collect();
+            waiting.into_iter().for_each(|(reconciler, at)| inner.queue.wake(Work::Reconcile(reconciler), at));
+        }
         self.wake_subject(&mut inner, object, extent, handlers.values());
         let mut owners: Vec<OwnerReference> = Vec::new();
         for side in [&change.old, &change.new].into_iter().flatten() {
@@ -113,14 +117,11 @@ impl Controller {
         }
     }
 
-    /// Groups look at their cluster, those that wait for it to appear included.
+    /// Groups look at their cluster.
     fn wake_groups(&self, inner: &mut Inner, cluster: &Object) {
         let group = Reconciler::WorkerGroup;
         let owned = self.surroundings.index.controlled_by(&group.subject(), &cluster.metadata.uid);
-        let mut keys: Vec<_> = owned.iter().map(|group| group.at()).collect();
-        let same_namespace = |at: &NamespacedName| at.namespace == cluster.metadata.namespace;
-        keys.extend(inner.waiting.iter().filter(|(_, at)| same_namespace(at)).map(|(_, at)| at.clone()));
-        keys.into_iter().for_each(|at| inner.queue.wake(Work::Reconcile(group), at));
+        owned.iter().for_each(|owned| inner.queue.wake(Work::Reconcile(group), owned.at()));
     }
 
     /// The object is a child of the subject of some handlers.

@@ -6,8 +6,10 @@
 
 mod objects;
 mod process;
+mod series;
 
 use std::{
+    hash::Hash,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -15,6 +17,7 @@ use std::{
 use dask_wasm_operator_cluster::index::Index;
 use dask_wasm_operator_core::{
     action::{WriteError, Written},
+    plugin::HandlerName,
     ports::CallReport,
     scheduler::{SchedulerError, SchedulerReply},
 };
@@ -23,6 +26,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
+
+use self::series::Series;
 
 /// Upper bounds in seconds. One reconcile is a few writes of some milliseconds each; a slow one waits for its plugins, which
 /// have up to 10 s.
@@ -34,19 +39,20 @@ const CALL_BUCKETS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 
 /// Begins the names of what is not of every process.
 const PREFIX: &str = "dask_operator";
 
-type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+type Histograms<L> = Series<L, Histogram>;
+type Counters<L> = Series<L, Counter>;
 
 /// The counters of the process. Made once; recording takes no lock that waits for anything but other recordings.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     reconcile_duration: Histograms<HandlerLabels>,
-    reconcile_errors: Family<ReconcileErrorLabels, Counter>,
+    reconcile_errors: Counters<ReconcileErrorLabels>,
     queue_depth: Gauge,
     api_writes: Family<WriteLabels, Counter>,
-    plugin_calls: Family<CallLabels, Counter>,
+    plugin_calls: Counters<CallLabels>,
     plugin_call_duration: Histograms<PluginHandlerLabels>,
-    parked_subjects: Family<PluginLabels, Gauge>,
+    parked_subjects: Series<PluginLabels, Gauge>,
     scheduler_calls: Family<SchedulerCallLabels, Counter>,
 }
 
@@ -100,7 +106,7 @@ impl Metrics {
         let ours = registry.sub_registry_with_prefix(PREFIX);
         ours.register("build", "The version that runs", build);
 
-        let reconcile_duration: Histograms<_> = Family::new_with_constructor(|| Histogram::new(RECONCILE_BUCKETS));
+        let reconcile_duration = histograms(|| Histogram::new(RECONCILE_BUCKETS));
         let help = "Time to bring one subject of a handler up to date, by handler";
         ours.register_with_unit("reconcile_duration", help, Unit::Seconds, reconcile_duration.clone());
 
@@ -119,7 +125,7 @@ impl Metrics {
         let help = "Calls of plugins, by plugin, handler and result";
         ours.register("plugin_calls", help, plugin_calls.clone());
 
-        let plugin_call_duration: Histograms<_> = Family::new_with_constructor(|| Histogram::new(CALL_BUCKETS));
+        let plugin_call_duration = histograms(|| Histogram::new(CALL_BUCKETS));
         let help = "Time of one call in the sandbox, by plugin and handler";
         ours.register_with_unit("plugin_call_duration", help, Unit::Seconds, plugin_call_duration.clone());
 
@@ -133,13 +139,13 @@ impl Metrics {
 
         Self {
             registry,
-            reconcile_duration,
-            reconcile_errors,
+            reconcile_duration: Series::of(reconcile_duration),
+            reconcile_errors: Series::of(reconcile_errors),
             queue_depth,
             api_writes,
-            plugin_calls,
-            plugin_call_duration,
-            parked_subjects,
+            plugin_calls: Series::of(plugin_calls),
+            plugin_call_duration: Series::of(plugin_call_duration),
+            parked_subjects: Series::of(parked_subjects),
             scheduler_calls,
         }
     }
@@ -154,13 +160,12 @@ impl Metrics {
 
     /// One reconcile of a handler ended, well or not.
     pub fn reconciled(&self, handler: &str, duration: Duration) {
-        let labels = HandlerLabels { handler: handler.to_owned() };
-        self.reconcile_duration.get_or_create(&labels).observe(duration.as_secs_f64());
+        self.reconcile_duration.get(HandlerLabels { handler: handler.to_owned() }).observe(duration.as_secs_f64());
     }
 
     /// It ended badly; `kind` is the error's own constant word.
     pub fn reconcile_failed(&self, handler: &str, kind: &'static str) {
-        self.reconcile_errors.get_or_create(&ReconcileErrorLabels { handler: handler.to_owned(), kind }).inc();
+        self.reconcile_errors.get(ReconcileErrorLabels { handler: handler.to_owned(), kind }).inc();
     }
 
     /// So many subjects wait.
@@ -184,14 +189,28 @@ impl Metrics {
     pub fn plugin_called(&self, plugin: &str, handler: &str, report: &CallReport) {
         let (plugin, handler) = (plugin.to_owned(), handler.to_owned());
         let labels = PluginHandlerLabels { plugin: plugin.clone(), handler: handler.clone() };
-        self.plugin_call_duration.get_or_create(&labels).observe(report.duration.as_secs_f64());
+        self.plugin_call_duration.get(labels).observe(report.duration.as_secs_f64());
         let result = report.result.as_ref().err().map_or(SUCCESS, |error| error.kind());
-        self.plugin_calls.get_or_create(&CallLabels { plugin, handler, result }).inc();
+        self.plugin_calls.get(CallLabels { plugin, handler, result }).inc();
     }
 
     /// So many subjects of a plugin are parked.
     pub fn set_parked(&self, plugin: &str, subjects: usize) {
-        self.parked_subjects.get_or_create(&PluginLabels { plugin: plugin.to_owned() }).set(as_gauge(subjects));
+        self.parked_subjects.get(PluginLabels { plugin: plugin.to_owned() }).set(as_gauge(subjects));
+    }
+
+    /// A handler of a plugin is there no more.
+    pub fn forget_handler(&self, name: &HandlerName) {
+        let label = name.to_string();
+        self.reconcile_duration.forget(|labels| labels.handler == label);
+        self.reconcile_errors.forget(|labels| labels.handler == label);
+        self.plugin_calls.forget(|labels| labels.plugin == name.plugin && labels.handler == name.handler);
+        self.plugin_call_duration.forget(|labels| labels.plugin == name.plugin && labels.handler == name.handler);
+    }
+
+    /// A plugin has no handlers any more.
+    pub fn forget_plugin(&self, plugin: &str) {
+        self.parked_subjects.forget(|labels| labels.plugin == plugin);
     }
 
     /// All of it, as `application/openmetrics-text; version=1.0.0`.
@@ -200,6 +219,10 @@ impl Metrics {
         text::encode(&mut text, &self.registry).expect("writing to a String can't fail");
         text
     }
+}
+
+fn histograms<L: Clone + Eq + Hash>(new: fn() -> Histogram) -> Family<L, Histogram> {
+    Family::new_with_constructor(new)
 }
 
 impl Default for Metrics {
@@ -250,5 +273,32 @@ mod tests {
             assert!(text.lines().any(|candidate| candidate == line), "{line}\nnot in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn nothing_is_told_of_handlers_and_plugins_that_are_gone() {
+        let metrics = Metrics::new();
+        let report = || CallReport {
+            result: Err(CallError::Deadline(Duration::ZERO)),
+            log: vec![],
+            log_dropped: 0,
+            duration: Duration::ZERO,
+        };
+        let names = [("istio", "expose"), ("istio", "other"), ("stays", "expose")]
+            .map(|(plugin, handler)| HandlerName { plugin: plugin.to_owned(), handler: handler.to_owned() });
+        for name in &names {
+            metrics.reconciled(&name.to_string(), Duration::ZERO);
+            metrics.reconcile_failed(&name.to_string(), "AnswerRefused");
+            metrics.plugin_called(&name.plugin, &name.handler, &report());
+            metrics.set_parked(&name.plugin, 2);
+        }
+        let lines_of = |word: &str| metrics.encode().lines().filter(|line| line.contains(word)).count();
+        let others = (lines_of("other"), lines_of("stays"));
+        assert!(others.0 > 0 && others.1 > 0);
+        metrics.forget_handler(&names[0]);
+        assert_eq!((lines_of("other"), lines_of("stays")), others);
+        metrics.forget_handler(&names[1]);
+        metrics.forget_plugin("istio");
+        assert_eq!((lines_of("istio"), lines_of("stays")), (0, others.1));
     }
 }

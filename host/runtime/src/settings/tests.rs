@@ -91,6 +91,11 @@ fn levels_of_events() {
         ("run --event-level Warning", EventLevel::Warnings),
         ("run --event-level ERROR", EventLevel::Nothing),
         ("run --event-level none", EventLevel::Nothing),
+        ("run --event-level 0", EventLevel::All),
+        ("run --event-level 20", EventLevel::All),
+        ("run --event-level 25", EventLevel::Warnings),
+        ("run --event-level 30", EventLevel::Warnings),
+        ("run --event-level 40", EventLevel::Nothing),
         ("run --events-enabled False", EventLevel::Nothing),
         ("run --events-enabled True --event-level warning", EventLevel::Warnings),
     ] {

@@ -118,9 +118,9 @@ impl<'a> Job<'a> {
 
     fn children(&self, stage: &Stage, environment: &Environment) -> Option<Vec<WantedChild>> {
         let job = &self.seen.subject;
-        let cluster = || objects::cluster(job, &self.spec, environment);
-        let runner = || objects::runner(job, &self.spec, environment);
         let (live_cluster, live_runner) = (self.live_cluster(), self.live_runner());
+        let cluster = || objects::cluster(job, &self.spec, live_cluster.map(Arc::as_ref), environment);
+        let runner = || objects::runner(job, &self.spec, environment);
         let of = |with_cluster: bool, with_runner: bool| {
             let cluster = with_cluster.then(cluster);
             Some(cluster.into_iter().chain(with_runner.then(runner)).collect())
@@ -140,7 +140,13 @@ impl<'a> Job<'a> {
                     && live_cluster.is_none()
                     && has_begun(&self.previous)
                     && matches!(self.attempt, Attempt::Active(_));
-                of(!was_shut_down, matches!(self.attempt, Attempt::Active(_) | Attempt::ToBegin))
+                let wants_runner = match self.attempt {
+                    Attempt::Active(_) => true,
+                    // A cluster of the same name that is somebody else's, or none, is nothing to run on.
+                    Attempt::ToBegin => live_cluster.is_some_and(|cluster| !cluster.is_being_deleted()),
+                    Attempt::Succeeded(_) | Attempt::Failed(_) | Attempt::Lost | Attempt::GivenUp => false,
+                };
+                of(!was_shut_down, wants_runner)
             }
         }
     }

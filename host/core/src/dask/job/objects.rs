@@ -5,8 +5,11 @@ use serde_json::{Value, json};
 use super::{Environment, cluster_kind, runner_name};
 use crate::{
     dask::{
+        Reconciler, field_manager,
         metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata},
-        workergroup::{add_environment, scheduler_address},
+        pod_spec::pod_spec,
+        replicas::Copied,
+        workergroup::scheduler_address,
     },
     object::Object,
     spec::{DaskJobSpec, Metadata},
@@ -19,7 +22,13 @@ fn metadata(job: &Object, section: Option<&Metadata>, environment: &Environment)
         .reserve([(CLUSTER_NAME_LABEL, &job.name)])
 }
 
-pub(super) fn cluster(job: &Object, spec: &DaskJobSpec, environment: &Environment) -> WantedChild {
+/// `live`: the cluster as it is, if it is there.
+pub(super) fn cluster(
+    job: &Object,
+    spec: &DaskJobSpec,
+    live: Option<&Object>,
+    environment: &Environment,
+) -> WantedChild {
     let metadata = metadata(job, spec.cluster.metadata.as_ref(), environment);
     // As it stands in the job, so that nothing newer than us is lost on the way.
     let raw: Value = job.field("spec").and_then(Result::ok).unwrap_or_default();
@@ -29,7 +38,9 @@ pub(super) fn cluster(job: &Object, spec: &DaskJobSpec, environment: &Environmen
         "metadata": metadata.named(&job.metadata.name),
         "spec": raw.pointer("/cluster/spec"),
     });
-    WantedChild::new("cluster", object)
+    let asked = spec.cluster.spec.worker.replicas;
+    let copied = Copied { source: job, path: "/spec/cluster/spec/worker/replicas", asked };
+    copied.write(WantedChild::new("cluster", object), live, &field_manager(Reconciler::Job))
 }
 
 pub(super) fn runner(job: &Object, spec: &DaskJobSpec, environment: &Environment) -> WantedChild {
@@ -38,10 +49,7 @@ pub(super) fn runner(job: &Object, spec: &DaskJobSpec, environment: &Environment
         .reserve([(COMPONENT_LABEL, "job-runner")])
         .without_istio();
     let address = scheduler_address(name, job.metadata.namespace.as_deref(), environment);
-    let mut pod = spec.job.spec.clone();
-    for container in pod.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten() {
-        add_environment(container, &[("DASK_SCHEDULER_ADDRESS", &address)]);
-    }
+    let pod = pod_spec(&spec.job.spec, &[("DASK_SCHEDULER_ADDRESS", &address)]);
     let object =
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata.named(&runner_name(name)), "spec": pod});
     WantedChild::new("runner", object)

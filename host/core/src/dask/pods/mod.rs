@@ -4,6 +4,7 @@
 //! summary of each (1.2 kB of memory with what the index needs), under a kind of its own: whatever else watches pods (runners of jobs, plugins) has them whole. A summary
 //! changes only when an answer does, so that what a kubelet reports now and then wakes nobody.
 
+mod removed;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -68,7 +69,7 @@ pub fn summary(kind: Arc<GroupVersionKind>, pod: &Object) -> Object {
     let summary = PodSummary {
         deployment: deployment_of(pod),
         running_since: status.running_since().and_then(epoch_millis).filter(|_| !has_ended),
-        trouble: status.lasting_trouble().filter(|_| !has_ended && !is_going),
+        trouble: status.lasting_trouble().filter(|_| !has_ended && !is_going).map(|trouble| trouble.with_remedy(pod)),
         ips: if has_ended { Vec::new() } else { status.ips() },
     };
     let summary = to_raw_value(&summary).expect("texts and numbers are JSON");

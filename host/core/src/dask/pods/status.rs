@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::removed::remedy;
 use crate::object::Object;
 
 /// Reasons of a waiting container that are no trouble.
@@ -118,6 +119,9 @@ pub(in crate::dask) enum TroubleKind {
 }
 
 impl TroubleKind {
+    /// All of them.
+    pub(in crate::dask) const ALL: [Self; 4] = [Self::Unschedulable, Self::Image, Self::NotStarting, Self::CrashLoop];
+
     /// The end of condition reasons: `SchedulerImage`.
     pub(in crate::dask) fn word(self) -> &'static str {
         match self {
@@ -130,6 +134,14 @@ impl TroubleKind {
 }
 
 impl Trouble {
+    /// With what to write where the pod was told to run what its image has no more.
+    pub(super) fn with_remedy(mut self, pod: &Object) -> Self {
+        if let Some(remedy) = self.container.as_deref().and_then(|container| remedy(&self.why, pod, container)) {
+            self.why = format!("{}; {remedy}", self.why);
+        }
+        self
+    }
+
     /// What is wrong with the pod of this name, and what can be done in this section of the spec of whom it belongs to.
     pub(in crate::dask) fn describe(&self, pod: &str, section: &str) -> String {
         let (why, container) = (&self.why, self.container.as_deref().unwrap_or_default());

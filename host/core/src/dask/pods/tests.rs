@@ -154,6 +154,41 @@ fn a_failing_scheduler_pod_is_told_with_its_remedy() {
 }
 
 #[test]
+fn what_distributed_has_no_more_is_told_with_what_to_write_instead() {
+    let start_error = |name: &str| {
+        let message = format!(
+            "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: \
+             unable to start container process: error during container init: exec: \"{name}\": executable file not found in \
+             $PATH: unknown"
+        );
+        json!({"terminated": {"exitCode": 128, "reason": "StartError", "message": message}})
+    };
+    let remedies = [
+        ("dask-scheduler", "since 2026.6, write dask scheduler;"),
+        ("dask-worker", "since 2026.6, write dask worker;"),
+    ];
+    for (name, remedy) in remedies {
+        let message = start_error(name)["terminated"]["message"].clone();
+        let run = waiting("RunContainerError", message.as_str().unwrap());
+        let again = waiting("CrashLoopBackOff", "back-off 10s restarting failed container");
+        for status in [container(run, json!({}), 0), container(again.clone(), start_error(name), 1)] {
+            let pods = [pod("c-scheduler", 1, status)];
+            let (_, _, message) = available(Reconciler::Cluster, &[deployment("c-scheduler", false, None)], &pods);
+            assert!(message.contains(remedy), "{message}");
+        }
+        // The shell of an image's entry point is the one that finds nothing.
+        let mut told = pod("c-scheduler", 1, container(again, terminated(127), 1));
+        told["spec"]["containers"][0]["args"] = json!([name, "--host", "0.0.0.0"]);
+        let (_, _, message) =
+            available(Reconciler::Cluster, &[deployment("c-scheduler", false, None)], &[told.clone()]);
+        assert!(message.contains(remedy), "{message}");
+        told["spec"]["containers"][0]["args"] = json!(["another", "program"]);
+        let (_, _, message) = available(Reconciler::Cluster, &[deployment("c-scheduler", false, None)], &[told]);
+        assert!(message.contains("exit code 127") && !message.contains("distributed"), "{message}");
+    }
+}
+
+#[test]
 fn failing_workers_are_counted_by_what_is_wrong() {
     let deployments = [
         deployment("g-worker-a", true, None),

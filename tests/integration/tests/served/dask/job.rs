@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     manifests,
-    objects::{CLUSTER, JOB, POD, TIMEOUT, controller, text, uid},
+    objects::{CLUSTER, GROUP, JOB, POD, TIMEOUT, controller, text, uid},
     stage::{Stage, on_stage},
 };
 
@@ -78,6 +78,46 @@ async fn a_suspended_job_waits_and_is_deleted_some_time_after_its_end() -> anyho
             Ok(stage.find(POD, RUNNER).await?.is_none().then_some(()))
         })
         .await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_job_waits_until_the_name_of_its_cluster_is_free() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        let foreign = stage.running_cluster("simple", 1).await?;
+        let job = stage.create(&manifests::job("simple")).await?;
+        let note = stage.until_event(JOB, "simple", "ForeignObject").await?;
+        ensure!(note.contains("DaskCluster") && note.contains("delete or rename it"), "{note}");
+        let status = stage.until_job("JobCreated").await?["status"].clone();
+        assert_eq!(status, json!({"jobStatus": "JobCreated"}));
+        ensure!(stage.find(POD, RUNNER).await?.is_none(), "it does not run on a cluster of somebody else");
+        stage.delete(CLUSTER, "simple").await?;
+        let own = stage.until_new(CLUSTER, "simple", &foreign).await?;
+        assert_eq!(controller(&own), uid(&job));
+        stage.until_there(POD, RUNNER).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_cluster_of_a_job_can_be_scaled() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        stage.create(&manifests::job("simple")).await?;
+        stage.until_running("simple", 1).await?;
+        stage.scale(CLUSTER, "simple", 3).await?;
+        stage.until_workers("simple-default", 3).await?;
+        stage.merge(JOB, "simple", &json!({"metadata": {"labels": {"team": "red"}}})).await?;
+        let labelled = |object: &Value| object["metadata"]["labels"]["team"] == "red";
+        let cluster = stage.until(CLUSTER, "simple", "labelled", labelled).await?;
+        assert_eq!(cluster["spec"]["worker"]["replicas"], 3);
+        let group = stage.until(GROUP, "simple-default", "labelled", labelled).await?;
+        assert_eq!(group["spec"]["worker"]["replicas"], 3);
+
+        stage.merge(JOB, "simple", &json!({"spec": {"cluster": {"spec": {"worker": {"replicas": 2}}}}})).await?;
+        stage.until_workers("simple-default", 2).await?;
+        Ok(())
     })
     .await
 }

@@ -6,4 +6,5 @@ mod pods;
 mod refusals;
 mod repair;
 mod replicas;
+mod specs;
 mod templates;

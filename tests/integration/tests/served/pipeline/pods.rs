@@ -26,6 +26,7 @@ async fn why_a_schedulers_pod_fails_is_in_its_clusters_condition() -> anyhow::Re
         stage.report_pod_of("simple-scheduler", &pulling).await?;
         let message = stage.until_condition(CLUSTER, "simple", ["Available", "False", "SchedulerImage"]).await?;
         ensure!(message.contains("dask:nope") && message.contains("spec.scheduler.spec"), "{message}");
+        assert_eq!(stage.until_event(CLUSTER, "simple", "SchedulerImage").await?, message);
         let full =
             json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"});
         stage.report_pod_of("simple-scheduler", &json!({"conditions": [full], "containerStatuses": []})).await?;
