@@ -216,8 +216,9 @@ mod tests {
         let left = json!({"f:cluster": {}, "f:worker": {"f:spec": {"f:nodeSelector": {"f:a": {}}}}});
         assert_eq!(inherited_spec("DaskWorkerGroup", &group), left);
         assert_eq!(inherited_spec("Pod", &json!({"f:containers": {}})), Value::Null);
-        let cluster = json!({"f:worker": {"f:replicas": {}}});
-        assert_eq!(inherited_spec("DaskCluster", &cluster), cluster, "that of a job");
+        let cluster = json!({"f:worker": {"f:replicas": {}, "f:spec": {"f:nodeSelector": {"f:a": {}}}}});
+        let left = json!({"f:worker": {"f:spec": {"f:nodeSelector": {"f:a": {}}}}});
+        assert_eq!(inherited_spec("DaskCluster", &cluster), left, "that of a job");
     }
 
     #[test]

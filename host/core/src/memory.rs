@@ -7,7 +7,7 @@
 mod layers;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -21,7 +21,7 @@ use crate::{
     inheritance::inherited,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     ports::{Observed, Pending, Schedulers, Writes},
-    scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
+    scheduler::{Left, Scheduler, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
 };
 use layers::{first_difference, give, merge, take_changed, take_conflicts, take_held};
 
@@ -42,6 +42,8 @@ struct Objects {
     written: Vec<(ObjectKey, String)>,
     /// The field that was changed last by a manager that had applied it before.
     changed: Option<String>,
+    /// Addresses of the workers that the schedulers were asked to retire.
+    retired: BTreeSet<String>,
 }
 
 #[derive(Clone)]
@@ -418,15 +420,19 @@ impl Schedulers for MemoryCluster {
             let objects = self.objects().into_iter().filter(|object| is_worker(object));
             objects.map(|object| object.metadata.name.clone())
         };
+        let worker = |name: String| {
+            let address = format!("tcp://{name}");
+            let retiring = self.lock().retired.contains(&address).then_some(Left::Nothing);
+            SchedulerWorker { name, address, place: 0, retiring }
+        };
         let reply = match call {
-            SchedulerCall::Workers => SchedulerReply::Workers(
-                workers()
-                    .map(|name| SchedulerWorker { address: format!("tcp://{name}"), name, is_retired: false })
-                    .collect(),
-            ),
+            SchedulerCall::Workers => SchedulerReply::Workers(workers().map(worker).collect()),
             SchedulerCall::AdaptiveTarget => SchedulerReply::AdaptiveTarget(workers().count() as u64),
             SchedulerCall::IdleSince => SchedulerReply::IdleSince(None),
-            SchedulerCall::Retire(addresses) => SchedulerReply::Retired(addresses),
+            SchedulerCall::Retire(addresses) => {
+                self.lock().retired.extend(addresses.iter().cloned());
+                SchedulerReply::Retired(addresses)
+            }
         };
         Box::pin(std::future::ready(Ok(reply)))
     }

@@ -4,7 +4,10 @@
 //! takes, and the next pass finds the reply. So a scheduler that hangs holds up its own cluster only, and every decision
 //! stays a pure function.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -64,7 +67,7 @@ impl Scheduler {
 /// Something to say to a scheduler.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum SchedulerCall {
-    /// Which workers are registered, the one that it can best do without first.
+    /// Which workers are registered, and which of them it can best do without.
     Workers,
     /// How many workers its work asks for.
     AdaptiveTarget,
@@ -89,7 +92,7 @@ impl SchedulerCall {
 /// A scheduler's reply to the call of the same name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum SchedulerReply {
-    /// In the order in which it can do without them.
+    /// Those that are registered.
     Workers(Vec<SchedulerWorker>),
     /// Not bounded by anything: a scheduler may say what it likes.
     AdaptiveTarget(u64),
@@ -107,8 +110,22 @@ pub struct SchedulerWorker {
     pub name: String,
     /// `tcp://10.0.0.1:34567`.
     pub address: String,
-    /// Whether it is retired: `closing_gracefully`, which it stays.
-    pub is_retired: bool,
+    /// The lower, the better the scheduler can do without it; all the same if it does not say.
+    pub place: usize,
+    /// What it has left to do, if it is `closing_gracefully`: it gets no more, and hands over what it holds. None: it gets work.
+    pub retiring: Option<Left>,
+}
+
+/// What a worker that gets no more work has left of what it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Left {
+    /// Nothing: no more results will be on it.
+    Nothing,
+    /// Tasks that are not finished. Only those that it has begun will be.
+    Tasks {
+        /// Whether it has begun any, as far as it told last.
+        begun: bool,
+    },
 }
 
 /// Why there is no reply.
@@ -141,22 +158,29 @@ impl SchedulerError {
 }
 
 /// What is known from a scheduler when a pass begins.
+///
+/// Calls and replies have places in one order, the earlier before the later: two may come within a millisecond, and clocks are
+/// set back.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Replies {
-    /// The last reply to each call, by the call's name, or why there is none.
+    /// The last reply to each call but [`SchedulerCall::Retire`], by the call's name, or why there is none.
     heard: BTreeMap<&'static str, Heard>,
-    noted: u64,
+    /// What came of retiring each worker that is registered the last time, by address.
+    retired: BTreeMap<String, Attempt>,
+    /// Calls that are not answered yet, with their places.
+    under_way: BTreeMap<SchedulerCall, u64>,
+    /// The last place that was given.
+    last_place: u64,
 }
 
 /// One reply and when it came.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Heard {
-    /// What was said.
-    pub call: SchedulerCall,
     /// Milliseconds since the Unix epoch.
     pub at: u64,
-    /// Its place among all replies of this scheduler, the earlier before the later: two may come within a millisecond, and
-    /// clocks are set back.
+    /// The call's place among all calls and replies of this scheduler; 0: it is not known any more.
+    pub asked: u64,
+    /// The reply's place.
     pub place: u64,
     /// Since when every attempt has failed, in milliseconds since the Unix epoch; none: the last one succeeded.
     pub failing_since: Option<u64>,
@@ -164,25 +188,81 @@ pub struct Heard {
     pub result: Result<SchedulerReply, SchedulerError>,
 }
 
+/// What came of retiring a worker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attempt {
+    /// When it ended, in milliseconds since the Unix epoch.
+    pub at: u64,
+    /// The call's place, see [`Heard::asked`].
+    pub asked: u64,
+    /// The reply's place.
+    pub place: u64,
+    /// Whether the worker is empty.
+    pub result: Result<bool, SchedulerError>,
+}
+
 impl Replies {
-    /// Notes the end of a call at `now`, in milliseconds since the Unix epoch.
-    pub fn note(&mut self, call: &SchedulerCall, result: Result<SchedulerReply, SchedulerError>, now: u64) {
-        let before = self.heard.get(call.name()).and_then(|heard| heard.failing_since);
-        let failing_since = result.is_err().then(|| before.unwrap_or(now));
-        self.noted += 1;
-        let heard = Heard { call: call.clone(), at: now, place: self.noted, failing_since, result };
-        self.heard.insert(call.name(), heard);
+    /// Notes that a call is made now, unless it is under way already.
+    pub fn ask(&mut self, call: &SchedulerCall) {
+        let place = self.next_place();
+        self.under_way.entry(call.clone()).or_insert(place);
     }
 
-    /// The last reply to a call of this name that is not older than `age`.
+    /// Notes the end of a call at `now`, in milliseconds since the Unix epoch.
+    pub fn note(&mut self, call: &SchedulerCall, result: Result<SchedulerReply, SchedulerError>, now: u64) {
+        let (asked, place) = (self.under_way.remove(call).unwrap_or_default(), self.next_place());
+        if let SchedulerCall::Retire(addresses) = call {
+            let result = result.map(|reply| match reply {
+                SchedulerReply::Retired(empty) => empty.into_iter().collect(),
+                _ => BTreeSet::new(),
+            });
+            for address in addresses {
+                let result = result.as_ref().map(|empty| empty.contains(address)).map_err(Clone::clone);
+                self.retired.insert(address.clone(), Attempt { at: now, asked, place, result });
+            }
+            return;
+        }
+        if let Ok(SchedulerReply::Workers(workers)) = &result {
+            let registered: BTreeSet<_> = workers.iter().map(|worker| worker.address.as_str()).collect();
+            self.retired.retain(|address, _| registered.contains(address.as_str()));
+        }
+        let before = self.heard.get(call.name()).and_then(|heard| heard.failing_since);
+        let failing_since = result.is_err().then(|| before.unwrap_or(now));
+        self.heard.insert(call.name(), Heard { at: now, asked, place, failing_since, result });
+    }
+
+    /// The last reply to a call of this name that is not older than `age`; none for [`SchedulerCall::Retire`].
     pub fn fresh(&self, call: &SchedulerCall, age: Duration, now: u64) -> Option<&Heard> {
         let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         self.heard.get(call.name()).filter(|heard| now.saturating_sub(heard.at) <= age)
     }
 
-    /// Forgets the reply to a call: what it was for has been done.
-    pub fn forget(&mut self, call: &SchedulerCall) {
-        self.heard.remove(call.name());
+    /// What came of retiring the worker of this address the last time.
+    pub fn retired(&self, address: &str) -> Option<&Attempt> {
+        self.retired.get(address)
+    }
+
+    /// The last place of a reply to [`SchedulerCall::Retire`]; 0: there is none.
+    pub fn last_retired(&self) -> u64 {
+        self.retired.values().map(|attempt| attempt.place).max().unwrap_or_default()
+    }
+
+    /// The calls of [`SchedulerCall::Retire`] that are not answered yet, by the addresses that they name.
+    pub fn retiring(&self) -> impl Iterator<Item = &[String]> {
+        self.under_way.keys().filter_map(|call| match call {
+            SchedulerCall::Retire(addresses) => Some(addresses.as_slice()),
+            _ => None,
+        })
+    }
+
+    /// The last place that was given to a call or a reply.
+    pub fn last_place(&self) -> u64 {
+        self.last_place
+    }
+
+    fn next_place(&mut self) -> u64 {
+        self.last_place += 1;
+        self.last_place
     }
 }
 
@@ -215,18 +295,54 @@ mod tests {
         }
     }
 
+    fn worker(address: &str) -> SchedulerWorker {
+        SchedulerWorker { name: address.to_owned(), address: address.to_owned(), place: 0, retiring: None }
+    }
+
     #[test]
     fn replies_are_ordered_also_within_a_millisecond_and_when_the_clock_is_set_back() {
-        let (workers, retire) = (SchedulerCall::Workers, SchedulerCall::Retire(Vec::new()));
         let mut replies = Replies::default();
         let mut places = Vec::new();
-        for (call, now) in [(&workers, 5_000), (&retire, 5_000), (&workers, 5_000), (&retire, 6_000), (&retire, 1_000)]
+        for (call, now) in
+            [(SchedulerCall::Workers, 5_000), (SchedulerCall::IdleSince, 5_000), (SchedulerCall::Workers, 1_000)]
         {
-            replies.note(call, Ok(SchedulerReply::Workers(Vec::new())), now);
-            places.extend(replies.fresh(call, Duration::MAX, now).map(|heard| heard.place));
+            replies.ask(&call);
+            replies.note(&call, Ok(SchedulerReply::IdleSince(None)), now);
+            places.extend(replies.fresh(&call, Duration::MAX, now).map(|heard| [heard.asked, heard.place]));
         }
-        assert_eq!(places.len(), 5);
-        assert!(places.is_sorted_by(|earlier, later| earlier < later), "{places:?}");
+        assert_eq!(places, [[1, 2], [3, 4], [5, 6]]);
+    }
+
+    #[test]
+    fn a_call_that_is_under_way_keeps_its_place_and_one_of_another_life_has_none() {
+        let mut replies = Replies::default();
+        replies.ask(&SchedulerCall::Workers);
+        replies.ask(&SchedulerCall::Workers);
+        let asked = |replies: &mut Replies| {
+            replies.note(&SchedulerCall::Workers, Ok(SchedulerReply::Workers(Vec::new())), 1_000);
+            replies.fresh(&SchedulerCall::Workers, Duration::MAX, 1_000).map(|heard| heard.asked)
+        };
+        assert_eq!((asked(&mut replies), asked(&mut replies)), (Some(1), Some(0)));
+    }
+
+    #[test]
+    fn retiring_is_remembered_by_address_for_as_long_as_a_worker_is_registered() {
+        let retire =
+            |addresses: &[&str]| SchedulerCall::Retire(addresses.iter().map(|&address| address.into()).collect());
+        let mut replies = Replies::default();
+        let (both, one) = (retire(&["tcp://a", "tcp://b"]), retire(&["tcp://b"]));
+        replies.ask(&both);
+        replies.ask(&one);
+        assert_eq!(replies.retiring().count(), 2);
+        replies.note(&both, Ok(SchedulerReply::Retired(vec!["tcp://a".to_owned()])), 1_000);
+        let result = |replies: &Replies, address| replies.retired(address).map(|attempt| attempt.result.clone());
+        assert_eq!((result(&replies, "tcp://a"), result(&replies, "tcp://b")), (Some(Ok(true)), Some(Ok(false))));
+        let failed = SchedulerError::Unreachable("refused".to_owned());
+        replies.note(&one, Err(failed.clone()), 2_000);
+        assert_eq!(result(&replies, "tcp://b"), Some(Err(failed)));
+        assert_eq!((replies.retiring().count(), replies.last_retired()), (0, replies.last_place()));
+        replies.note(&SchedulerCall::Workers, Ok(SchedulerReply::Workers(vec![worker("tcp://a")])), 3_000);
+        assert_eq!((result(&replies, "tcp://a"), result(&replies, "tcp://b")), (Some(Ok(true)), None));
     }
 
     #[test]

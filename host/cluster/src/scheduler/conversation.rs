@@ -2,7 +2,7 @@
 //!
 //! | call | first | then | at last |
 //! |---|---|---|---|
-//! | workers | RPC `identity`, `workers_to_close` | `/api/v1/get_workers` | |
+//! | workers | RPC `identity`, `workers_to_close`, `processing` | `/api/v1/get_workers` | |
 //! | adaptive target | `/api/v1/adaptive_target` | RPC `adaptive_target` | `/json/counts.json` |
 //! | idle since | `/api/v1/check_idle` | RPC `check_idle` | `/json/counts.json`, and a clock of ours |
 //! | retire | RPC `retire_workers` | `/api/v1/retire_workers` | |
@@ -10,7 +10,7 @@
 //! `/api/v1` is off unless a user turned it on, and answers by HTTP are about as cheap as by RPC; where it is on, the comm port
 //! may be closed to us. The order and the state of workers are told by RPC only.
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::time::SystemTime;
 
 use dask_wasm_operator_core::scheduler::{Scheduler, SchedulerError, SchedulerWorker};
 use serde::de::DeserializeOwned;
@@ -23,7 +23,8 @@ use super::{
     connect::{ConnectError, Connector},
     http::{self as api, HttpError, Question},
     reply::{
-        AdaptiveTarget, Bounded, CheckIdle, Counts, GetWorkers, Identity, IdleSince, RetireWorkers, Version, Versions,
+        AdaptiveTarget, Bounded, CheckIdle, Counts, GetWorkers, Identity, IdleSince, Processing, RetireWorkers,
+        Version, Versions,
     },
     rpc::{Connection, Request, RpcError},
     session::{Kept, Session},
@@ -63,8 +64,14 @@ impl Conversation<'_> {
         };
         let order: Option<Bounded<String>> = self.rpc(&Request::workers_to_close()).await?;
         let Bounded(order) = order.ok_or_else(|| unsupported("workers_to_close"))?;
-        let retired = self.retired(&identity.closing()).await;
-        Ok(identity.in_order(&order, &retired))
+        let closing = identity.closing();
+        let unfinished: Option<Processing> = if closing.is_empty() {
+            Some(Processing::default())
+        } else {
+            // It fails as a whole if one of them is gone by now.
+            self.rpc(&Request::processing(&closing)).await.ok().flatten()
+        };
+        Ok(identity.into_workers(&order, unfinished.map(Processing::into_busy).as_ref()))
     }
 
     pub(super) async fn adaptive_target(mut self) -> Result<u64, SchedulerError> {
@@ -129,20 +136,6 @@ impl Conversation<'_> {
             Err(error) => return Err(error),
         };
         Ok(answer.ok_or_else(|| unsupported("retire_workers"))?.among(addresses))
-    }
-
-    /// Which of those that are being retired are empty. Their status says only that it was begun, perhaps by somebody who
-    /// did not wait for the end; asked again, the scheduler confirms at once what is done. One that does not in time counts
-    /// as not empty, and can be retired again.
-    async fn retired(&mut self, closing: &[String]) -> BTreeSet<String> {
-        if closing.is_empty() {
-            return BTreeSet::new();
-        }
-        let confirmed: Option<RetireWorkers> = match self.connect().await {
-            Ok(mut connection) => connection.call(&Request::retire_workers(closing), self.deadlines.confirm).await.ok(),
-            Err(_) => None,
-        };
-        confirmed.into_iter().flat_map(|confirmed| confirmed.among(closing)).collect()
     }
 
     /// The release of distributed; none: it can't be told.

@@ -46,8 +46,6 @@ pub struct Deadlines {
     pub call: Duration,
     /// For moving what workers hold to others.
     pub retire: Duration,
-    /// For telling whether a worker that is retired is empty, which it tells at once if it is.
-    pub confirm: Duration,
 }
 
 impl Default for Deadlines {
@@ -60,7 +58,6 @@ impl Default for Deadlines {
             handshake: Duration::from_secs(5),
             call: Duration::from_secs(10),
             retire: Duration::from_secs(600),
-            confirm: Duration::from_secs(2),
         }
     }
 }

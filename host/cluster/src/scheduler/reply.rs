@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use dask_wasm_operator_core::scheduler::SchedulerWorker;
+use dask_wasm_operator_core::scheduler::{Left, SchedulerWorker};
 use serde::{
     Deserialize, Deserializer,
     de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -48,6 +48,12 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bounded<T> {
 /// A map's entries, of at most [`MAX_ENTRIES`], in the order in which they came.
 #[derive(Debug, PartialEq)]
 pub(super) struct Entries<T>(pub(super) Vec<(Name, T)>);
+
+impl<T> Default for Entries<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -90,30 +96,72 @@ pub(super) struct Identity {
 pub(super) struct RegisteredWorker {
     name: Name,
     status: String,
+    #[serde(default)]
+    metrics: Metrics,
+}
+
+/// What a worker told of itself some seconds ago, as far as it is needed.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Metrics {
+    /// In old releases: the tasks that it has begun.
+    executing: u64,
+    task_counts: TaskCounts,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct TaskCounts {
+    executing: u64,
+    /// Those that left its threads to others, and are not finished.
+    long_running: u64,
+}
+
+impl RegisteredWorker {
+    fn is_closing(&self) -> bool {
+        self.status == "closing_gracefully"
+    }
+
+    /// What it has left to do, if it gets no more. `is_busy`: whether it has unfinished tasks; none: it is not known.
+    fn left(&self, is_busy: Option<bool>) -> Option<Left> {
+        let Metrics { executing, task_counts } = &self.metrics;
+        let begun = *executing > 0 || task_counts.executing > 0 || task_counts.long_running > 0;
+        let left = if is_busy == Some(false) { Left::Nothing } else { Left::Tasks { begun } };
+        self.is_closing().then_some(left)
+    }
 }
 
 impl Identity {
     /// The addresses of those that are being retired, or have been: the status is the same.
     pub(super) fn closing(&self) -> Vec<String> {
-        let closing = self.workers.0.iter().filter(|(_, worker)| worker.status == "closing_gracefully");
+        let closing = self.workers.0.iter().filter(|(_, worker)| worker.is_closing());
         closing.map(|(Name(address), _)| address.clone()).collect()
     }
 
-    /// The registered workers in the order in which the scheduler can do without them; those that it left out last.
-    pub(super) fn in_order(self, order: &[String], retired: &BTreeSet<String>) -> Vec<SchedulerWorker> {
+    /// The registered workers with their places in the order in which the scheduler can do without them; those that it left out
+    /// are last. `busy`: which of those that are closing have unfinished tasks; none: it is not known.
+    pub(super) fn into_workers(self, order: &[String], busy: Option<&BTreeSet<String>>) -> Vec<SchedulerWorker> {
         let places: HashMap<_, _> =
             order.iter().enumerate().map(|(place, address)| (address.as_str(), place)).collect();
-        let mut workers: Vec<_> = self
-            .workers
-            .0
-            .into_iter()
-            .map(|(Name(address), RegisteredWorker { name: Name(name), .. })| {
-                let is_retired = retired.contains(&address);
-                SchedulerWorker { name, address, is_retired }
-            })
-            .collect();
-        workers.sort_by_key(|worker| places.get(worker.address.as_str()).copied().unwrap_or(usize::MAX));
-        workers
+        let worker = |(Name(address), worker): (Name, RegisteredWorker)| {
+            let retiring = worker.left(busy.map(|busy| busy.contains(&address)));
+            let place = places.get(address.as_str()).copied().unwrap_or(usize::MAX);
+            SchedulerWorker { name: worker.name.0, address, place, retiring }
+        };
+        self.workers.0.into_iter().map(worker).collect()
+    }
+}
+
+/// The answer to `processing`: unfinished tasks, by the address of the worker that they were given to.
+#[derive(Debug, Default, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Processing(Entries<Vec<IgnoredAny>>);
+
+impl Processing {
+    /// The addresses of those that have any.
+    pub(super) fn into_busy(self) -> BTreeSet<String> {
+        let busy = self.0.0.into_iter().filter(|(_, tasks)| !tasks.is_empty());
+        busy.map(|(Name(address), _)| address).collect()
     }
 }
 
@@ -130,11 +178,11 @@ struct ListedWorker {
 }
 
 impl GetWorkers {
-    /// In the order in which they registered: the scheduler was not asked for another.
+    /// The scheduler was not asked which it can do without: they come in the order of their addresses.
     pub(super) fn into_workers(self) -> Vec<SchedulerWorker> {
         let worker = |worker: ListedWorker| {
             let (Name(name), Name(address)) = (worker.name, worker.address);
-            SchedulerWorker { name, address, is_retired: false }
+            SchedulerWorker { name, address, place: 0, retiring: None }
         };
         self.workers.0.into_iter().map(worker).collect()
     }
@@ -284,7 +332,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workers_come_in_the_order_of_the_scheduler_and_the_rest_last() {
+    fn workers_have_their_places_in_the_order_of_the_scheduler_and_the_rest_is_last() {
         let worker = |name, status| json!({"name": name, "status": status, "metrics": {"x": [1]}});
         let identity: Identity = serde_json::from_value(json!({
             "id": "Scheduler-1", "type": "Scheduler",
@@ -297,9 +345,31 @@ mod tests {
         .unwrap();
         assert_eq!(identity.closing(), ["tcp://b"]);
         let order = ["tcp://c".to_owned(), "tcp://a".to_owned(), "tcp://gone".to_owned()];
-        let workers = identity.in_order(&order, &BTreeSet::from(["tcp://b".to_owned()]));
-        let found: Vec<_> = workers.iter().map(|worker| (worker.name.as_str(), worker.is_retired)).collect();
-        assert_eq!(found, [("wc", false), ("wa", false), ("7", true)]);
+        let workers = identity.into_workers(&order, Some(&BTreeSet::new()));
+        let found: Vec<_> =
+            workers.iter().map(|worker| (worker.name.as_str(), worker.place, worker.retiring)).collect();
+        assert_eq!(found, [("wa", 1, None), ("7", usize::MAX, Some(Left::Nothing)), ("wc", 0, None)]);
+    }
+
+    #[test]
+    fn what_a_closing_worker_has_left_is_told_by_the_scheduler_and_what_of_it_is_begun_by_itself() {
+        let busy: Processing = serde_json::from_value(json!({"tcp://a": ["x", ["y", 1]], "tcp://b": []})).unwrap();
+        let busy = busy.into_busy();
+        for (metrics, known, left) in [
+            (json!({}), Some(&busy), Left::Tasks { begun: false }),
+            (json!({"task_counts": {"ready": 2, "memory": 3}}), Some(&busy), Left::Tasks { begun: false }),
+            (json!({"task_counts": {"executing": 1}}), Some(&busy), Left::Tasks { begun: true }),
+            (json!({"task_counts": {"long-running": 1}}), Some(&busy), Left::Tasks { begun: true }),
+            (json!({"executing": 1, "ready": 2}), Some(&busy), Left::Tasks { begun: true }),
+            (json!({"task_counts": {"executing": 1}}), Some(&BTreeSet::new()), Left::Nothing),
+            (json!({}), None, Left::Tasks { begun: false }),
+        ] {
+            let worker = json!({"name": "a", "status": "closing_gracefully", "metrics": metrics});
+            let identity = json!({"id": "Scheduler-1", "workers": {"tcp://a": worker}});
+            let identity: Identity = serde_json::from_value(identity).unwrap();
+            let workers = identity.into_workers(&[], known);
+            assert_eq!(workers[0].retiring, Some(left), "{metrics} {known:?}");
+        }
     }
 
     #[test]
@@ -324,7 +394,7 @@ mod tests {
         let worker = json!({"name": &long, "status": "running"});
         let identity: Identity = serde_json::from_value(json!({"id": &long, "workers": {&long: worker}})).unwrap();
         assert_eq!(identity.id.0.len(), MAX_NAME);
-        let workers = identity.in_order(&[], &BTreeSet::new());
+        let workers = identity.into_workers(&[], None);
         assert_eq!((workers[0].name.len(), workers[0].address.len()), (MAX_NAME, MAX_NAME));
     }
 

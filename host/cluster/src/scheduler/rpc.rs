@@ -130,6 +130,11 @@ impl<'a> Request<'a> {
         Self { n: Some(1_000_000), attribute: Some("address"), ..Self::plain("workers_to_close") }
     }
 
+    /// What these workers have not finished of what they were given.
+    pub(super) fn processing(addresses: &'a [String]) -> Self {
+        Self { workers: Some(addresses), ..Self::plain("processing") }
+    }
+
     /// Moves what these workers hold to others and gives them nothing more to do. They stay registered and running, so that
     /// whoever comes after a crash of ours sees what has been begun.
     pub(super) fn retire_workers(addresses: &'a [String]) -> Self {
@@ -269,6 +274,7 @@ mod tests {
         };
         assert_eq!(keys(&Request::plain("identity")), ["op", "reply"]);
         assert_eq!(keys(&Request::workers_to_close()), ["attribute", "n", "op", "reply"]);
+        assert_eq!(keys(&Request::processing(&[])), ["op", "reply", "workers"]);
         assert_eq!(keys(&Request::retire_workers(&[])), ["close_workers", "op", "remove", "reply", "workers"]);
     }
 

@@ -31,7 +31,6 @@ const IMPATIENT: Deadlines = Deadlines {
     handshake: Duration::from_secs(1),
     call: Duration::from_secs(1),
     retire: Duration::from_secs(1),
-    confirm: Duration::from_secs(1),
 };
 
 /// A scheduler of namespace `n` at the address that [`client`] is given for it.

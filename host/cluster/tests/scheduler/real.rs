@@ -4,7 +4,7 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::Context as _;
 use dask_wasm_operator_cluster::scheduler::{Deadlines, SchedulerClient};
-use dask_wasm_operator_core::scheduler::SchedulerWorker;
+use dask_wasm_operator_core::scheduler::{Left, SchedulerWorker};
 use dask_wasm_operator_test_support::{Dask, DaskOptions, DaskProcesses, wait_for};
 
 use super::{NOWHERE, PATIENCE, adaptive_target, client, idle_since, retire, workers};
@@ -37,9 +37,9 @@ async fn retiring_moves_what_a_worker_holds(version: &str) -> anyhow::Result<()>
          client.publish_dataset(x=client.scatter(['word'] * 50, workers=[addresses['beta']], hash=False))",
     )?;
     let before = workers(&client, "c").await?;
-    let last = before.last().context("there are workers")?;
+    let last = before.iter().max_by_key(|worker| worker.place).context("there are workers")?;
     assert_eq!(last.name, "beta", "what holds most is missed most");
-    assert!(before.iter().all(|worker| !worker.is_retired && worker.address.starts_with("tcp://127.0.0.1:")));
+    assert!(before.iter().all(|worker| worker.retiring.is_none() && worker.address.starts_with("tcp://127.0.0.1:")));
     let beta = last.address.clone();
 
     for _ in 0..2 {
@@ -47,8 +47,8 @@ async fn retiring_moves_what_a_worker_holds(version: &str) -> anyhow::Result<()>
     }
     for _ in 0..2 {
         let after = workers(&client, "c").await?;
-        let retired: Vec<_> = after.iter().filter(|worker| worker.is_retired).map(|worker| &worker.address).collect();
-        assert_eq!((after.len(), retired), (3, vec![&beta]));
+        let retiring = after.iter().filter_map(|worker| Some((&worker.address, worker.retiring?)));
+        assert_eq!((after.len(), retiring.collect::<Vec<_>>()), (3, vec![(&beta, Left::Nothing)]));
     }
     dask.kill_workers("beta");
     registered(&client, 2).await?;

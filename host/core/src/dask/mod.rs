@@ -201,6 +201,11 @@ impl Reconciler {
         self == Self::Job
     }
 
+    /// Whether each child stands for itself, so that one goes whatever becomes of the others.
+    pub fn has_independent_children(self) -> bool {
+        self == Self::WorkerGroup
+    }
+
     /// What else it wants to see of a subject, by name.
     pub fn lookups(self, subject: &Object, children: &[std::sync::Arc<Object>]) -> Vec<(&'static str, Lookup)> {
         match self {

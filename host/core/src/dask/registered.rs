@@ -10,14 +10,14 @@ use std::{
 };
 
 use super::{pods::Pods, worker_set::WorkerSet};
-use crate::scheduler::SchedulerWorker;
+use crate::scheduler::{Left, SchedulerWorker};
 
 /// What the scheduler knows of the group's workers.
 pub(super) struct Registered<'a> {
-    /// By Deployment: its processes, each with its place in the order in which the scheduler can do without them.
-    workers: BTreeMap<&'a str, Vec<(usize, &'a SchedulerWorker)>>,
-    retired: BTreeSet<&'a str>,
-    /// Those that may run in any Deployment and hold something.
+    all: &'a [SchedulerWorker],
+    /// By Deployment: its processes.
+    workers: BTreeMap<&'a str, Vec<&'a SchedulerWorker>>,
+    /// Those that may run in any Deployment and get work.
     unplaced: Vec<&'a SchedulerWorker>,
 }
 
@@ -31,23 +31,16 @@ enum Place<'a> {
 }
 
 impl<'a> Registered<'a> {
-    /// Only the group's own: another group's workers are not ours to choose (dask-kubernetes issue 914). `retired` are
-    /// addresses that were retired since the scheduler told of the others.
-    pub(super) fn of(
-        registered: &'a [SchedulerWorker],
-        set: &'a WorkerSet,
-        pods: &'a Pods<'_>,
-        retired: &'a [String],
-    ) -> Self {
+    /// Only the group's own: another group's workers are not ours to choose (dask-kubernetes issue 914).
+    pub(super) fn of(all: &'a [SchedulerWorker], set: &'a WorkerSet, pods: &'a Pods<'_>) -> Self {
         let by_ip = pods.by_ip();
-        let retired = retired.iter().map(String::as_str).collect();
-        let mut known = Self { workers: BTreeMap::new(), retired, unplaced: Vec::new() };
-        for (place, worker) in registered.iter().enumerate() {
+        let mut known = Self { all, workers: BTreeMap::new(), unplaced: Vec::new() };
+        for worker in all {
             let ip = ip_of(&worker.address);
             let hosts = ip.as_deref().and_then(|ip| by_ip.get(ip)).map(Vec::as_slice).unwrap_or_default();
             match place_of(&worker.name, hosts, set, pods) {
-                Place::Deployment(name) => known.workers.entry(name).or_default().push((place, worker)),
-                Place::Unknown if !known.is_retired(worker) => known.unplaced.push(worker),
+                Place::Deployment(name) => known.workers.entry(name).or_default().push(worker),
+                Place::Unknown if worker.retiring.is_none() => known.unplaced.push(worker),
                 Place::Elsewhere | Place::Unknown => {}
             }
         }
@@ -59,24 +52,43 @@ impl<'a> Registered<'a> {
         self.workers.contains_key(name)
     }
 
-    fn is_retired(&self, worker: &SchedulerWorker) -> bool {
-        worker.is_retired || self.retired.contains(worker.address.as_str())
+    fn of_deployment(&self, name: &str) -> &[&'a SchedulerWorker] {
+        self.workers.get(name).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Whether processes of the Deployment are registered and all of them retired.
-    pub(super) fn is_empty(&self, name: &str) -> bool {
-        self.workers.get(name).is_some_and(|workers| workers.iter().all(|(_, worker)| self.is_retired(worker)))
+    /// Whether a process of the Deployment is retiring.
+    pub(super) fn is_leaving(&self, name: &str) -> bool {
+        self.of_deployment(name).iter().any(|worker| worker.retiring.is_some())
+    }
+
+    /// What the processes of the Deployment have left to do, the most of all, if all of them are retiring.
+    pub(super) fn left(&self, name: &str) -> Option<Left> {
+        let left: Option<Vec<_>> = self.of_deployment(name).iter().map(|worker| worker.retiring).collect();
+        left?.into_iter().max_by_key(|left| match left {
+            Left::Nothing => 0,
+            Left::Tasks { begun } => 1 + u8::from(*begun),
+        })
     }
 
     /// The place of the process that the scheduler can do without least.
     pub(super) fn place(&self, name: &str) -> Option<usize> {
-        self.workers.get(name)?.iter().map(|(place, _)| *place).max()
+        self.of_deployment(name).iter().map(|worker| worker.place).max()
     }
 
-    /// The addresses of the Deployment's processes that are not retired.
-    pub(super) fn addresses(&self, name: &str) -> impl Iterator<Item = String> {
-        let workers = self.workers.get(name).into_iter().flatten();
-        workers.filter(|(_, worker)| !self.is_retired(worker)).map(|(_, worker)| worker.address.clone())
+    /// The addresses of the Deployment's processes.
+    pub(super) fn addresses(&self, name: &str) -> Vec<String> {
+        self.of_deployment(name).iter().map(|worker| worker.address.clone()).collect()
+    }
+
+    /// The addresses of the Deployment's processes that get work.
+    pub(super) fn at_work(&self, name: &str) -> impl Iterator<Item = String> {
+        let at_work = self.of_deployment(name).iter().filter(|worker| worker.retiring.is_none());
+        at_work.map(|worker| worker.address.clone())
+    }
+
+    /// Whether a worker of the cluster gets work that is not at any of these addresses: it can take what others hold.
+    pub(super) fn has_other_than(&self, addresses: &BTreeSet<String>) -> bool {
+        self.all.iter().any(|worker| worker.retiring.is_none() && !addresses.contains(&worker.address))
     }
 
     /// The processes that may run in any Deployment.

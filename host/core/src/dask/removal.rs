@@ -1,20 +1,28 @@
 //! Which workers of a group go when there are too many, without losing what only they hold.
 //!
 //! Workers that never started go first: they hold nothing. For the others the group's scheduler is asked in which order it
-//! can do without them, those that are chosen are recorded and retired (their data moves to others, they get no more work),
-//! and only what the scheduler has confirmed is deleted. Every step starts from what is recorded and observed, so it can be
-//! cut off anywhere: a retired worker stays `closing_gracefully` until its Deployment is deleted.
+//! can do without them. Those that are chosen are recorded and retired, all at once, so that none is given what another hands
+//! over: they get no more work, and their data moves to others. When one has finished what it had begun, it is retired once
+//! more, by itself, and if the scheduler then confirms that it is empty it is deleted. Every step starts from what is recorded
+//! and observed, so it can be cut off anywhere: a retired worker stays `closing_gracefully` until its Deployment is deleted.
+
+mod blind;
+mod memory;
 
 use std::{cmp::Reverse, collections::BTreeSet, time::Duration};
 
 use serde_json::Value;
 
+use self::{
+    blind::Silence,
+    memory::{Memory, millis},
+};
 use super::{
     deployment_kind, pods::Pods, registered::Registered, worker_set::WorkerSet, workergroup::DeploymentStatus,
 };
 use crate::{
-    contract::{EventNote, EventSeverity},
-    scheduler::{Heard, Replies, Scheduler, SchedulerCall, SchedulerReply, SchedulerWorker},
+    contract::EventNote,
+    scheduler::{Heard, Scheduler, SchedulerCall, SchedulerReply},
     wanted::{Problem, Snapshot},
 };
 
@@ -27,11 +35,11 @@ const REGISTRATION: Duration = Duration::from_secs(5);
 /// How long after a scheduler could not be reached, or could not empty a worker, it is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
-/// Among the facts of a group: [`Removal::held_since`].
-pub(super) const HELD_SINCE: &str = "heldSince";
+/// How often it is asked whether workers have finished what they had begun.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Why workers that were to be retired are still there.
-const NOT_EMPTIED: &str = "RetireIncomplete";
+/// How many workers of a group are waited for at once, each over a connection of its own.
+const CONFIRMED_AT_ONCE: usize = 16;
 
 /// Which workers are to go.
 #[derive(Debug)]
@@ -42,70 +50,128 @@ pub(super) struct Surplus {
     pub(super) only: Option<BTreeSet<String>>,
 }
 
+/// What there is of a group's scheduler.
+#[derive(Debug)]
+pub(super) enum Reach {
+    /// It is seen, and has never run: no worker has anything to lose.
+    NeverRan,
+    /// It may run, and can't be asked, for this reason.
+    Missing(String),
+    /// It can be asked.
+    At(Scheduler),
+}
+
 /// What is to be done about surplus workers.
 #[derive(Debug, Default)]
 pub(super) struct Removal {
     pub(super) calls: Vec<SchedulerCall>,
     pub(super) events: Vec<EventNote>,
-    pub(super) problem: Option<Problem>,
+    pub(super) problems: Vec<Problem>,
     pub(super) requeue_after: Option<Duration>,
-    /// Since when workers are not removed that may be at work under other names; to be kept as the fact [`HELD_SINCE`].
-    pub(super) held_since: Option<u64>,
+    memory: Memory,
 }
 
 impl Removal {
-    /// The scheduler is asked which workers it knows.
-    fn ask(&mut self) {
-        if !self.calls.contains(&SchedulerCall::Workers) {
-            self.calls.push(SchedulerCall::Workers);
-        }
+    /// Something is to be done, so it is looked at again.
+    fn of(memory: Memory) -> Self {
+        Self { memory, requeue_after: Some(ASK_AGAIN), ..Self::default() }
+    }
+
+    fn look_again(&mut self, after: Duration) {
+        self.requeue_after = self.requeue_after.map(|before| before.min(after)).or(Some(after));
+    }
+
+    /// What is to be remembered until the next look; null: nothing.
+    pub(super) fn facts(&self) -> Value {
+        if self.memory == Memory::default() { Value::Null } else { self.memory.to_facts() }
     }
 }
 
-/// Takes surplus workers out of the set, as far as that can be done now. The scheduler is none if it does
-/// not run, or never has: then no worker has anything to lose. `deadline` is how long a scheduler may be silent until workers
-/// are removed without it.
+/// Takes surplus workers out of the set, as far as that can be done now. `deadline` is how long workers are kept that could lose
+/// something.
 pub(super) fn shrink(
     seen: &Snapshot,
     set: &mut WorkerSet,
     Surplus { wanted, only }: Surplus,
-    scheduler: Option<&Scheduler>,
+    scheduler: &Reach,
     deadline: Duration,
 ) -> Removal {
-    let surplus = |set: &WorkerSet| usize::try_from(set.len().saturating_sub(wanted)).unwrap_or(usize::MAX);
-    if surplus(set) == 0 && set.retiring().is_empty() {
+    let is_done = |set: &WorkerSet| surplus(set, wanted) == 0 && set.retiring().is_empty();
+    if is_done(set) {
         return Removal::default();
     }
     let pods = Pods::of(seen, None);
     let candidates = candidates(seen, set, &pods, only.as_ref());
-    for name in candidates.iter().filter(|candidate| !candidate.exists).map(|candidate| &candidate.name) {
-        if surplus(set) > 0 {
-            set.remove(name);
+    remove(set, wanted, candidates.iter().filter(|candidate| candidate.may_go && !candidate.exists));
+    if matches!(scheduler, Reach::NeverRan) {
+        remove_newest(set, &candidates, wanted);
+        set.set_retiring(BTreeSet::new());
+    } else if matches!(scheduler, Reach::Missing(_)) {
+        remove(set, wanted, candidates.iter().filter(|candidate| candidate.may_go && !candidate.has_started));
+    }
+    if is_done(set) {
+        return Removal::default();
+    }
+    let mut memory = Memory::of(seen, surplus(set, wanted));
+    let last = seen.replies.fresh(&SchedulerCall::Workers, Duration::MAX, seen.now);
+    let word = last.filter(|heard| heard.asked > memory.asked_from);
+    let within = |age: Duration| word.filter(|heard| seen.now.saturating_sub(heard.at) <= millis(age));
+    if let (Reach::At(_), Some(heard)) = (scheduler, within(FRESH))
+        && let Ok(SchedulerReply::Workers(registered)) = &heard.result
+    {
+        memory.silent_since = None;
+        let before = set.clone();
+        let known = &Registered::of(registered, &before, &pods);
+        let mut look = Look { seen, candidates: &candidates, known, heard, removal: Removal::of(memory) };
+        look.shrink(set, wanted, deadline);
+        let removal = look.removal;
+        return if is_done(set) { Removal { events: removal.events, ..Removal::default() } } else { removal };
+    }
+    let (why, is_certain) = match scheduler {
+        Reach::Missing(why) => {
+            memory.silent_since.get_or_insert(seen.now);
+            (why.clone(), true)
         }
-    }
-    if surplus(set) == 0 && set.retiring().is_empty() {
-        return Removal::default();
-    }
-    if scheduler.is_none() {
-        remove_newest(set, &candidates, surplus(set));
-        return Removal::default();
-    }
-    let Some(heard) = seen.replies.fresh(&SchedulerCall::Workers, FRESH, seen.now) else {
-        return Removal {
-            calls: vec![SchedulerCall::Workers],
-            requeue_after: Some(ASK_AGAIN),
-            held_since: held_since(seen),
-            ..Removal::default()
-        };
+        Reach::NeverRan | Reach::At(_) => {
+            if let Some(heard) = word.filter(|heard| failure(heard).is_some()) {
+                memory.silent_since.get_or_insert(heard.at);
+            }
+            let why = last.and_then(failure).unwrap_or_else(|| "it has not answered yet".to_owned());
+            (why, within(FRESH).is_some())
+        }
     };
-    match &heard.result {
-        Ok(SchedulerReply::Workers(registered)) => {
-            let before = set.clone();
-            let retired = retired(&seen.replies, heard, seen.now);
-            let known = &Registered::of(registered, &before, &pods, retired);
-            Look { seen, candidates: &candidates, known, heard }.shrink(set, wanted, deadline)
+    let silence = Silence { seen, candidates: &candidates, wanted, why, is_certain };
+    let mut removal = silence.removal(set, memory, deadline);
+    if within(ASK_AGAIN).is_none() {
+        removal.calls.push(SchedulerCall::Workers);
+    }
+    removal
+}
+
+/// How many workers are too many.
+fn surplus(set: &WorkerSet, wanted: u32) -> usize {
+    usize::try_from(set.len().saturating_sub(wanted)).unwrap_or(usize::MAX)
+}
+
+/// Takes workers out of the set, as long as there are too many.
+fn remove<'a>(set: &mut WorkerSet, wanted: u32, candidates: impl Iterator<Item = &'a Candidate>) {
+    candidates.for_each(|candidate| {
+        if surplus(set, wanted) > 0 {
+            set.remove(&candidate.name);
         }
-        Ok(_) | Err(_) => without_scheduler(seen, set, &candidates, wanted, heard, deadline),
+    });
+}
+
+fn remove_newest(set: &mut WorkerSet, candidates: &[Candidate], wanted: u32) {
+    remove(set, wanted, candidates.iter().filter(|candidate| candidate.may_go));
+}
+
+/// Why the scheduler did not say which workers it knows.
+fn failure(heard: &Heard) -> Option<String> {
+    match &heard.result {
+        Ok(SchedulerReply::Workers(_)) => None,
+        Ok(_) => Some("it answered something else than was asked".to_owned()),
+        Err(error) => Some(error.to_string()),
     }
 }
 
@@ -121,6 +187,8 @@ struct Candidate {
     created: Option<String>,
     ready_since: Option<u64>,
     running_since: Option<u64>,
+    /// Whether it may be chosen.
+    may_go: bool,
 }
 
 /// Those that never started first, then those that are retiring, then the newest.
@@ -129,7 +197,6 @@ fn candidates(seen: &Snapshot, set: &WorkerSet, pods: &Pods<'_>, only: Option<&B
         .names()
         .into_iter()
         .rev()
-        .filter(|name| only.is_none_or(|only| only.contains(*name)))
         .map(|name| {
             let live = seen.child(&deployment_kind(), name);
             let status = live.map(|live| DeploymentStatus::of(live)).unwrap_or_default();
@@ -142,6 +209,7 @@ fn candidates(seen: &Snapshot, set: &WorkerSet, pods: &Pods<'_>, only: Option<&B
                 ready_since: status.ready_since(),
                 running_since,
                 created: live.and_then(|live| live.metadata.creation_timestamp.clone()),
+                may_go: only.is_none_or(|only| only.contains(name)),
             }
         })
         .collect();
@@ -152,21 +220,6 @@ fn candidates(seen: &Snapshot, set: &WorkerSet, pods: &Pods<'_>, only: Option<&B
     candidates
 }
 
-fn remove_newest(set: &mut WorkerSet, candidates: &[Candidate], count: usize) {
-    let here: Vec<_> = candidates.iter().filter(|candidate| set.contains(&candidate.name)).take(count).collect();
-    here.into_iter().for_each(|candidate| set.remove(&candidate.name));
-    set.set_retiring(BTreeSet::new());
-}
-
-/// The addresses that were retired since the scheduler told of its workers: what it said then is older.
-fn retired<'a>(replies: &'a Replies, told: &Heard, now: u64) -> &'a [String] {
-    let heard = replies.fresh(&SchedulerCall::Retire(Vec::new()), FRESH, now);
-    match heard.filter(|heard| heard.place > told.place).map(|heard| &heard.result) {
-        Some(Ok(SchedulerReply::Retired(addresses))) => addresses,
-        _ => &[],
-    }
-}
-
 /// A look at the workers of a group with the word of its scheduler.
 struct Look<'a> {
     seen: &'a Snapshot,
@@ -174,210 +227,172 @@ struct Look<'a> {
     known: &'a Registered<'a>,
     /// Where the scheduler told of its workers.
     heard: &'a Heard,
+    removal: Removal,
 }
 
-impl Look<'_> {
-    /// Whether a process that began then may have registered since the scheduler told of its workers. Times that are yet to
-    /// come are those of a clock that is wrong.
-    fn may_be_news(&self, since: Option<u64>) -> bool {
-        let registration = u64::try_from(REGISTRATION.as_millis()).unwrap_or(u64::MAX);
-        let registered_by = |since: u64| since.saturating_add(registration);
-        since.is_some_and(|since| self.heard.at < registered_by(since) && since <= registered_by(self.seen.now))
-    }
-
-    fn shrink(&self, set: &mut WorkerSet, wanted: u32, deadline: Duration) -> Removal {
-        let Self { seen, candidates, known, .. } = *self;
-        let surplus = |set: &WorkerSet| usize::try_from(set.len().saturating_sub(wanted)).unwrap_or(usize::MAX);
-        // A retired worker gets no more work, so it goes even if it is not too many any more: another takes its place. But a
-        // container that was started again has another process.
-        let mut renewed = BTreeSet::new();
-        for candidate in candidates.iter().filter(|candidate| set.retiring().contains(&candidate.name)) {
-            if known.is_empty(&candidate.name) && self.may_be_news(candidate.running_since) {
-                renewed.insert(candidate.name.clone());
-            }
-        }
-        for name in set.retiring().clone() {
-            if known.is_empty(&name) && !renewed.contains(&name) {
-                set.remove(&name);
-            }
-        }
+impl<'a> Look<'a> {
+    fn shrink(&mut self, set: &mut WorkerSet, wanted: u32, deadline: Duration) {
+        let Self { seen, candidates, known, heard, .. } = *self;
+        // A worker that gets no more work goes even if it is not too many (any more): another takes its place.
+        let leaving = candidates.iter().filter(|candidate| known.is_leaving(&candidate.name));
+        leaving.for_each(|candidate| set.retire(&candidate.name));
+        let left = set.names().into_iter().filter_map(|name| Some((name, known.left(name)?)));
+        self.removal.memory.note_leaving(left, heard.place);
+        // But a container that was started again has another process.
+        let (renewed, empty): (Vec<_>, Vec<_>) = candidates
+            .iter()
+            .filter(|candidate| set.retiring().contains(&candidate.name) && self.is_empty(&candidate.name))
+            .partition(|candidate| self.may_be_news(candidate.running_since));
+        empty.iter().for_each(|candidate| set.remove(&candidate.name));
         // Nothing is lost with what the scheduler does not know and what never ran.
         let idle = |candidate: &&Candidate| !known.contains(&candidate.name) && !candidate.has_started;
-        for candidate in candidates.iter().filter(idle) {
-            if surplus(set) > 0 {
-                set.remove(&candidate.name);
-            }
-        }
-        let may_be_busy =
-            |candidate: &Candidate| candidate.runs && !known.contains(&candidate.name) && !known.unplaced().is_empty();
-        let mut order: Vec<_> = candidates.iter().filter(|candidate| set.contains(&candidate.name)).collect();
-        // Those chosen before, so that a second look does not choose others; then what has ended, then in the scheduler's order.
-        order.sort_by_key(|candidate| {
-            let is_new = !set.retiring().contains(&candidate.name);
-            (is_new, may_be_busy(candidate), known.place(&candidate.name))
-        });
-        let chosen: Vec<_> = order.into_iter().take(surplus(set)).collect();
-        let addresses: Vec<_> = chosen.iter().flat_map(|candidate| known.addresses(&candidate.name)).collect();
+        remove(set, wanted, candidates.iter().filter(|candidate| candidate.may_go).filter(idle));
+        let chosen = self.choose(set, wanted);
         // A worker that ran and is not registered (any more) has nothing that could be saved. One whose process began only
         // just now may have been registered since, and one that runs may be what the scheduler knows under another name.
         let unregistered = chosen.iter().copied().filter(|candidate| !known.contains(&candidate.name));
         let (fresh, rest): (Vec<_>, Vec<_>) =
             unregistered.partition(|candidate| self.may_be_news(candidate.ready_since.max(candidate.running_since)));
-        let (held, gone): (Vec<_>, Vec<_>) = rest.into_iter().partition(|candidate| may_be_busy(candidate));
+        let (held, gone): (Vec<_>, Vec<_>) = rest.into_iter().partition(|candidate| self.may_be_busy(candidate));
         gone.iter().for_each(|candidate| set.remove(&candidate.name));
-        let mut removal = Hold::of(seen, known, &held).removal(set, deadline);
-        // Who goes next after some were retired is for the scheduler's next word to say.
-        let may_be_chosen =
-            |name: &String| set.contains(name) && (!self.is_outdated() || set.retiring().contains(name));
-        let chosen = chosen.iter().map(|candidate| candidate.name.clone()).filter(may_be_chosen);
-        set.set_retiring(chosen.chain(renewed.iter().cloned()).collect());
-        if !(fresh.is_empty() && renewed.is_empty()) || removal.held_since.is_some() {
-            self.ask_again(&mut removal);
+        blind::unrecognized(seen, set, &held, known.unplaced(), deadline, &mut self.removal);
+        // Who was told to hand over what it holds stays recorded until it is known what became of it.
+        let told = set.retiring().iter().filter(|name| known.is_leaving(name) || self.may_have_been_told(name));
+        let going = chosen.iter().chain(&renewed).map(|candidate| &candidate.name).chain(told).cloned();
+        let going: BTreeSet<_> = going.filter(|name| set.contains(name)).collect();
+        set.set_retiring(going);
+        if !(fresh.is_empty() && renewed.is_empty()) || self.removal.memory.held_since.is_some() {
+            self.ask_after(ASK_AGAIN);
         }
-        if !addresses.is_empty() {
-            self.retire(set, addresses, &mut removal);
+        if self.removal.memory.is_waiting() {
+            self.ask_after(LOOK_AGAIN);
         }
-        removal
+        self.retire(set, surplus(set, wanted));
+        let going = set.retiring().iter().flat_map(|name| known.addresses(name)).collect();
+        let full = self.not_emptied(set);
+        blind::not_emptied(seen, set, full, known.has_other_than(&going), deadline, &mut self.removal);
     }
 
-    /// Whether some were retired, or were to be, since the scheduler told of its workers.
+    /// As many as are too many: those chosen before, so that a second look does not choose others; then what has ended, then
+    /// in the scheduler's order, then the newest. Who goes next while data moves, or after it was moved, is for the scheduler's
+    /// next word to say.
+    fn choose(&self, set: &WorkerSet, wanted: u32) -> Vec<&'a Candidate> {
+        let is_chosen = |candidate: &Candidate| set.retiring().contains(&candidate.name);
+        let is_settled = !self.is_outdated() && self.seen.replies.retiring().next().is_none();
+        let here = |candidate: &&Candidate| set.contains(&candidate.name);
+        let mut order: Vec<_> = self.candidates.iter().filter(here).collect();
+        order.retain(|candidate| candidate.may_go || is_chosen(candidate));
+        order.sort_by_key(|candidate| {
+            (!is_chosen(candidate), self.may_be_busy(candidate), self.known.place(&candidate.name))
+        });
+        order.truncate(surplus(set, wanted));
+        order.retain(|candidate| is_settled || is_chosen(candidate) || !self.known.contains(&candidate.name));
+        order
+    }
+
+    /// Whether a process that began then may have registered since the scheduler told of its workers. Times that are yet to
+    /// come are those of a clock that is wrong.
+    fn may_be_news(&self, since: Option<u64>) -> bool {
+        let registered_by = |since: u64| since.saturating_add(millis(REGISTRATION));
+        since.is_some_and(|since| self.heard.at < registered_by(since) && since <= registered_by(self.seen.now))
+    }
+
+    /// Whether it may be what the scheduler knows under another name.
+    fn may_be_busy(&self, candidate: &Candidate) -> bool {
+        candidate.runs && !self.known.contains(&candidate.name) && !self.known.unplaced().is_empty()
+    }
+
+    /// Whether all its processes had finished what they had begun, and were found empty after that.
+    fn is_empty(&self, name: &str) -> bool {
+        let Some(finished) = self.removal.memory.finished(name) else { return false };
+        let attempts = self.known.addresses(name);
+        let mut attempts = attempts.iter().map(|address| self.seen.replies.retired(address));
+        attempts.all(|attempt| attempt.is_some_and(|attempt| attempt.asked > finished && attempt.result == Ok(true)))
+    }
+
+    /// Whether one of its processes is being retired, or was since the scheduler was asked.
+    fn may_have_been_told(&self, name: &str) -> bool {
+        let addresses = self.known.addresses(name);
+        let is_told = |told: &String| addresses.contains(told);
+        self.was_told(&addresses) || self.seen.replies.retiring().flatten().any(is_told)
+    }
+
+    /// Whether one at these addresses was retired, or was to be, since the scheduler was asked for its workers.
+    fn was_told(&self, addresses: &[String]) -> bool {
+        let attempts = addresses.iter().filter_map(|address| self.seen.replies.retired(address));
+        attempts.map(|attempt| attempt.place).any(|place| place > self.heard.asked)
+    }
+
+    /// Whether some were retired, or were to be, since the scheduler was asked for its workers.
     fn is_outdated(&self) -> bool {
-        let last = self.seen.replies.fresh(&SchedulerCall::Retire(Vec::new()), Duration::MAX, self.seen.now);
-        last.is_some_and(|last| last.place > self.heard.place)
+        self.seen.replies.last_retired() > self.heard.asked
     }
 
-    /// Has these retired: once for each word of the scheduler, since what it said before is outdated by that.
-    fn retire(&self, set: &WorkerSet, addresses: Vec<String>, removal: &mut Removal) {
-        let replies = &self.seen.replies;
-        removal.requeue_after = Some(ASK_AGAIN);
-        let last = replies.fresh(&SchedulerCall::Retire(Vec::new()), Duration::MAX, self.seen.now);
-        let asked = |heard: &&Heard| matches!(&heard.call, SchedulerCall::Retire(asked) if addresses.iter().all(|address| asked.contains(address)));
-        let repeated = last.filter(asked);
-        if let Some(heard) = repeated {
-            let why = heard.result.as_ref().err().map(|error| format!(" ({error})")).unwrap_or_default();
-            let message = format!(
-                "DaskWorkerGroup {}: the scheduler could not move what {} workers hold{why}; they stay until it can: look \
-                 for memory that is short, or tasks that hold on to their worker",
-                self.seen.subject.metadata.name,
-                set.retiring().len(),
-            );
-            removal.problem.get_or_insert(Problem::passing(NOT_EMPTIED, message));
-        }
-        if !self.is_outdated() {
-            removal.calls.push(SchedulerCall::Retire(addresses));
-        } else if repeated.is_none() {
-            removal.ask();
-        } else {
-            self.ask_again(removal);
-        }
+    /// Whether those at these addresses can be retired now: not those that are being emptied, that the scheduler has told nothing
+    /// of since they were, or that it could not empty just now.
+    fn can_be_told(&self, addresses: &[String]) -> bool {
+        let attempts = addresses.iter().filter_map(|address| self.seen.replies.retired(address));
+        let mut failures = attempts.filter(|attempt| attempt.result != Ok(true)).map(|attempt| attempt.at);
+        let is_new = |at: u64| self.seen.now.abs_diff(at) < millis(ASK_AGAIN);
+        !self.was_told(addresses)
+            && !self.seen.replies.retiring().any(|told| told == addresses)
+            && !failures.any(is_new)
     }
 
-    /// Asks the scheduler which workers it knows, unless it said so just now.
-    fn ask_again(&self, removal: &mut Removal) {
-        removal.requeue_after = Some(ASK_AGAIN);
-        if self.seen.replies.fresh(&SchedulerCall::Workers, ASK_AGAIN, self.seen.now).is_none() {
-            removal.ask();
+    /// Has those that are going retired. First all that get work, at once, and not while data moves that one of them may be
+    /// given; then each by itself, so that none waits for another.
+    fn retire(&mut self, set: &WorkerSet, surplus: usize) {
+        let (known, replies) = (self.known, &self.seen.replies);
+        let going = || set.retiring().iter().filter(|name| known.contains(name));
+        let mut at_work: Vec<_> = going().flat_map(|name| known.at_work(name)).collect();
+        let moving: BTreeSet<_> = replies.retiring().flatten().collect();
+        if at_work.iter().any(|address| moving.contains(address)) {
+            return self.ask_after(ASK_AGAIN);
         }
-    }
-}
-
-/// Workers that are not removed yet, since what the scheduler knows under another name may run in them.
-struct Hold<'a> {
-    seen: &'a Snapshot,
-    held: Vec<&'a str>,
-    unplaced: &'a [&'a SchedulerWorker],
-    since: u64,
-}
-
-impl<'a> Hold<'a> {
-    fn of(seen: &'a Snapshot, known: &'a Registered<'_>, held: &[&'a Candidate]) -> Self {
-        let since = held_since(seen).unwrap_or(seen.now);
-        let held = held.iter().map(|candidate| candidate.name.as_str()).collect();
-        Self { seen, held, unplaced: known.unplaced(), since }
-    }
-
-    /// None is removed before the deadline, then all.
-    fn removal(self, set: &mut WorkerSet, deadline: Duration) -> Removal {
-        let (Self { seen, held, since, .. }, [unplaced, ..]) = (&self, self.unplaced) else {
-            return Removal::default();
-        };
-        if held.is_empty() {
-            return Removal::default();
+        let finished = going().filter(|name| self.removal.memory.finished(name).is_some() && !self.is_empty(name));
+        let unconfirmed = finished.map(|name| known.addresses(name)).filter(|addresses| self.can_be_told(addresses));
+        let places = CONFIRMED_AT_ONCE.saturating_sub(replies.retiring().count());
+        let mut calls: Vec<_> = unconfirmed.take(places).map(SchedulerCall::Retire).collect();
+        at_work.retain(|address| self.can_be_told(std::slice::from_ref(address)));
+        if calls.is_empty() && moving.is_empty() && !at_work.is_empty() {
+            calls.push(SchedulerCall::Retire(at_work));
         }
-        let (group, count, waited) = (&seen.subject.metadata.name, held.len(), seen.now.saturating_sub(*since));
-        let strangers = format!(
-            "the scheduler knows {} workers (the first is {} at {}) of which neither name nor address tells in which \
-             Deployment they run",
-            self.unplaced.len(),
-            unplaced.name,
-            unplaced.address,
-        );
-        if Duration::from_millis(waited) < deadline {
-            let message = format!(
-                "DaskWorkerGroup {group}: {count} workers are too many and may be what the scheduler knows under other names: \
-                 {strangers}; have them started with --name $(DASK_WORKER_NAME); after {} s they go as they are",
-                deadline.as_secs()
-            );
-            return Removal {
-                problem: Some(Problem::passing("WorkersNotRecognized", message)),
-                held_since: Some(*since),
-                ..Removal::default()
+        self.removal.calls.extend(calls);
+        if self.is_outdated() {
+            let is_news = |address: &String| {
+                let attempt = replies.retired(address).filter(|attempt| attempt.place > self.heard.asked);
+                attempt.is_some_and(|attempt| attempt.result == Ok(true))
             };
+            let has_news = going().any(|name| known.addresses(name).iter().any(is_news));
+            let wait = if has_news || surplus > set.retiring().len() { Duration::ZERO } else { ASK_AGAIN };
+            self.ask_after(wait);
         }
-        held.iter().for_each(|name| set.remove(name));
-        let message = format!(
-            "{count} workers of DaskWorkerGroup {group} are removed that are not registered under their names: {strangers}, \
-             also after {} s; what only those that are removed held is lost, and is computed again if it can be",
-            waited / 1_000
-        );
-        Removal { events: vec![blindly(message)], ..Removal::default() }
     }
-}
 
-fn held_since(seen: &Snapshot) -> Option<u64> {
-    seen.facts.get(HELD_SINCE).and_then(Value::as_u64)
-}
-
-fn blindly(message: String) -> EventNote {
-    EventNote { severity: EventSeverity::Warning, reason: "ScaledDownBlindly".to_owned(), message }
-}
-
-fn without_scheduler(
-    seen: &Snapshot,
-    set: &mut WorkerSet,
-    candidates: &[Candidate],
-    wanted: u32,
-    heard: &Heard,
-    deadline: Duration,
-) -> Removal {
-    let why = match &heard.result {
-        Ok(_) => "it answered something else than was asked".to_owned(),
-        Err(error) => error.to_string(),
-    };
-    let since = heard.failing_since.unwrap_or(heard.at);
-    let waited = Duration::from_millis(seen.now.saturating_sub(since));
-    let group = &seen.subject.metadata.name;
-    let surplus = usize::try_from(set.len().saturating_sub(wanted)).unwrap_or(usize::MAX);
-    if waited < deadline {
-        let message = format!(
-            "DaskWorkerGroup {group}: {surplus} workers are too many, and which can go is for the scheduler to say; {why}; \
-             it is asked again, and after {} s the newest workers go without it",
-            deadline.as_secs()
-        );
-        let asked = seen.replies.fresh(&SchedulerCall::Workers, ASK_AGAIN, seen.now).is_some();
-        return Removal {
-            calls: if asked { Vec::new() } else { vec![SchedulerCall::Workers] },
-            problem: Some(Problem::passing("ScaleDownWaiting", message)),
-            requeue_after: Some(ASK_AGAIN),
-            held_since: held_since(seen),
-            ..Removal::default()
-        };
+    /// Those that could not hand over what they hold, and why if it is known.
+    fn not_emptied(&self, set: &WorkerSet) -> (BTreeSet<String>, Option<String>) {
+        let (mut names, mut why) = (BTreeSet::new(), None);
+        for name in set.retiring() {
+            for address in self.known.addresses(name) {
+                match self.seen.replies.retired(&address).map(|attempt| &attempt.result) {
+                    None | Some(Ok(true)) => continue,
+                    Some(Ok(false)) => {}
+                    Some(Err(error)) => why = Some(error.to_string()),
+                }
+                names.insert(name.clone());
+            }
+        }
+        (names, why)
     }
-    remove_newest(set, candidates, surplus);
-    let message = format!(
-        "{surplus} workers of DaskWorkerGroup {group} are removed, the newest, without their scheduler, which was not to be \
-         reached for {} s ({why}): what only they held is lost, and is computed again if it can be",
-        waited.as_secs()
-    );
-    Removal { events: vec![blindly(message)], ..Removal::default() }
+
+    /// Asks the scheduler which workers it knows, if it said so this long ago; else later.
+    fn ask_after(&mut self, wait: Duration) {
+        let age = Duration::from_millis(self.seen.now.saturating_sub(self.heard.at));
+        if age < wait {
+            return self.removal.look_again(wait - age);
+        }
+        if !self.removal.calls.contains(&SchedulerCall::Workers) {
+            self.removal.calls.push(SchedulerCall::Workers);
+        }
+    }
 }

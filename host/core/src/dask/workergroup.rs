@@ -11,8 +11,8 @@ use super::{
     cluster, cluster_key, cluster_kind, decode_spec, deployment_kind, field_manager,
     metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata, WORKER_GROUP_NAME_LABEL},
     pod_spec::pod_spec,
-    pods,
-    removal::{HELD_SINCE, Removal, Surplus, shrink},
+    pods::{self, Pods},
+    removal::{Reach, Removal, Surplus, shrink},
     service_kind,
     update::{Progress, rolling},
     worker_set::{WORKER_ORDINALS, WorkerSet},
@@ -33,6 +33,9 @@ pub(super) const CLUSTER: &str = "cluster";
 /// The scheduler's Deployment and Service.
 const SCHEDULER: &str = "scheduler";
 const SCHEDULER_SERVICE: &str = "scheduler-service";
+
+/// Set by Kubernetes' Deployment controller: how many templates a Deployment has had.
+const REVISION: &str = "deployment.kubernetes.io/revision";
 
 /// The most workers of one group: its record and its passes grow with them.
 pub(super) const WORKERS_MAX: u32 = 10_000;
@@ -95,7 +98,7 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
         }
     }
 
-    let scheduler = scheduler(seen, cluster);
+    let scheduler = scheduler(seen, &spec.cluster, cluster);
     let progress = update.and_then(|update| Progress::of(seen, &workers, &update, replicas));
     let surplus = match &progress {
         Some(progress) => progress.surplus(&workers),
@@ -104,7 +107,7 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
     let removal = if is_taking_in(seen, &workers) {
         Removal::default()
     } else {
-        shrink(seen, &mut workers, surplus, scheduler.as_ref(), environment.scale_down_deadline)
+        shrink(seen, &mut workers, surplus, &scheduler, environment.scale_down_deadline)
     };
     let (size, most) = match &progress {
         Some(progress) => (progress.size(&workers), progress.most()),
@@ -119,15 +122,18 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
     if needs_owner(seen, cluster) {
         patch["metadata"]["ownerReferences"] = json!([cluster.as_owner()]);
     }
-    let facts = removal.held_since.map(|since| json!({HELD_SINCE: since})).unwrap_or_default();
-    let calls = removal.calls.into_iter().filter_map(|call| Some((scheduler.clone()?, call)));
+    let facts = removal.facts();
+    let calls = match scheduler {
+        Reach::At(scheduler) => removal.calls.into_iter().map(|call| (scheduler.clone(), call)).collect(),
+        Reach::NeverRan | Reach::Missing(_) => Vec::new(),
+    };
     Ok(Wanted {
         subject: Some(SubjectPatch { body: patch, guarded: true }),
         children: Some(children),
-        calls: calls.collect(),
+        calls,
         events: removal.events,
         requeue_after: [removal.requeue_after, next_batch].into_iter().flatten().min(),
-        findings: Findings { problems: removal.problem.into_iter().collect(), facts, ..Findings::default() },
+        findings: Findings { problems: removal.problems, facts, ..Findings::default() },
         ..Wanted::default()
     })
 }
@@ -209,12 +215,27 @@ fn is_taking_in(seen: &Snapshot, workers: &WorkerSet) -> bool {
     seen.children.iter().any(is_new)
 }
 
-/// The group's scheduler, if there is one that runs.
-fn scheduler(seen: &Snapshot, cluster: &Object) -> Option<Scheduler> {
-    let deployment = seen.related_one(SCHEDULER)?;
-    let service = seen.related_one(SCHEDULER_SERVICE)?;
-    let runs = DeploymentStatus::of(deployment).has_started();
-    runs.then(|| Scheduler::of(cluster, service))
+/// What there is of the group's scheduler. One that ran once may run again, or still, wherever its objects have gone: only
+/// where none of its pods can ever have been ready, no worker has anything to lose.
+fn scheduler(seen: &Snapshot, name: &str, cluster: &Object) -> Reach {
+    let missing = |kind: &str| {
+        let scheduler = cluster::scheduler_name(name);
+        Reach::Missing(format!("there is no {kind} {scheduler} of this cluster to reach it by"))
+    };
+    let Some(deployment) = seen.related_one(SCHEDULER) else { return missing("Deployment") };
+    let pods = Pods::of(seen, Some(SCHEDULER));
+    let status = DeploymentStatus::of(deployment);
+    if !status.has_started() && is_first_revision(deployment) && pods.running_since(&deployment.metadata.name).is_none()
+    {
+        return Reach::NeverRan;
+    }
+    seen.related_one(SCHEDULER_SERVICE)
+        .map_or_else(|| missing("Service"), |service| Reach::At(Scheduler::of(cluster, service)))
+}
+
+/// Whether the pods of a Deployment have all been made from its first template.
+fn is_first_revision(deployment: &Object) -> bool {
+    deployment.metadata.annotations.get(REVISION).is_none_or(|revision| revision == "1")
 }
 
 fn worker(

@@ -17,6 +17,8 @@ use crate::{
 pub(super) struct Done {
     pub(super) writes: usize,
     pub(super) errors: Vec<WriteError>,
+    /// Whether what is recorded on the subject is as the plan has it.
+    pub(super) is_recorded: bool,
 }
 
 impl Pipeline<'_> {
@@ -79,7 +81,7 @@ impl Pipeline<'_> {
 
     pub(super) async fn execute(&self, plan: Plan, state: &mut SubjectState) -> Done {
         let mut done = Done::default();
-        for stage in [plan.subject, plan.children, plan.prunes, plan.subject_end] {
+        for (number, stage) in [plan.subject, plan.children, plan.prunes, plan.subject_end].into_iter().enumerate() {
             let results = join_all(stage.into_iter().map(|action| self.perform(action))).await;
             for (action, result) in results {
                 match result {
@@ -96,6 +98,7 @@ impl Pipeline<'_> {
             if !done.errors.is_empty() {
                 break;
             }
+            done.is_recorded |= number == 0;
         }
         done
     }

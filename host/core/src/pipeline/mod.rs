@@ -147,9 +147,9 @@ pub struct Pass {
     pub writes: usize,
     /// When to try again after a failure.
     pub retry: Option<Retry>,
-    /// When to look again although all is well.
+    /// When to look again, whatever failed.
     pub requeue_after: Option<Duration>,
-    /// What is to be said to a scheduler.
+    /// What is to be said to a scheduler; what it depends on is written.
     pub calls: Vec<(Scheduler, SchedulerCall)>,
     /// Events to be posted on the subject.
     pub events: Vec<EventNote>,

@@ -44,6 +44,9 @@ impl Pipeline<'_> {
         };
         let mut plan = self.plan(&manager, true, state, &seen, wanted.subject.as_ref(), settled.as_deref());
         self.plan_fields(&manager, state, &wanted.fields, &mut plan);
+        if reconciler.has_independent_children() {
+            plan.children.append(&mut plan.prunes);
+        }
         if wanted.delete_subject {
             plan.subject_end = self.deletion(subject);
         }
@@ -60,12 +63,15 @@ impl Pipeline<'_> {
             Some(state.backoff.fail(&subject.metadata.uid, None, None))
         };
         state.findings = findings.clone();
+        // What the record does not hold is neither done nor told.
+        let (calls, events) = if done.is_recorded { (wanted.calls, wanted.events) } else { Default::default() };
+        calls.iter().for_each(|(_, call)| state.replies.ask(call));
         Pass {
             writes: done.writes,
             retry,
             requeue_after: wanted.requeue_after,
-            calls: wanted.calls,
-            events: wanted.events,
+            calls,
+            events,
             findings,
             ..Pass::default()
         }

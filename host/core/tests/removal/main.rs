@@ -3,4 +3,6 @@
 
 mod names;
 mod order;
+mod retiring;
+mod silent;
 mod world;

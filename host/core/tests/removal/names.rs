@@ -2,13 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dask_wasm_operator_core::scheduler::{SchedulerCall, SchedulerReply, SchedulerWorker};
+use dask_wasm_operator_core::scheduler::{Left, SchedulerCall, SchedulerReply, SchedulerWorker};
 use proptest::prelude::*;
 
-use crate::world::{SECOND, World, registered, retire, worker};
+use crate::world::{SECOND, World, in_order, registered, retire, worker};
 
 fn workers(of: &[(&str, &str)]) -> SchedulerReply {
-    SchedulerReply::Workers(of.iter().map(|(name, address)| worker(name, address)).collect())
+    in_order(of.iter().map(|(name, address)| worker(name, address)))
+}
+
+/// The same, and some addresses get no more work.
+fn leaving(of: &[(&str, &str)], leaving: &[&str]) -> SchedulerReply {
+    in_order(of.iter().map(|(name, address)| {
+        let retiring = leaving.contains(address).then_some(Left::Nothing);
+        SchedulerWorker { retiring, ..worker(name, address) }
+    }))
 }
 
 fn retired(addresses: &[&str]) -> SchedulerReply {
@@ -28,15 +36,20 @@ fn fault_08_a_process_that_begins_anew_after_it_was_retired_is_retired_too() {
     world.scale(1);
     world.answer(workers(&[(&names[0], "tcp://10.0.0.1:1"), (&names[1], "tcp://10.0.0.2:1")]));
     assert_eq!(world.asked, asked_to_retire(&["tcp://10.0.0.1:1"]));
+    world.answer(retired(&["tcp://10.0.0.1:1"]));
     world.now += SECOND;
+    let before = [(names[0].as_str(), "tcp://10.0.0.1:1"), (&names[1], "tcp://10.0.0.2:1")];
+    world.answer(leaving(&before, &["tcp://10.0.0.1:1"]));
     world.run_pod(&names[0], "10.0.0.1");
     world.answer(retired(&["tcp://10.0.0.1:1"]));
     assert_eq!(world.workers(), names, "its new process may have been given something since");
-    world.now += 6 * SECOND;
-    world.pass();
+    world.wait(6 * SECOND);
     assert_eq!(world.asked, [SchedulerCall::Workers], "it has registered by now");
-    world.answer(workers(&[(&names[1], "tcp://10.0.0.2:1"), (&names[0], "tcp://10.0.0.1:2")]));
+    let after = [(names[1].as_str(), "tcp://10.0.0.2:1"), (&names[0], "tcp://10.0.0.1:2")];
+    world.answer(workers(&after));
     assert_eq!(world.asked, asked_to_retire(&["tcp://10.0.0.1:2"]), "the same worker, although another is first now");
+    world.answer(retired(&["tcp://10.0.0.1:2"]));
+    world.answer(leaving(&after, &["tcp://10.0.0.1:2"]));
     world.answer(retired(&["tcp://10.0.0.1:2"]));
     assert_eq!(world.workers(), names[1..]);
 }
@@ -47,15 +60,19 @@ fn fault_08_so_is_one_that_comes_back_at_the_address_of_the_retired_one() {
     let names = world.workers();
     names.iter().zip(["10.0.0.1", "10.0.0.2"]).for_each(|(name, ip)| world.run_pod(name, ip));
     world.now += 60 * SECOND;
-    let both = || workers(&[(&names[0], "tcp://10.0.0.1:1"), (&names[1], "tcp://10.0.0.2:1")]);
+    let both = [(names[0].as_str(), "tcp://10.0.0.1:1"), (&names[1], "tcp://10.0.0.2:1")];
     world.scale(1);
-    world.answer(both());
+    world.answer(workers(&both));
+    world.answer(retired(&["tcp://10.0.0.1:1"]));
+    world.answer(leaving(&both, &["tcp://10.0.0.1:1"]));
     world.run_pod(&names[0], "10.0.0.1");
     world.answer(retired(&["tcp://10.0.0.1:1"]));
-    world.now += 6 * SECOND;
-    world.pass();
-    world.answer(both());
+    world.wait(6 * SECOND);
+    world.answer(workers(&both));
     assert_eq!(world.asked, asked_to_retire(&["tcp://10.0.0.1:1"]), "what was retired is another process");
+    world.answer(retired(&["tcp://10.0.0.1:1"]));
+    world.answer(leaving(&both, &["tcp://10.0.0.1:1"]));
+    assert_eq!(world.workers(), names, "and found empty");
     world.answer(retired(&["tcp://10.0.0.1:1"]));
     assert_eq!(world.workers(), names[1..]);
 }
@@ -68,14 +85,19 @@ fn fault_09_workers_under_names_of_their_own_are_found_by_the_addresses_of_their
     world.now += 60 * SECOND;
     world.scale(1);
     // Two processes of the second, under the name of the first and another; the first is what it can do without least.
-    world.answer(workers(&[
+    let all = [
         ("alice", "tcp://[fd00::2]:1"),
         (&names[0], "tcp://[fd00::2]:2"),
         ("elsewhere", "tcp://10.9.9.9:1"),
         ("bob", "tcp://10.0.0.1:1"),
-    ]));
-    assert_eq!(world.asked, asked_to_retire(&["tcp://[fd00::2]:1", "tcp://[fd00::2]:2"]));
-    world.answer(retired(&["tcp://[fd00::2]:1", "tcp://[fd00::2]:2"]));
+    ];
+    world.answer(workers(&all));
+    let both = ["tcp://[fd00::2]:1", "tcp://[fd00::2]:2"];
+    assert_eq!(world.asked, asked_to_retire(&both));
+    world.answer(retired(&both));
+    world.answer(leaving(&all, &both));
+    assert_eq!(world.asked, asked_to_retire(&both));
+    world.answer(retired(&both));
     assert_eq!(world.workers(), names[..1]);
 }
 
@@ -89,14 +111,12 @@ fn fault_09_what_cannot_be_told_apart_waits_until_the_deadline_and_says_why() {
     assert_eq!(pass.findings.problems[0].reason, "WorkersNotRecognized");
     assert!(pass.findings.problems[0].message.contains("alice at tcp://node-1:1"), "{}", pass.findings.problems[0]);
     for _ in 0..19 {
-        world.now += 6 * SECOND;
-        world.pass();
+        world.wait(6 * SECOND);
         assert_eq!(world.asked, [SchedulerCall::Workers]);
         let pass = world.answer(strangers());
         assert_eq!((pass.events.len(), world.workers()), (0, names.clone()), "{:?}", pass.events);
     }
-    world.now += 6 * SECOND;
-    let pass = world.pass();
+    let pass = world.wait(6 * SECOND);
     assert_eq!((pass.events[0].reason.as_str(), world.workers().len()), ("ScaledDownBlindly", 1));
 }
 
@@ -217,29 +237,26 @@ impl Reality {
 
     /// One answer or one look, and what became of the workers by it.
     fn step(&mut self, order: usize, restart: Option<usize>) -> Result<(), TestCaseError> {
-        let reply = match self.world.asked.last() {
-            Some(SchedulerCall::Retire(addresses)) => {
+        let asked = self.world.asked.get(order % self.world.asked.len().max(1)).cloned();
+        let reply = asked.as_ref().map(|asked| match asked {
+            SchedulerCall::Retire(addresses) => {
                 let chosen = self.processes.iter_mut().filter(|process| addresses.contains(&process.address));
                 chosen.for_each(|process| process.is_retired = true);
-                Some(SchedulerReply::Retired(addresses.clone()))
+                SchedulerReply::Retired(addresses.clone())
             }
-            Some(_) => {
+            _ => {
                 let mut workers: Vec<_> = self.processes.iter().map(Process::as_registered).collect();
                 let middle = order % workers.len().max(1);
                 workers.rotate_left(middle);
-                Some(SchedulerReply::Workers(workers))
+                in_order(workers)
             }
-            None => None,
-        };
+        });
         if let Some(at) = restart {
             self.restart(at);
         }
-        let pass = match reply {
-            Some(reply) => self.world.answer(reply),
-            None => {
-                self.world.now += 4 * SECOND;
-                self.world.pass()
-            }
+        let pass = match asked.zip(reply) {
+            Some((asked, reply)) => self.world.reply_to(&asked, Ok(reply)),
+            None => self.world.wait(4 * SECOND),
         };
         self.is_warned |= pass.events.iter().any(|event| event.reason == "ScaledDownBlindly");
         let left: BTreeSet<_> = self.world.workers().into_iter().collect();
@@ -254,7 +271,8 @@ impl Reality {
 
 impl Process {
     fn as_registered(&self) -> SchedulerWorker {
-        SchedulerWorker { is_retired: self.is_retired, ..worker(&self.name, &self.address) }
+        let retiring = self.is_retired.then_some(Left::Nothing);
+        SchedulerWorker { retiring, ..worker(&self.name, &self.address) }
     }
 }
 
@@ -279,7 +297,7 @@ proptest! {
             reality.step(order, restart)?;
         }
         // Then nothing is started again any more, and it comes to an end, warned of or not.
-        for _ in 0..80 {
+        for _ in 0..200 {
             reality.step(0, None)?;
         }
         let left = reality.world.workers().len();

@@ -2,13 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use dask_wasm_operator_core::{
-    pipeline::SubjectState,
-    scheduler::{SchedulerCall, SchedulerReply},
-};
+use dask_wasm_operator_core::scheduler::{Left, SchedulerCall, SchedulerReply};
 use serde_json::json;
 
-use crate::world::{SECOND, World, registered, retire, worker};
+use crate::world::{SECOND, Scheduler, World, asked, in_order, leaving, registered, retired, worker};
 
 #[test]
 fn fault_01_only_what_the_scheduler_has_retired_is_deleted() {
@@ -20,22 +17,27 @@ fn fault_01_only_what_the_scheduler_has_retired_is_deleted() {
     // It can do without the third first, then the first.
     let order: Vec<_> = [2, 0, 1, 3].map(|at| workers[at].clone()).to_vec();
     world.answer(registered(&order));
-    let chosen = BTreeSet::from([format!("tcp://{}", workers[2]), format!("tcp://{}", workers[0])]);
-    let [SchedulerCall::Retire(addresses)] = world.asked.as_slice() else { panic!("{:?}", world.asked) };
-    assert_eq!(addresses.iter().cloned().collect::<BTreeSet<_>>(), chosen);
+    assert_eq!(world.asked, [asked(&order[..2])]);
     assert_eq!(world.workers(), workers, "nothing goes before it is retired");
     // One of the two could not be emptied.
-    let pass = world.answer(SchedulerReply::Retired(vec![format!("tcp://{}", workers[2])]));
+    let pass = world.answer(retired(&workers[2..3]));
+    assert_eq!(pass.findings.problems[0].reason, "RetireIncomplete");
+    assert_eq!(world.asked, [SchedulerCall::Workers]);
+    world.answer(leaving(&order, &workers[2..3], Left::Nothing));
+    assert_eq!(world.asked, [asked(&workers[2..3])]);
+    assert_eq!(world.workers(), workers, "nothing goes before it is found empty when it can get nothing more");
+    let pass = world.answer(retired(&workers[2..3]));
     assert_eq!(world.workers(), [0, 1, 3].map(|at| workers[at].clone()));
     assert_eq!(world.asked, [], "it is not asked at once again");
     assert!(pass.requeue_after.is_some());
     world.settle();
-    world.now += 20 * SECOND;
-    world.pass();
+    world.wait(20 * SECOND);
     assert_eq!(world.asked, [SchedulerCall::Workers]);
-    world.answer(registered(&[0, 1, 3].map(|at| workers[at].clone())));
-    assert_eq!(world.asked, [SchedulerCall::Retire(retire(&workers[..1]))], "the same that was chosen before");
-    world.answer(SchedulerReply::Retired(retire(&workers[..1])));
+    let mut scheduler = Scheduler::of(&[3, 0, 1].map(|at| workers[at].clone()));
+    let reply = scheduler.answer(&SchedulerCall::Workers);
+    world.answer(reply);
+    assert_eq!(world.asked, [asked(&workers[..1])], "the same that was chosen before");
+    scheduler.serve(&mut world);
     assert_eq!(world.workers(), [1, 3].map(|at| workers[at].clone()));
 }
 
@@ -44,18 +46,53 @@ fn fault_02_workers_of_other_groups_are_not_chosen_and_several_processes_go_toge
     let mut world = World::new(2);
     let workers = world.workers();
     world.scale(1);
-    let reply = SchedulerReply::Workers(vec![
+    let reply = in_order([
         worker("other-worker-1", "tcp://other"),
         worker(&format!("{}-0", workers[0]), "tcp://0"),
         worker(&format!("{}-0", workers[1]), "tcp://2"),
         worker(&format!("{}-1", workers[1]), "tcp://3"),
         worker(&format!("{}-1", workers[0]), "tcp://1"),
     ]);
+    let SchedulerReply::Workers(mut told) = reply.clone() else { panic!("{reply:?}") };
     world.answer(reply);
     let addresses = ["tcp://2", "tcp://3"].map(str::to_owned).to_vec();
     assert_eq!(world.asked, [SchedulerCall::Retire(addresses.clone())]);
     world.answer(SchedulerReply::Retired(addresses[..1].to_vec()));
-    assert_eq!(world.workers(), workers, "one of its processes still holds something");
+    told[2].retiring = Some(Left::Nothing);
+    world.answer(SchedulerReply::Workers(told));
+    assert_eq!(
+        (world.asked.as_slice(), world.workers()),
+        ([].as_slice(), workers),
+        "one of its processes still holds something"
+    );
+}
+
+#[test]
+fn a_second_process_that_registers_while_the_first_is_emptied_is_emptied_too() {
+    let mut world = World::new(2);
+    let workers = world.workers();
+    workers.iter().zip(["10.0.0.1", "10.0.0.2"]).for_each(|(name, ip)| world.run_pod(name, ip));
+    world.now += 60 * SECOND;
+    world.scale(1);
+    let first = worker(&format!("{}-0", workers[0]), "tcp://10.0.0.1:1");
+    let mut scheduler = Scheduler { workers: vec![first, worker(&workers[1], "tcp://10.0.0.2:1")], full: Vec::new() };
+    for _ in 0..2 {
+        let reply = scheduler.answer(&world.asked[0].clone());
+        world.answer(reply);
+    }
+    let reply = scheduler.answer(&SchedulerCall::Workers);
+    world.answer(reply);
+    assert_eq!(world.asked, [SchedulerCall::Retire(vec!["tcp://10.0.0.1:1".to_owned()])], "it has much to hand over");
+    let reply = scheduler.answer(&world.asked[0].clone());
+    let SchedulerReply::Retired(empty) = &reply else { panic!("{reply:?}") };
+    assert_eq!(empty.len(), 1);
+    scheduler.workers.push(worker(&format!("{}-1", workers[0]), "tcp://10.0.0.1:2"));
+    world.now += 40 * SECOND;
+    world.answer(reply);
+    assert_eq!(world.workers(), workers, "what the scheduler said is old by now");
+    scheduler.serve(&mut world);
+    assert_eq!(world.workers(), workers[1..]);
+    assert!(scheduler.workers.iter().all(|worker| worker.address != "tcp://10.0.0.1:2" || worker.retiring.is_some()));
 }
 
 #[test]
@@ -64,14 +101,13 @@ fn a_restart_between_retiring_and_deleting_chooses_no_others() {
     let workers = world.workers();
     world.scale(2);
     world.answer(registered(&workers));
-    assert_eq!(world.asked, [SchedulerCall::Retire(retire(&workers[..1]))]);
+    assert_eq!(world.asked, [asked(&workers[..1])]);
     // The scheduler did it, the operator was killed, and now the scheduler would choose another.
-    world.asked.clear();
-    world.state = SubjectState::default();
+    world.restart();
     world.pass();
-    let mut again: Vec<_> = [1, 2, 0].map(|at| worker(&workers[at], &format!("tcp://{}", workers[at]))).to_vec();
-    again[2].is_retired = true;
-    world.answer(SchedulerReply::Workers(again));
+    world.answer(leaving(&[1, 2, 0].map(|at| workers[at].clone()), &workers[..1], Left::Nothing));
+    assert_eq!(world.asked, [asked(&workers[..1])]);
+    world.answer(retired(&workers[..1]));
     assert_eq!(world.workers(), workers[1..]);
     assert_eq!(world.asked, []);
 }
@@ -80,15 +116,52 @@ fn a_restart_between_retiring_and_deleting_chooses_no_others() {
 fn scaling_up_meanwhile_replaces_what_was_retired() {
     let mut world = World::new(3);
     let workers = world.workers();
+    let mut scheduler = Scheduler::of(&workers);
     world.scale(2);
     world.answer(registered(&workers));
-    world.edit("DaskWorkerGroup", "g", |group| group["spec"]["worker"]["replicas"] = json!(3));
-    world.answer(SchedulerReply::Retired(retire(&workers[..1])));
+    // It does not answer before somebody scales up.
+    world.scale(3);
+    assert_eq!(world.workers(), workers);
+    for _ in 0..3 {
+        world.wait(5 * SECOND);
+    }
+    scheduler.serve(&mut world);
     world.settle();
     let after = world.workers();
     assert_eq!(after.len(), 3);
     assert!(!after.contains(&workers[0]), "it would never get work again");
     assert!(workers[1..].iter().all(|name| after.contains(name)));
+    assert!(!world.is_retiring());
+}
+
+#[test]
+fn scaling_up_meanwhile_keeps_what_could_not_be_retired() {
+    let mut world = World::new(3);
+    let workers = world.workers();
+    let mut scheduler = Scheduler { full: vec![format!("tcp://{}", workers[0])], ..Scheduler::of(&workers) };
+    world.scale(2);
+    world.answer(registered(&workers));
+    world.scale(3);
+    assert!(world.is_retiring());
+    world.wait(6 * SECOND);
+    scheduler.serve(&mut world);
+    world.wait(6 * SECOND);
+    scheduler.serve(&mut world);
+    assert_eq!((world.workers(), world.is_retiring()), (workers, false));
+}
+
+#[test]
+fn whoever_retired_a_worker_it_goes_and_is_replaced() {
+    let mut world = World::new(3);
+    let workers = world.workers();
+    let mut scheduler = Scheduler::of(&workers);
+    scheduler.workers[1].retiring = Some(Left::Nothing);
+    scheduler.workers[2].retiring = Some(Left::Nothing);
+    world.scale(2);
+    scheduler.serve(&mut world);
+    world.settle();
+    assert_eq!((world.workers().len(), world.workers().contains(&workers[0])), (2, true));
+    assert!(workers[1..].iter().all(|name| !world.workers().contains(name)));
 }
 
 #[test]
@@ -98,31 +171,28 @@ fn who_goes_next_is_for_the_schedulers_next_word_to_say() {
     world.scale(2);
     world.answer(registered(&workers));
     world.edit("DaskWorkerGroup", "g", |group| group["spec"]["worker"]["replicas"] = json!(1));
-    world.answer(SchedulerReply::Retired(retire(&workers[..1])));
-    assert_eq!(world.workers(), workers[1..]);
+    world.answer(retired(&workers[..1]));
     assert_eq!(world.asked, [SchedulerCall::Workers], "what it said before is outdated by what was retired since");
-    world.answer(registered(&[2, 1].map(|at| workers[at].clone())));
-    assert_eq!(world.asked, [SchedulerCall::Retire(retire(&workers[2..]))]);
+    world.answer(leaving(&[2, 1, 0].map(|at| workers[at].clone()), &workers[..1], Left::Nothing));
+    assert_eq!(world.asked, [asked(&workers[..1])], "none is chosen that may be given what another hands over");
+    world.answer(retired(&workers[..1]));
+    assert_eq!((world.workers(), world.asked.as_slice()), (workers[1..].to_vec(), [asked(&workers[2..])].as_slice()));
 }
 
 #[test]
-fn a_silent_scheduler_is_waited_for_and_then_done_without() {
-    let mut world = World::new(3);
-    world.scale(1);
-    let pass = world.unreachable();
-    assert_eq!(pass.findings.problems[0].reason, "ScaleDownWaiting");
-    assert_eq!((world.workers().len(), world.asked.len()), (3, 0), "it is not asked at once again");
-    for _ in 0..11 {
-        world.now += 10 * SECOND;
-        world.pass();
-        world.unreachable();
-    }
-    assert_eq!(world.workers().len(), 3, "110 s");
-    world.now += 15 * SECOND;
-    world.pass();
-    let pass = world.unreachable();
-    assert_eq!(world.workers().len(), 1);
-    assert_eq!(pass.events[0].reason, "ScaledDownBlindly");
+fn where_the_scheduler_has_no_order_the_newest_goes() {
+    let mut world = World::new(1);
+    let first = world.workers();
+    world.scale(3);
+    world.settle();
+    let workers = world.workers();
+    world.scale(2);
+    let unordered = workers.iter().map(|name| worker(name, &format!("tcp://{name}")));
+    world.answer(SchedulerReply::Workers(unordered.collect()));
+    let [SchedulerCall::Retire(chosen)] = world.asked.as_slice() else { panic!("{:?}", world.asked) };
+    assert_ne!(chosen, &crate::world::retire(&first));
+    let names: BTreeSet<_> = chosen.iter().collect();
+    assert_eq!(names.len(), 1);
 }
 
 #[test]

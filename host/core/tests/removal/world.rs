@@ -5,7 +5,7 @@ use dask_wasm_operator_core::{
     memory::{MemoryCluster, built_in_resources},
     object::{NamespacedName, ObjectKey},
     pipeline::{Handler, Pass, Pipeline, SubjectState},
-    scheduler::{SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
+    scheduler::{Left, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
     time::rfc3339,
 };
 use serde_json::{Value, json};
@@ -59,7 +59,9 @@ impl World {
         let mut state = std::mem::take(&mut self.state);
         let pass = self.reconcile(Reconciler::WorkerGroup, "g", &mut state);
         self.state = state;
-        self.asked.extend(pass.calls.iter().map(|(_, call)| call.clone()));
+        // A call that is under way is not made twice.
+        let calls: Vec<_> = pass.calls.iter().map(|(_, call)| call.clone()).collect();
+        self.asked.extend(calls.into_iter().filter(|call| !self.asked.contains(call)).collect::<Vec<_>>());
         pass
     }
 
@@ -76,7 +78,7 @@ impl World {
         self.cluster.edit(&self.key(kind, name), change);
     }
 
-    fn key(&self, kind: &str, name: &str) -> ObjectKey {
+    pub(crate) fn key(&self, kind: &str, name: &str) -> ObjectKey {
         let objects = self.cluster.objects();
         objects.iter().find(|object| object.kind.kind == kind && object.metadata.name == name).unwrap().key()
     }
@@ -86,6 +88,14 @@ impl World {
         let workers =
             objects.filter(|object| object.kind.kind == "Deployment" && object.metadata.name.starts_with("g-"));
         workers.map(|object| object.metadata.name.clone()).collect()
+    }
+
+    /// Whether workers are recorded that are to be retired.
+    pub(crate) fn is_retiring(&self) -> bool {
+        let key = self.key("DaskWorkerGroup", "g");
+        let objects = self.cluster.objects();
+        let group = objects.iter().find(|object| object.key() == key).unwrap();
+        group.metadata.annotations["operator.dask.org/worker-ordinals"].contains("retiring")
     }
 
     /// The pod of a worker runs at this address since now, as kubelet reports it; again, if it did before.
@@ -115,31 +125,113 @@ impl World {
         objects.iter().filter(|object| object.metadata.name == name).for_each(|pod| self.cluster.delete(&pod.key()));
     }
 
-    /// The scheduler answers what it was asked last.
+    /// The scheduler answers what it was asked; it was asked one thing only.
     pub(crate) fn answer(&mut self, reply: SchedulerReply) -> Pass {
         self.reply(Ok(reply))
     }
 
     pub(crate) fn reply(&mut self, reply: Result<SchedulerReply, SchedulerError>) -> Pass {
-        let call = self.asked.pop().expect("the scheduler was asked something");
-        self.state.heard(&call, reply, self.now);
-        self.asked.clear();
+        let [call] = self.asked.as_slice() else { panic!("the scheduler was asked {:?}", self.asked) };
+        self.reply_to(&call.clone(), reply)
+    }
+
+    /// The scheduler answers one of the things that it was asked.
+    pub(crate) fn reply_to(&mut self, call: &SchedulerCall, reply: Result<SchedulerReply, SchedulerError>) -> Pass {
+        self.asked.retain(|asked| asked != call);
+        self.state.heard(call, reply, self.now);
         self.pass()
     }
 
     pub(crate) fn unreachable(&mut self) -> Pass {
         self.reply(Err(SchedulerError::Unreachable("refused".to_owned())))
     }
+
+    /// The process is killed, and another begins.
+    pub(crate) fn restart(&mut self) {
+        self.asked.clear();
+        self.state = SubjectState::default();
+    }
+
+    /// The next pass after some time, in which the scheduler says nothing.
+    pub(crate) fn wait(&mut self, millis: u64) -> Pass {
+        self.now += millis;
+        self.pass()
+    }
+}
+
+/// A scheduler that does what it is asked.
+#[derive(Debug, Default)]
+pub(crate) struct Scheduler {
+    /// In the order in which it can do without them.
+    pub(crate) workers: Vec<SchedulerWorker>,
+    /// Addresses of those that it can't empty.
+    pub(crate) full: Vec<String>,
+}
+
+impl Scheduler {
+    pub(crate) fn of(names: &[String]) -> Self {
+        let SchedulerReply::Workers(workers) = registered(names) else { unreachable!() };
+        Self { workers, full: Vec::new() }
+    }
+
+    pub(crate) fn answer(&mut self, call: &SchedulerCall) -> SchedulerReply {
+        let SchedulerCall::Retire(addresses) = call else { return in_order(self.workers.clone()) };
+        let mut retired = Vec::new();
+        for worker in self.workers.iter_mut().filter(|worker| addresses.contains(&worker.address)) {
+            if !self.full.contains(&worker.address) {
+                worker.retiring = worker.retiring.or(Some(Left::Nothing));
+                retired.push(worker.address.clone());
+            }
+        }
+        SchedulerReply::Retired(retired)
+    }
+
+    /// Answers until nothing is asked any more; the passes after the answers.
+    pub(crate) fn serve(&mut self, world: &mut World) -> Vec<Pass> {
+        let mut passes = Vec::new();
+        while let Some(call) = world.asked.first().cloned() {
+            assert!(passes.len() < 100, "no end of questions: {:?}", world.asked);
+            let reply = self.answer(&call);
+            passes.push(world.reply_to(&call, Ok(reply)));
+            self.workers.retain(|worker| !worker.name.starts_with("g-") || world.workers().contains(&worker.name));
+        }
+        passes
+    }
 }
 
 pub(crate) fn worker(name: &str, address: &str) -> SchedulerWorker {
-    SchedulerWorker { name: name.to_owned(), address: address.to_owned(), is_retired: false }
+    SchedulerWorker { name: name.to_owned(), address: address.to_owned(), place: 0, retiring: None }
+}
+
+/// The scheduler can do without the first best.
+pub(crate) fn in_order(workers: impl IntoIterator<Item = SchedulerWorker>) -> SchedulerReply {
+    let workers = workers.into_iter().enumerate().map(|(place, worker)| SchedulerWorker { place, ..worker });
+    SchedulerReply::Workers(workers.collect())
 }
 
 pub(crate) fn registered(names: &[String]) -> SchedulerReply {
-    SchedulerReply::Workers(names.iter().map(|name| worker(name, &format!("tcp://{name}"))).collect())
+    leaving(names, &[], Left::Nothing)
+}
+
+/// These are registered, and some of them get no more work.
+pub(crate) fn leaving(names: &[String], leaving: &[String], left: Left) -> SchedulerReply {
+    in_order(names.iter().map(|name| {
+        let retiring = leaving.contains(name).then_some(left);
+        SchedulerWorker { retiring, ..worker(name, &format!("tcp://{name}")) }
+    }))
 }
 
 pub(crate) fn retire(names: &[String]) -> Vec<String> {
     names.iter().map(|name| format!("tcp://{name}")).collect()
+}
+
+/// What asks for these to be retired, in one call.
+pub(crate) fn asked(names: &[String]) -> SchedulerCall {
+    let mut addresses = retire(names);
+    addresses.sort_unstable();
+    SchedulerCall::Retire(addresses)
+}
+
+pub(crate) fn retired(names: &[String]) -> SchedulerReply {
+    SchedulerReply::Retired(retire(names))
 }

@@ -41,8 +41,8 @@ struct State {
     kill: Option<Kill>,
     /// Uids of what was deleted.
     deleted: Vec<String>,
-    /// What the API server says to writes of objects of a kind.
-    verdict: Option<(&'static str, &'static str)>,
+    /// What the API server says to applies of objects of a kind, or of this name.
+    verdict: Option<(String, &'static str)>,
 }
 
 impl Kubernetes {
@@ -82,9 +82,9 @@ impl Kubernetes {
         self.state().kill = kill;
     }
 
-    /// Writes of this kind are refused with these words.
-    pub(crate) fn refuse(&self, kind: &'static str, words: &'static str) {
-        self.state().verdict = Some((kind, words));
+    /// Applies of objects of this kind or name are refused with these words.
+    pub(crate) fn refuse(&self, what: &str, words: &'static str) {
+        self.state().verdict = Some((what.to_owned(), words));
     }
 
     pub(crate) fn accept(&self) {
@@ -171,9 +171,11 @@ impl Writes for Kubernetes {
         let mut state = self.state();
         let object = action.object().clone();
         let lost = WriteError::Unavailable { object: object.clone(), verb: "write", message: "killed".to_owned() };
-        let refused = state.verdict.filter(|(kind, _)| *kind == object.kind.kind).map(|(_, words)| {
+        let is_apply = matches!(action, Action::Apply(_));
+        let is_meant = |what: &str| is_apply && (what == object.kind.kind || what == object.at.name);
+        let refused = state.verdict.as_ref().filter(|(what, _)| is_meant(what)).map(|(_, words)| {
             let reason = "Invalid".to_owned();
-            WriteError::Refused { object: object.clone(), code: 422, reason, message: words.to_owned() }
+            WriteError::Refused { object: object.clone(), code: 422, reason, message: (*words).to_owned() }
         });
         if let Some(refused) = refused {
             return Box::pin(std::future::ready(Err(refused)));

@@ -9,7 +9,7 @@ use dask_wasm_operator_core::{
     dask::{Environment, Reconciler},
     object::{NamespacedName, Object, ObjectKey},
     pipeline::{Handler, Pass, Pipeline, SubjectState},
-    scheduler::{SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
+    scheduler::{Left, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
     wanted::Problem,
 };
 use serde_json::{Value, json};
@@ -106,8 +106,7 @@ impl World {
             Pipeline { observed: &self.kubernetes, writes: &self.kubernetes, environment: &self.environment };
         let pass = now(pipeline.reconcile(&Handler::Native(reconciler), &at, &mut state, self.now));
         self.most = self.most.max(self.workers().len());
-        // As in the runtime: nothing is told to a scheduler before it stands in the record.
-        for (_, call) in pass.calls.iter().filter(|_| pass.retry.is_none()) {
+        for (_, call) in &pass.calls {
             let reply = self.answer(call);
             state.heard(call, reply, self.now);
         }
@@ -215,7 +214,8 @@ impl World {
                 let registered = registered.map(|worker| SchedulerWorker {
                     name: worker.metadata.name.clone(),
                     address: address(&worker),
-                    is_retired: self.is_retired(&worker),
+                    place: 0,
+                    retiring: self.is_retired(&worker).then_some(Left::Nothing),
                 });
                 Ok(SchedulerReply::Workers(registered.collect()))
             }

@@ -22,7 +22,7 @@ pub(super) struct Calls {
     places: Arc<Semaphore>,
     /// Retiring takes minutes, and must not keep the others waiting.
     retiring: Arc<Semaphore>,
-    under_way: HashSet<(Work, NamespacedName, &'static str)>,
+    under_way: HashSet<(Work, NamespacedName, SchedulerCall)>,
     ended: Vec<(Work, NamespacedName, Ended)>,
 }
 
@@ -52,7 +52,7 @@ impl Controller {
         calls: Vec<(Scheduler, SchedulerCall)>,
     ) {
         for (scheduler, call) in calls {
-            if !inner.calls.under_way.insert((work.clone(), at.clone(), call.name())) {
+            if !inner.calls.under_way.insert((work.clone(), at.clone(), call.clone())) {
                 continue;
             }
             let places = match call {
@@ -69,7 +69,7 @@ impl Controller {
                     tracing::debug!(subject = %at, call = call.name(), kind = error.kind(), %error, "the scheduler was called in vain");
                 }
                 let mut inner = controller.lock();
-                inner.calls.under_way.remove(&(work.clone(), at.clone(), call.name()));
+                inner.calls.under_way.remove(&(work.clone(), at.clone(), call.clone()));
                 inner.calls.ended.push((work.clone(), at.clone(), (call, result, now())));
                 inner.queue.wake(work, at);
                 drop(inner);

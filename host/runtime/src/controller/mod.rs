@@ -286,10 +286,7 @@ impl Controller {
         let at_status = self.millis_after(window);
         inner.queue.wake_at(Work::Publish(reconciler), at.clone(), at_status);
         self.schedule(&mut inner, Work::Reconcile(reconciler), at, &pass);
-        // A call that changes something is made when what is recorded about it is written.
-        if pass.retry.is_none() {
-            self.call_schedulers(&mut inner, &Work::Reconcile(reconciler), at, std::mem::take(&mut pass.calls));
-        }
+        self.call_schedulers(&mut inner, &Work::Reconcile(reconciler), at, std::mem::take(&mut pass.calls));
         drop(inner);
         for event in &pass.events {
             tracing::info!(handler = reconciler.name(), subject = %at, reason = event.reason, "{}", event.message);
@@ -391,7 +388,7 @@ impl Controller {
 
     fn schedule(&self, inner: &mut Inner, work: Work, at: &NamespacedName, pass: &Pass) {
         let delay = match pass.retry {
-            Some(Retry::After(delay)) => Some(delay),
+            Some(Retry::After(delay)) => Some(pass.requeue_after.map_or(delay, |requeue| requeue.min(delay))),
             Some(Retry::Parked) => None,
             None => pass.requeue_after,
         };

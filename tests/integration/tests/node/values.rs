@@ -8,7 +8,7 @@ use crate::site::{on_node, rounds};
 #[tokio::test]
 #[ignore = "builds and starts a node: cargo xtask test --full"]
 async fn fault_01_nothing_is_lost_or_computed_again_from_eight_workers_to_three() -> anyhow::Result<()> {
-    let rounds = rounds(2)?;
+    let rounds = rounds(20)?;
     on_node(async |site| {
         let told = site.python(include_str!("values.py"), &[&dask_image("2026.3.0"), &rounds.to_string()]).await?;
         println!("{told}");

@@ -38,6 +38,40 @@ async fn what_removed_workers_hold_moves_to_those_that_stay() -> anyhow::Result<
 }
 
 #[tokio::test]
+async fn what_removed_workers_have_begun_is_finished_and_moves_too() -> anyhow::Result<()> {
+    on_stage_with_dask(&[], async |stage, dask| {
+        let names = stage.running_simple(dask, 4).await?;
+        // One at a time on each worker, and as many again that wait for it.
+        dask.run(
+            "import time\n\
+             from distributed import get_worker\n\
+             def task(number, seconds):\n\
+             \x20   get_worker().log_event('begun', number)\n\
+             \x20   time.sleep(seconds)\n\
+             \x20   return number\n\
+             before = client.map(task, range(4), seconds=0, pure=False)\n\
+             client.gather(before)\n\
+             tasks = before + client.map(task, range(4, 12), seconds=4, pure=False)\n\
+             client.publish_dataset(tasks, name='tasks')\n\
+             while len(client.get_events('begun')) < 8: time.sleep(0.05)",
+        )?;
+        stage.scale(GROUP, SIMPLE_GROUP, 2).await?;
+        let left = left(stage, 2).await?;
+        for gone in names.iter().filter(|name| !left.contains(name)) {
+            dask.kill_workers(gone);
+        }
+        let told = dask.run(
+            "results = client.gather(client.get_dataset('tasks'))\n\
+             print(results, sorted(number for _, number in client.get_events('begun')))",
+        )?;
+        let each = "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]";
+        ensure!(told == format!("{each} {each}"), "results, and what was begun: {told}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn fault_09_a_worker_under_a_name_of_its_own_hands_over_what_it_holds() -> anyhow::Result<()> {
     on_stage_with_dask(&[], async |stage, dask| {
         stage.running_cluster(SIMPLE, 2).await?;

@@ -1,0 +1,141 @@
+//! Workers that are not removed, because something of theirs could be lost, until a deadline: then they go as they are.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{ASK_AGAIN, Candidate, Removal, memory::Memory, remove_newest, surplus};
+use crate::{
+    contract::{EventNote, EventSeverity},
+    dask::worker_set::WorkerSet,
+    scheduler::SchedulerWorker,
+    wanted::{Problem, Snapshot},
+};
+
+/// Why workers that were to be retired are still there.
+const NOT_EMPTIED: &str = "RetireIncomplete";
+
+/// A group whose scheduler does not say which workers can go.
+pub(super) struct Silence<'a> {
+    pub(super) seen: &'a Snapshot,
+    pub(super) candidates: &'a [Candidate],
+    pub(super) wanted: u32,
+    pub(super) why: String,
+    /// Whether it was asked just now, or can't be.
+    pub(super) is_certain: bool,
+}
+
+impl Silence<'_> {
+    /// Waits, and removes the newest after the deadline.
+    pub(super) fn removal(self, set: &mut WorkerSet, memory: Memory, deadline: Duration) -> Removal {
+        let Self { seen, candidates, wanted, why, is_certain } = self;
+        let (group, count) = (&seen.subject.metadata.name, surplus(set, wanted));
+        let Some(waited) = waited(seen, memory.silent_since) else { return Removal::of(memory) };
+        if waited < deadline || !is_certain || count == 0 {
+            let count = count.max(set.retiring().len());
+            let message = format!(
+                "DaskWorkerGroup {group}: {count} workers are to go, and which can is for the scheduler to say; {why}; it is \
+                 asked again, and after {} s the newest that are too many go without it",
+                deadline.as_secs()
+            );
+            return Removal { problems: vec![Problem::passing("ScaleDownWaiting", message)], ..Removal::of(memory) };
+        }
+        remove_newest(set, candidates, wanted);
+        let message = format!(
+            "{count} workers of DaskWorkerGroup {group} are removed, the newest, without their scheduler, which was not to be \
+             reached for {} s ({why}): what only they held is lost, and is computed again if it can be",
+            waited.as_secs()
+        );
+        Removal { events: vec![blindly(message)], ..Removal::of(memory) }
+    }
+}
+
+/// Workers that may be what the scheduler knows under another name. None is removed before the deadline, then all.
+pub(super) fn unrecognized(
+    seen: &Snapshot,
+    set: &mut WorkerSet,
+    held: &[&Candidate],
+    unplaced: &[&SchedulerWorker],
+    deadline: Duration,
+    removal: &mut Removal,
+) {
+    let (false, [stranger, ..]) = (held.is_empty(), unplaced) else { return removal.memory.held_since = None };
+    let since = *removal.memory.held_since.get_or_insert(seen.now);
+    let waited = waited(seen, Some(since)).unwrap_or_default();
+    let (group, count) = (&seen.subject.metadata.name, held.len());
+    let strangers = format!(
+        "the scheduler knows {} workers (the first is {} at {}) of which neither name nor address tells in which Deployment \
+         they run",
+        unplaced.len(),
+        stranger.name,
+        stranger.address,
+    );
+    if waited < deadline {
+        let message = format!(
+            "DaskWorkerGroup {group}: {count} workers are too many and may be what the scheduler knows under other names: \
+             {strangers}; have them started with --name $(DASK_WORKER_NAME); after {} s they go as they are",
+            deadline.as_secs()
+        );
+        removal.problems.push(Problem::passing("WorkersNotRecognized", message));
+        return removal.look_again(ASK_AGAIN);
+    }
+    held.iter().for_each(|candidate| set.remove(&candidate.name));
+    removal.memory.held_since = None;
+    let message = format!(
+        "{count} workers of DaskWorkerGroup {group} are removed that are not registered under their names: {strangers}, also \
+         after {} s; what only those that are removed held is lost, and is computed again if it can be",
+        waited.as_secs()
+    );
+    removal.events.push(blindly(message));
+}
+
+/// Workers that could not hand over what they hold. As long as there are others that could take it they stay; if there are
+/// none, until the deadline.
+pub(super) fn not_emptied(
+    seen: &Snapshot,
+    set: &mut WorkerSet,
+    (names, why): (BTreeSet<String>, Option<String>),
+    others: bool,
+    deadline: Duration,
+    removal: &mut Removal,
+) {
+    if names.is_empty() || others {
+        removal.memory.stranded_since = None;
+    }
+    if names.is_empty() {
+        return;
+    }
+    let (group, count) = (&seen.subject.metadata.name, names.len());
+    let why = why.map(|error| format!(" ({error})")).unwrap_or_default();
+    let what = format!("DaskWorkerGroup {group}: the scheduler could not move what {count} workers hold{why}");
+    if others {
+        let message = format!(
+            "{what}; they stay until it can: look for memory that is short or workers that are paused, for actors, which can't \
+             be moved, and for tasks that hold on to their worker"
+        );
+        return removal.problems.push(Problem::passing(NOT_EMPTIED, message));
+    }
+    let since = *removal.memory.stranded_since.get_or_insert(seen.now);
+    let waited = waited(seen, Some(since)).unwrap_or_default();
+    if waited < deadline {
+        let message = format!(
+            "{what}, as no other worker of the cluster is left to take it: let one stay; after {} s they go as they are",
+            deadline.as_secs()
+        );
+        return removal.problems.push(Problem::passing(NOT_EMPTIED, message));
+    }
+    names.iter().for_each(|name| set.remove(name));
+    removal.memory.stranded_since = None;
+    let message = format!(
+        "{count} workers of DaskWorkerGroup {group} are removed with what they hold: for {} s no other worker of the cluster \
+         was left to take it; what only they held is lost, and is computed again if it can be",
+        waited.as_secs()
+    );
+    removal.events.push(blindly(message));
+}
+
+fn waited(seen: &Snapshot, since: Option<u64>) -> Option<Duration> {
+    since.map(|since| Duration::from_millis(seen.now.saturating_sub(since)))
+}
+
+fn blindly(message: String) -> EventNote {
+    EventNote { severity: EventSeverity::Warning, reason: "ScaledDownBlindly".to_owned(), message }
+}
