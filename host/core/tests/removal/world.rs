@@ -193,7 +193,8 @@ impl Scheduler {
             assert!(passes.len() < 100, "no end of questions: {:?}", world.asked);
             let reply = self.answer(&call);
             passes.push(world.reply_to(&call, Ok(reply)));
-            self.workers.retain(|worker| !worker.name.starts_with("g-") || world.workers().contains(&worker.name));
+            let left = world.workers();
+            self.workers.retain(|worker| left.iter().any(|name| worker.name.starts_with(name.as_str())));
         }
         passes
     }

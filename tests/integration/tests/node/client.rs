@@ -36,7 +36,7 @@ async fn kube_cluster_works_asynchronously() -> anyhow::Result<()> {
 #[tokio::test]
 #[ignore = "builds and starts a node: cargo xtask test --full"]
 async fn fault_10_no_creation_fails() -> anyhow::Result<()> {
-    let rounds = rounds(5)?;
+    let rounds = rounds(50)?;
     on_node(async |site| {
         let created = site.python(include_str!("creations.py"), &[&dask_image(IMAGE), &rounds.to_string()]).await?;
         println!("{created}");
