@@ -162,6 +162,7 @@ fn a_number_that_the_python_operator_has_not_seen_is_copied_and_no_other() {
             object["metadata"]["annotations"]["kopf.zalando.org/last-handled-configuration"] = json!(handled);
             object["spec"]["worker"]["replicas"] = json!(3);
         });
+        world.pass(); // What there is becomes ours.
         world.pass();
         let objects = world.cluster.objects();
         let group = objects.iter().find(|object| object.key() == group).unwrap().to_value();
