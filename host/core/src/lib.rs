@@ -9,6 +9,7 @@ pub mod fields;
 pub mod memory;
 pub mod names;
 pub mod object;
+pub mod ownership;
 pub mod pipeline;
 pub mod plan;
 pub mod plugin;

@@ -7,6 +7,7 @@ use crate::{
     action::WriteError,
     dask::{INVALID_NAME, Lookup, PAUSED, Reconciler, Settled, field_manager, settle},
     object::{NamespacedName, Object},
+    ownership::Author,
     wanted::{Problem, Snapshot, WantedChild, target},
 };
 
@@ -22,18 +23,19 @@ impl Pipeline<'_> {
             return Pass::default();
         }
         let manager = field_manager(reconciler);
+        let author = Author { manager: &manager, force: true, native: true };
         let mut seen = self.observe_native(reconciler, subject, now);
         seen.replies = state.replies.clone();
         seen.facts = state.findings.facts.clone();
         self.forget_lost_children(state, &seen);
         let mut wanted = reconciler.reconcile(&seen, self.environment);
         if !wanted.drafts.is_empty() {
-            let drafts = self.settle_children(std::mem::take(&mut wanted.drafts), &seen, &manager);
+            let drafts = self.settle_children(std::mem::take(&mut wanted.drafts), &seen, author);
             seen.outdated = Some(outdated(&drafts));
             wanted = reconciler.reconcile(&seen, self.environment);
         }
-        let settled = wanted.children.take().map(|children| self.settle_children(children, &seen, &manager));
-        let mut plan = self.plan(&manager, true, state, &seen, wanted.subject.as_ref(), settled.as_deref());
+        let settled = wanted.children.take().map(|children| self.settle_children(children, &seen, author));
+        let mut plan = self.plan(author, state, &seen, wanted.subject.as_ref(), settled.as_deref());
         self.plan_fields(&manager, state, &wanted.fields, &mut plan);
         if wanted.delete_subject {
             plan.subject_end = self.deletion(subject);
@@ -63,25 +65,25 @@ impl Pipeline<'_> {
     }
 
     /// Makes children the subject's, and compares their templates with the live ones.
-    fn settle_children(&self, mut children: Vec<WantedChild>, seen: &Snapshot, manager: &str) -> Vec<Settled> {
+    fn settle_children(&self, mut children: Vec<WantedChild>, seen: &Snapshot, author: Author<'_>) -> Vec<Settled> {
         adopt(&mut children, &seen.subject);
         let settle = |child: WantedChild| {
-            let live = self.live_child(&child, seen, manager);
+            let live = self.live_child(&child, seen, author);
             let (kind, name) = target(&child.object);
             // One that vanished from our watches may have lost only the label by which it is watched: that is put back and no
             // pod restarts. If it is gone, the precondition on its uid says so.
             let live = live.as_ref().or_else(|| seen.former_child(&kind, name)).map(Arc::as_ref);
-            settle(child, live, manager)
+            settle(child, live, author.manager)
         };
         children.into_iter().map(settle).collect()
     }
 
     /// The child as it is, also if somebody took its owner reference.
-    fn live_child(&self, child: &WantedChild, seen: &Snapshot, manager: &str) -> Option<Arc<Object>> {
+    fn live_child(&self, child: &WantedChild, seen: &Snapshot, author: Author<'_>) -> Option<Arc<Object>> {
         let (kind, name) = target(&child.object);
         let at = NamespacedName { namespace: seen.subject.metadata.namespace.clone(), name: name.to_owned() };
-        let ours = |live: &Arc<Object>| live.metadata.controller().is_none() && live.applied_by(manager).is_some();
-        seen.child(&kind, name).cloned().or_else(|| self.observed.get(&kind, &at).filter(ours))
+        let ours = |live: &Arc<Object>| author.may_change(live, &seen.subject.metadata.uid);
+        seen.child(&kind, name).cloned().or_else(|| self.observed.get(&kind, &at)).filter(ours)
     }
 
     pub(super) fn observe_native(&self, reconciler: Reconciler, subject: &Arc<Object>, now: u64) -> Snapshot {
