@@ -61,7 +61,7 @@ fn nothing_lost(held: &Map<String, Value>, wanted: &Value, root: bool) -> bool {
                 .filter(|(name, _)| !matches!(name.as_str(), "name" | "namespace" | "uid" | "resourceVersion"))
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect();
-            return fields.is_empty() || below.is_some_and(|below| nothing_lost(below, &Value::Object(fields), false));
+            return nothing_lost(below.unwrap_or(&Map::new()), &Value::Object(fields), false);
         }
         below.is_some_and(|below| below.is_empty() || value_is_held(below, value))
     })
@@ -291,6 +291,13 @@ mod tests {
             held.pointer_mut(parent).and_then(Value::as_object_mut).unwrap().remove(field).unwrap();
             assert!(!holds_exactly(&held, &wanted()), "{parent} without {field}");
         }
+    }
+
+    #[test]
+    fn who_holds_nothing_holds_all_of_what_says_nothing() {
+        let nothing = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x", "annotations": {}}});
+        assert!(holds_exactly(&json!({}), &nothing));
+        assert!(!holds_exactly(&json!({}), &wanted()) && !holds_exactly(&held(), &nothing));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod inheritance;
 pub mod memory;
 pub mod names;
 pub mod object;
+pub mod ownership;
 pub mod pipeline;
 pub mod plan;
 pub mod plugin;

@@ -404,6 +404,11 @@ impl Writes for MemoryCluster {
         };
         Box::pin(std::future::ready(result))
     }
+
+    fn is_gone(&self, _resource: Resource, object: ObjectKey, uid: String) -> Pending<'_, Result<bool, WriteError>> {
+        let gone = self.lock().stored.get(&object).is_none_or(|stored| stored.seen.metadata.uid != uid);
+        Box::pin(std::future::ready(Ok(gone)))
+    }
 }
 
 /// Its schedulers are busy, have the workers that they want, and give any of them up.

@@ -3,17 +3,19 @@
 //! An [`Object`] is decoded only as far as ownership, selection and drift need: everything else stays JSON text, so that
 //! fields that are newer than us pass through and a thousand objects take little memory.
 
+mod depth;
 mod top_fields;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{MapAccess, Visitor},
+    de::{Error as _, MapAccess, Visitor},
     ser::SerializeMap,
 };
-use serde_json::{Value, value::RawValue};
+use serde_json::{Map, Value, json, value::RawValue};
 
+pub use depth::{DEEPEST, nests_deeper};
 pub use top_fields::TopFields;
 
 /// Group, version and kind.
@@ -260,9 +262,17 @@ impl Object {
         self.fields.get(name).map(|raw| serde_json::from_str(raw.get()))
     }
 
-    /// The whole object without `managedFields`, decoded.
+    /// The whole object without `managedFields`, decoded. A field that can't be (a number that no computer has room for) is
+    /// null.
     pub fn to_value(&self) -> Value {
-        serde_json::to_value(self).expect("an object that was decoded from JSON can be encoded as JSON")
+        let mut object = Map::new();
+        object.insert("apiVersion".to_owned(), json!(self.kind.api_version()));
+        object.insert("kind".to_owned(), json!(self.kind.kind));
+        object.insert("metadata".to_owned(), json!(self.metadata));
+        for (name, raw) in self.fields.iter() {
+            object.insert(name.to_owned(), serde_json::from_str(raw.get()).unwrap_or_default());
+        }
+        object.into()
     }
 
     /// The whole object without `managedFields`, as JSON text.
@@ -394,7 +404,13 @@ impl<'de> Deserialize<'de> for WireObject {
                                 finalizers: metadata.finalizers.unwrap_or_default(),
                             };
                         }
-                        _ => fields.push((name, map.next_value()?)),
+                        _ => {
+                            let value: Box<RawValue> = map.next_value()?;
+                            if nests_deeper(value.get(), DEEPEST - 1) {
+                                return Err(A::Error::custom(format!("{name} nests deeper than {DEEPEST} levels")));
+                            }
+                            fields.push((name, value));
+                        }
                     }
                 }
                 object.fields = fields.into_iter().collect();
@@ -408,8 +424,6 @@ impl<'de> Deserialize<'de> for WireObject {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -434,6 +448,27 @@ mod tests {
                 .unwrap();
         assert_eq!(object.metadata.name, "a");
         assert!(object.metadata.labels.is_empty());
+    }
+
+    #[test]
+    fn what_nests_deeper_than_anybody_can_decode_is_an_error() {
+        let object = |levels: usize| {
+            let (open, close) = ("[".repeat(levels), "]".repeat(levels));
+            serde_json::from_str::<WireObject>(&format!(r#"{{"metadata": {{"name": "a"}}, "spec": {open}{close}}}"#))
+        };
+        let deepest = Object::new(Arc::new(GroupVersionKind::new("", "v1", "A")), object(DEEPEST - 1).unwrap());
+        assert!(deepest.to_value()["spec"].is_array());
+        for levels in [DEEPEST, 10_000] {
+            let error = object(levels).unwrap_err().to_string();
+            assert!(error.contains("spec nests deeper than 100 levels"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_can_not_be_decoded_is_null() {
+        let wire = serde_json::from_str(r#"{"metadata": {"name": "a"}, "spec": 1e999, "data": {}}"#).unwrap();
+        let value = Object::new(Arc::new(GroupVersionKind::new("", "v1", "A")), wire).to_value();
+        assert_eq!((&value["spec"], &value["data"]), (&Value::Null, &json!({})));
     }
 
     #[test]

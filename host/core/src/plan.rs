@@ -14,6 +14,7 @@ use crate::{
     dask::{OUTDATED, Settled, deployment_kind, pod_kind},
     fields::{contains, fingerprint, holds_exactly},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
+    ownership::Author,
     wanted::{OnNewTemplate, Problem, Snapshot, SubjectPatch, WantedChild, target},
 };
 
@@ -66,8 +67,9 @@ fn without_preconditions(body: &Value) -> Value {
 
 /// Whether nothing is left to apply: the manager holds exactly these fields, with these values.
 pub fn is_applied(memory: &Memory, manager: &str, wanted: &Value, live: &Object) -> bool {
-    memory.says_applied(manager, wanted, live)
-        || held(live, manager).is_some_and(|held| holds_exactly(&held, wanted)) && contains(&live.to_value(), wanted)
+    // Who never applied anything holds nothing, which may be all that is wanted.
+    let held = || held(live, manager).unwrap_or_else(|| json!({}));
+    memory.says_applied(manager, wanted, live) || holds_exactly(&held(), wanted) && contains(&live.to_value(), wanted)
 }
 
 /// The writes that are left, in the order of their dependence: a stage is begun when the one before succeeded.
@@ -97,10 +99,8 @@ impl Plan {
 
 /// Who plans, and what it may use.
 pub struct Planner<'a> {
-    /// Field manager of the handler.
-    pub manager: &'a str,
-    /// Whether fields that others hold are taken: native reconcilers do, on their own objects.
-    pub force: bool,
+    /// Whose writes these are.
+    pub author: Author<'a>,
     /// How kinds are served.
     pub resource: &'a dyn Fn(&GroupVersionKind) -> Option<Resource>,
     /// The live object at a place, whoever it belongs to, if we watch it.
@@ -142,11 +142,11 @@ impl Planner<'_> {
         body["apiVersion"] = json!(subject.kind.api_version());
         body["kind"] = json!(subject.kind.kind);
         body["metadata"]["name"] = json!(subject.metadata.name);
-        if is_applied(self.memory, self.manager, &body, subject) {
+        if is_applied(self.memory, self.author.manager, &body, subject) {
             return;
         }
         add_preconditions(&mut body, subject, patch.guarded);
-        plan.subject.push(self.apply(resource, subject.key(), body, self.force, false));
+        plan.subject.push(self.apply(resource, subject.key(), body, self.author.force, false));
     }
 
     fn plan_child(&self, seen: &Snapshot, child: &WantedChild, plan: &mut Plan) {
@@ -161,15 +161,15 @@ impl Planner<'_> {
         if live.is_being_deleted() {
             return; // Its end is an event, and then it is made anew.
         }
-        if !self.is_ours(seen, &live) {
-            return plan.problems.push(foreign(&object, &live));
+        if !self.author.may_change(&live, &seen.subject.metadata.uid) {
+            return plan.problems.push(self.foreign(seen, &object, &live));
         }
-        if is_applied(self.memory, self.manager, &child.object, &live) {
+        if is_applied(self.memory, self.author.manager, &child.object, &live) {
             return;
         }
         let mut body = child.object.clone();
         add_preconditions(&mut body, &live, child.guarded);
-        plan.children.push(self.apply(resource, object, body, self.force, false));
+        plan.children.push(self.apply(resource, object, body, self.author.force, false));
     }
 
     /// Nothing is applied to it before it is ours as it is.
@@ -181,29 +181,22 @@ impl Planner<'_> {
             resource,
             object: live.key(),
             uid: live.metadata.uid.clone(),
-            manager: self.manager.to_owned(),
+            manager: self.author.manager.to_owned(),
         }));
     }
 
     /// An object that is believed absent. If it only left our watches, it still has its uid.
     fn create(&self, seen: &Snapshot, resource: Resource, object: ObjectKey, child: &WantedChild) -> Action {
         let mut body = child.object.clone();
-        if let Some(former) = seen.former_child(&object.kind, &object.at.name) {
+        let ours = |former: &&Arc<Object>| self.author.may_change(former, &seen.subject.metadata.uid);
+        if let Some(former) = seen.former_child(&object.kind, &object.at.name).filter(ours) {
             body["metadata"]["uid"] = json!(former.metadata.uid);
-            return self.apply(resource, object, body, self.force, false);
+            return self.apply(resource, object, body, self.author.force, false);
         }
         self.apply(resource, object, body, false, true)
     }
 
-    /// Ours is what the subject controls, and what lost that reference but still has our fields.
-    fn is_ours(&self, seen: &Snapshot, live: &Object) -> bool {
-        match live.metadata.controller() {
-            Some(owner) => owner.uid == seen.subject.metadata.uid,
-            None => live.applied_by(self.manager).is_some(),
-        }
-    }
-
-    /// What the subject controls, what this handler has applied, and what is no longer wanted.
+    /// What this handler has made for the subject, and what is no longer wanted.
     fn plan_prunes(&self, seen: &Snapshot, children: &[Settled], plan: &mut Plan) {
         let wanted = |live: &Object| {
             children.iter().any(|child| {
@@ -212,8 +205,7 @@ impl Planner<'_> {
             })
         };
         for live in &seen.children {
-            let ours = live.is_controlled_by(&seen.subject.metadata.uid) && live.applied_by(self.manager).is_some();
-            if !ours || live.is_being_deleted() || wanted(live) {
+            if !self.author.made(live, &seen.subject.metadata.uid) || live.is_being_deleted() || wanted(live) {
                 continue;
             }
             match (self.resource)(&live.kind) {
@@ -225,8 +217,21 @@ impl Planner<'_> {
         }
     }
 
+    fn foreign(&self, seen: &Snapshot, object: &ObjectKey, live: &Object) -> Problem {
+        let owner = live.metadata.controller().filter(|owner| owner.uid != seen.subject.metadata.uid);
+        let owner = match (owner, self.author.other_maker(live)) {
+            (Some(owner), _) => format!("belongs to {} {}", owner.kind, owner.name),
+            (None, Some(maker)) => format!("was made by {maker}"),
+            (None, None) => "was made by somebody else".to_owned(),
+        };
+        let message = format!(
+            "{object} exists already and {owner}; it is left alone: delete or rename it, or choose another name"
+        );
+        Problem::passing("ForeignObject", message).until(object.clone())
+    }
+
     fn apply(&self, resource: Resource, object: ObjectKey, body: Value, force: bool, creates: bool) -> Action {
-        let manager = self.manager.to_owned();
+        let manager = self.author.manager.to_owned();
         Action::Apply(Apply { resource, object, target: ApplyTarget::Object, manager, body, force, creates })
     }
 }
@@ -258,14 +263,4 @@ fn not_served(kind: &GroupVersionKind) -> Problem {
         "KindNotServed",
         format!("the API server does not serve {kind}; install its CustomResourceDefinition"),
     )
-}
-
-fn foreign(object: &ObjectKey, live: &Object) -> Problem {
-    let owner = match live.metadata.controller() {
-        Some(owner) => format!("belongs to {} {}", owner.kind, owner.name),
-        None => "was made by somebody else".to_owned(),
-    };
-    let message =
-        format!("{object} exists already and {owner}; it is left alone: delete or rename it, or choose another name");
-    Problem::passing("ForeignObject", message).until(object.clone())
 }

@@ -1,14 +1,20 @@
 //! What the pipeline needs from the outside, in its own words. The engine and the cluster side implement these; only the
 //! runtime sees both.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::{Future, ready},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     action::{Action, WriteError, Written},
     contract::{Call, Failure, Outcome},
-    object::{GroupVersionKind, NamespacedName, Object, Resource},
+    object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
 };
 
@@ -149,6 +155,13 @@ pub trait Observed: Send + Sync {
 pub trait Writes: Send + Sync {
     /// Performs one action.
     fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>>;
+
+    /// Whether an object that vanished from our watches exists no longer, asked of the API server itself: a watch does not
+    /// tell an object that is gone from one that lost its labels. Who can't tell says no.
+    fn is_gone(&self, resource: Resource, object: ObjectKey, uid: String) -> Pending<'_, Result<bool, WriteError>> {
+        let _ = (resource, object, uid);
+        Box::pin(ready(Ok(false)))
+    }
 }
 
 /// Talks to Dask schedulers. Every call ends in bounded time, whatever the scheduler does.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dask_wasm_operator_cluster::applier::Applier;
 use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
+    object::{ObjectKey, Resource},
     ports::{Pending, Writes},
 };
 
@@ -30,5 +31,9 @@ impl Writes for MeteredWrites {
             self.metrics.wrote(verb, &result);
             result
         })
+    }
+
+    fn is_gone(&self, resource: Resource, object: ObjectKey, uid: String) -> Pending<'_, Result<bool, WriteError>> {
+        self.applier.is_gone(resource, object, uid)
     }
 }

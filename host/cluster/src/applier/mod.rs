@@ -320,6 +320,19 @@ impl Writes for Applier {
     fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>> {
         Box::pin(self.perform(action))
     }
+
+    fn is_gone(&self, resource: Resource, object: ObjectKey, uid: String) -> Pending<'_, Result<bool, WriteError>> {
+        Box::pin(async move {
+            let path = path::object(&resource, &object.at).map_err(|error| bad_name(object.clone(), &error))?;
+            let answer = Call::get(&path).send(&self.client, WRITE_DEADLINE).await;
+            match answer.and_then(|answer| answer.decode::<WireObject>()) {
+                Ok(wire) => Ok(wire.metadata.uid != uid),
+                Err(error) if error.code() == 404 => Ok(true),
+                Err(error @ RequestError::Status(_)) => Err(refused(object, error.code(), "", &error)),
+                Err(error) => Err(unavailable(object, "read", &error)),
+            }
+        })
+    }
 }
 
 /// Why there is no answer to go on with.

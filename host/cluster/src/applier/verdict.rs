@@ -61,10 +61,12 @@ pub(super) fn stranger(answer: &WireObject, apply: &Apply) -> Option<String> {
     (is_stranger || makers(answer, &apply.manager).next().is_some()).then(|| owner_of(answer, apply))
 }
 
-/// Whether the subject of the apply controls the object.
+/// Whether the subject of the apply controls the object, and this manager has applied it: not another handler of the subject.
 pub(super) fn is_ours(object: &WireObject, apply: &Apply) -> bool {
+    let is_applied = |entry: &ManagedFields| entry.manager == apply.manager && entry.operation == "Apply";
     let controller = object.metadata.controller();
     controller.is_some_and(|controller| Some(controller.uid.as_str()) == controller_uid(apply))
+        && object.managed_fields.iter().any(is_applied)
 }
 
 /// Names the owner of an object for a person: its controller, and the managers that made it.
@@ -225,6 +227,10 @@ mod tests {
         assert!(strange("", json!({"f:metadata": {"f:finalizers": {}}})).is_some());
         assert_eq!(strange("", json!({"f:metadata": {"f:labels": {".": {}}, "f:annotations": {"f:a": {}}}})), None);
         assert_eq!(strange("status", json!({"f:status": {}})), None);
+        let mut of_another_handler = answer("ours", "", json!({"f:spec": {}}));
+        assert!(is_ours(&of_another_handler, &apply));
+        of_another_handler.managed_fields.remove(0);
+        assert!(!is_ours(&of_another_handler, &apply));
         let other_controller = answer("theirs", "", json!({}));
         assert_eq!(stranger(&other_controller, &apply).as_deref(), Some("Other o"));
     }

@@ -247,9 +247,9 @@ impl WatchTask {
         }
     }
 
-    /// An object whose very metadata can't be understood is no object for us; the others are.
+    /// An object whose very metadata can't be understood, or that nests beyond all bounds, is no object for us; the others are.
     fn skip(&self, error: &serde_json::Error) {
-        tracing::warn!(watch = %self.key, %error, "an object without usable metadata is ignored");
+        tracing::warn!(watch = %self.key, %error, "an object that can't be decoded is ignored");
     }
 
     fn attempt(&self) {

@@ -8,6 +8,7 @@ use crate::{
     action::{Action, Apply, ApplyTarget, WriteError, Written},
     dask::Settled,
     object::Object,
+    ownership::Author,
     plan::{Plan, Planner, is_applied},
     wanted::{Snapshot, SubjectPatch, WantedChild, WantedFields},
 };
@@ -32,16 +33,14 @@ impl Pipeline<'_> {
 
     pub(super) fn plan(
         &self,
-        manager: &str,
-        force: bool,
+        author: Author<'_>,
         state: &SubjectState,
         seen: &Snapshot,
         subject: Option<&SubjectPatch>,
         children: Option<&[Settled]>,
     ) -> Plan {
         let planner = Planner {
-            manager,
-            force,
+            author,
             resource: &|kind| self.observed.resource(kind),
             live: &|kind, at| self.observed.get(kind, at),
             memory: &state.memory,

@@ -1,32 +1,32 @@
 //! A pass of a plugin's handler.
 
+mod end;
+mod record;
+
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
     time::Duration,
 };
 
-use futures_util::future::join_all;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
-use super::{Answer, Pass, Pipeline, SubjectState, execute::adopt};
+use super::{Pass, Pipeline, SubjectState, execute::adopt};
 use crate::{
-    action::{Action, Apply, ApplyTarget, WriteError},
+    action::WriteError,
     contract::{Call, Failure, HandlerDeclaration, Json, OwnedChild, Subject, Trigger, TriggerRequest},
     dask::{PAUSED, Settled},
-    fields::{hex, holds},
-    object::{GroupVersionKind, ManagedFields, NamespacedName, Object, ObjectKey, Resource},
-    plugin::{
-        Delivery, HANDLER_LABEL, HandlerName, KEY_ANNOTATION, Mounted, PLUGIN_LABEL, Projection, RETRY_ANNOTATION,
-        Rights, SUBJECT_UID_LABEL, accept, decide,
-    },
+    object::{GroupVersionKind, Object, Resource},
+    ownership::{Author, is_patched_by},
+    plugin::{Delivery, HandlerName, KEY_ANNOTATION, Mounted, Projection, RETRY_ANNOTATION, Rights, accept, decide},
     ports::{CallError, CallReport, Guest},
     retry::{PLUGIN_ATTEMPTS, Retry},
-    spec::{DASK_PLUGIN_RECORD, DaskPluginRecordSpec, DaskPluginRecordStatus, HandledTrigger, SubjectReference},
-    time::rfc3339,
-    wanted::{Findings, Problem, Snapshot, SubjectPatch, Wanted},
+    wanted::{Findings, Problem, Snapshot, Wanted},
 };
+
+/// Problems of one failure that are kept and shown, and how much of each: the rest is the answer's own repetition.
+const PROBLEMS: usize = 10;
+const PROBLEM_BYTES: usize = 1 << 10;
 
 /// A handler of a plugin that is ready, with everything that was decided about it.
 pub struct MountedHandler {
@@ -59,6 +59,11 @@ impl MountedHandler {
         self.declaration.triggers.contains(trigger)
     }
 
+    /// The one who writes what the handler wants. `manager` is its field manager.
+    fn author<'a>(&self, manager: &'a str) -> Author<'a> {
+        Author { manager, force: self.takes_conflicts, native: false }
+    }
+
     fn project(&self, object: &Object) -> Json {
         match &self.projection {
             Some(projection) => projection.of(&object.to_value()).to_string(),
@@ -86,6 +91,8 @@ impl Pipeline<'_> {
         if handler.wants(&TriggerRequest::Deleted) {
             state.last_seen = Some(Arc::clone(subject));
         }
+        let manager = handler.name.field_manager();
+        state.patched = is_patched_by(subject, &manager);
         let record = self.record(handler, subject);
         state.handled.created |= record.is_some();
 
@@ -97,17 +104,7 @@ impl Pipeline<'_> {
         if state.parked.take().is_some() {
             state.backoff.succeed();
         }
-        let left = state.answer.as_ref().map(|answer| {
-            self.plan(
-                &handler.name.field_manager(),
-                handler.takes_conflicts,
-                state,
-                &seen,
-                answer.subject.as_ref(),
-                answer.children.as_deref(),
-            )
-        });
-        let drifted = left.is_some_and(|plan| !plan.is_empty());
+        let drifted = state.handled.code.is_some() && state.held != Some(held(&manager, &seen));
         let delivery = Delivery { input, code: handler.code, drifted, requeued: state.requeued };
         let Some((trigger, redelivery)) = decide(&handler.declaration.triggers, &state.handled, delivery) else {
             return Pass { findings: state.findings.clone(), ..Pass::default() };
@@ -115,7 +112,7 @@ impl Pipeline<'_> {
         state.requeued = false;
         let call = self.call(handler, &seen, trigger.clone(), redelivery, projected, state.backoff.attempts() + 1);
         let report = handler.guest.call(call).await;
-        let mut pass = self.carry_out(handler, &seen, state, &report).await;
+        let mut pass = self.carry_out(handler, &seen, state, &trigger, &report).await;
         if pass.retry.is_none() {
             state.handled.input =
                 (trigger != Trigger::Created || !handler.wants(&TriggerRequest::Observed)).then_some(input);
@@ -141,6 +138,7 @@ impl Pipeline<'_> {
         handler: &MountedHandler,
         seen: &Snapshot,
         state: &mut SubjectState,
+        trigger: &Trigger,
         report: &CallReport,
     ) -> Pass {
         let outcome = match &report.result {
@@ -150,7 +148,10 @@ impl Pipeline<'_> {
                     permanent: is_permanent(error),
                     ..Problem::passing(error.kind(), format!("{}: {error}", handler.name))
                 };
-                return failed(state, &seen.subject, vec![problem], asked_delay(error));
+                return match error {
+                    CallError::Host(_) => disturbed(state, &seen.subject, vec![problem]),
+                    _ => failed(state, &seen.subject, vec![problem], asked_delay(error)),
+                };
             }
         };
         let resource = |kind: &GroupVersionKind| self.observed.resource(kind);
@@ -163,105 +164,43 @@ impl Pipeline<'_> {
             adopt(&mut children, &seen.subject);
             children.into_iter().map(Settled::Apply).collect::<Vec<_>>()
         });
-        // No opinion leaves what an earlier answer said.
-        let earlier = state.answer.take();
-        let answer = match earlier {
-            Some(earlier) => Answer { children: children.or(earlier.children), subject: subject.or(earlier.subject) },
-            None => Answer { children, subject },
-        };
+        let created = *trigger == Trigger::Created;
+        if let Some(children) = &children {
+            state.children = children.len();
+            state.handled.children_of_created = created;
+        }
+        if subject.is_some() {
+            state.handled.patches_of_created = created;
+        }
+        state.held = None;
         let manager = handler.name.field_manager();
-        let mut plan = self.plan(
-            &manager,
-            handler.takes_conflicts,
-            state,
-            seen,
-            answer.subject.as_ref(),
-            answer.children.as_deref(),
-        );
-        state.answer = Some(answer);
+        let author = handler.author(&manager);
+        let mut plan = self.plan(author, state, seen, subject.as_ref(), children.as_deref());
         let mut problems = std::mem::take(&mut plan.problems);
         let done = self.execute(plan, state).await;
         problems.extend(
             done.errors.iter().map(|error| Problem::passing(error.kind(), format!("{}: {error}", handler.name))),
         );
         if !done.errors.is_empty() && done.errors.iter().all(is_passing) {
-            return disturbed(state, &seen.subject, done.writes);
+            return Pass { writes: done.writes, ..disturbed(state, &seen.subject, Vec::new()) };
         }
         if !problems.is_empty() {
             return Pass { writes: done.writes, ..failed(state, &seen.subject, problems, None) };
         }
+        // What somebody changed meanwhile is no part of it, and is found at the next look.
+        let after = self.snapshot(&self.latest(&seen.subject), &handler.children, seen.now);
+        let left = self.plan(author, state, &after, subject.as_ref(), children.as_deref());
+        state.held = left.is_empty().then(|| held(&manager, &after));
         state.backoff.succeed();
         state.findings = Findings::default();
         Pass { writes: done.writes, requeue_after, events, ..Pass::default() }
     }
 
-    /// A subject that the handler is not about (any more): nothing is wanted for it.
-    async fn let_go(&self, handler: &MountedHandler, seen: &Snapshot, state: &mut SubjectState) -> Pass {
-        state.answer = None;
-        state.handled = Default::default();
-        state.findings = Findings::default();
-        self.withdraw(handler, seen, state).await
-    }
-
-    /// Removes the handler's children and fields of a subject.
-    async fn withdraw(&self, handler: &MountedHandler, seen: &Snapshot, state: &mut SubjectState) -> Pass {
-        let manager = handler.name.field_manager();
-        let patched = is_patched_by(&seen.subject, &manager);
-        let nothing = SubjectPatch { body: json!({"metadata": {}}), guarded: false };
-        let plan = self.plan(&manager, handler.takes_conflicts, state, seen, patched.then_some(&nothing), Some(&[]));
-        let done = self.execute(plan, state).await;
-        let retry = (!done.errors.is_empty()).then(|| state.backoff.fail(&seen.subject.metadata.uid, None, None));
-        Pass { writes: done.writes, retry, ..Pass::default() }
-    }
-
-    /// Removes what a handler made for a subject, because its plugin is being removed.
-    pub async fn remove(
-        &self,
-        handler: &MountedHandler,
-        at: &NamespacedName,
-        state: &mut SubjectState,
-        now: u64,
-    ) -> Pass {
-        match self.observed.get(&handler.subject.kind, at) {
-            Some(subject) => {
-                let seen = self.snapshot(&subject, &handler.children, now);
-                self.let_go(handler, &seen, state).await
-            }
-            None => Pass::default(),
-        }
-    }
-
-    /// The subject is gone: whoever wants to hear of it does, once, as best as can be.
-    pub(super) async fn bury(
-        &self,
-        handler: &MountedHandler,
-        at: &NamespacedName,
-        state: &mut SubjectState,
-        now: u64,
-    ) -> Pass {
-        if self.observed.get(&handler.subject.kind, at).is_some() {
-            return Pass::default(); // On its way out: its end is another event.
-        }
-        let former = std::mem::take(state);
-        let writes = self.remove_children_of(&former.uid, handler).await;
-        let Some(subject) = former.last_seen else { return Pass { writes, ..Pass::default() } };
-        let seen = self.snapshot(&subject, &handler.children, now);
-        let call = self.call(handler, &seen, Trigger::Deleted, false, handler.project(&subject), 1);
-        Pass { call: Some(handler.guest.call(call).await), writes, ..Pass::default() }
-    }
-
-    /// A subject that is not seen any more is gone, or lost the labels by which it is watched. Its children are not wanted
-    /// in either case; the garbage collector looks after the first only.
-    async fn remove_children_of(&self, uid: &str, handler: &MountedHandler) -> usize {
-        let manager = handler.name.field_manager();
-        let children = handler.children.iter().flat_map(|kind| self.observed.controlled_by(kind, uid));
-        let ours = children.filter(|child| child.applied_by(&manager).is_some() && !child.is_being_deleted());
-        let deletions = ours.filter_map(|child| {
-            let resource = self.observed.resource(&child.kind)?;
-            Some(Action::Delete { resource, object: child.key(), uid: child.metadata.uid.clone() })
-        });
-        let results = join_all(deletions.map(|action| self.writes.write(action))).await;
-        results.iter().filter(|result| result.is_ok()).count()
+    /// The subject as it is after our own writes.
+    fn latest(&self, subject: &Arc<Object>) -> Arc<Object> {
+        let is_same = |latest: &Arc<Object>| latest.metadata.uid == subject.metadata.uid;
+        let latest = self.observed.get(&subject.kind, &subject.at()).filter(is_same);
+        latest.unwrap_or_else(|| Arc::clone(subject))
     }
 
     fn call(
@@ -274,9 +213,9 @@ impl Pipeline<'_> {
         attempt: u32,
     ) -> Call {
         let manager = handler.name.field_manager();
-        let ours =
-            seen.children.iter().filter(|child| child.applied_by(&manager).is_some() && !child.is_being_deleted());
-        let subject = &seen.subject;
+        let (subject, author) = (&seen.subject, handler.author(&manager));
+        let is_ours = |child: &&Arc<Object>| author.made(child, &subject.metadata.uid) && !child.is_being_deleted();
+        let ours = seen.children.iter().filter(is_ours);
         Call {
             handler: handler.name.handler.clone(),
             trigger,
@@ -302,81 +241,6 @@ impl Pipeline<'_> {
             config: handler.config.clone(),
         }
     }
-
-    /// That `created` was handled, if it is on record.
-    fn record(&self, handler: &MountedHandler, subject: &Object) -> Option<HandledTrigger> {
-        let kind = DASK_PLUGIN_RECORD.group_version_kind();
-        let record = self.observed.get(&kind, &record_name(handler, subject)?)?;
-        let status: DaskPluginRecordStatus = record.field("status")?.ok()?;
-        status.handlers.get(&handler.name.handler).filter(|handled| handled.trigger == "created").cloned()
-    }
-
-    /// Puts on record that `created` was handled. If that fails, it is delivered again: at least once is what is promised.
-    async fn note_created(
-        &self,
-        handler: &MountedHandler,
-        subject: &Object,
-        now: u64,
-        pass: &mut Pass,
-        state: &mut SubjectState,
-    ) {
-        let kind = DASK_PLUGIN_RECORD.group_version_kind();
-        let (Some(at), Some(resource)) = (record_name(handler, subject), self.observed.resource(&kind)) else {
-            // There is no place for a record, so it lasts as long as this process.
-            state.handled.created = true;
-            return;
-        };
-        let handled = HandledTrigger {
-            trigger: "created".to_owned(),
-            handled_at: rfc3339(now),
-            digest: hex(&Sha256::digest(handler.project(subject))),
-        };
-        let spec = DaskPluginRecordSpec {
-            plugin: handler.name.plugin.clone(),
-            subject: SubjectReference {
-                api_version: subject.kind.api_version(),
-                kind: subject.kind.kind.clone(),
-                name: subject.metadata.name.clone(),
-                uid: subject.metadata.uid.clone(),
-            },
-        };
-        let mut owner = subject.as_owner();
-        // Several plugins keep a record of one subject, and a record holds nobody up.
-        owner.block_owner_deletion = false;
-        let body = json!({
-            "apiVersion": kind.api_version(),
-            "kind": kind.kind,
-            "metadata": {"name": at.name, "namespace": at.namespace, "ownerReferences": [owner]},
-            "spec": spec,
-            "status": {"handlers": {handler.name.handler.clone(): handled}},
-        });
-        let apply = Apply {
-            resource,
-            object: ObjectKey { kind, at },
-            target: ApplyTarget::Object,
-            manager: handler.name.field_manager(),
-            body,
-            force: true,
-            creates: false,
-        };
-        match self.writes.write(Action::Apply(apply)).await {
-            Ok(_) => {
-                state.handled.created = true;
-                pass.writes += 1;
-            }
-            Err(error) => {
-                let why = format!("{}: the record of what was handled: {error}", handler.name);
-                state.findings = Problem::passing(error.kind(), why).into();
-                *pass = Pass { findings: state.findings.clone(), ..disturbed(state, subject, pass.writes) };
-            }
-        }
-    }
-}
-
-/// One record per plugin and subject, beside the subject. Those of cluster-scoped subjects are not served yet.
-fn record_name(handler: &MountedHandler, subject: &Object) -> Option<NamespacedName> {
-    let namespace = subject.metadata.namespace.as_deref()?;
-    Some(NamespacedName::new(namespace, &format!("{}.{}", handler.name.plugin, subject.metadata.uid)))
 }
 
 /// Of everything that would be handed over. The resource version is left out: it also moves when nothing else does.
@@ -401,41 +265,49 @@ fn fingerprint(handler: &MountedHandler, subject: &Object, projected: &str) -> u
     hasher.finish()
 }
 
+/// What the handler holds in the cluster for a subject, in its children and in the subject: it changes with whatever somebody
+/// deletes, or takes from it. Kept in the place of the answer, which may have megabytes.
+fn held(manager: &str, seen: &Snapshot) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for object in seen.children.iter().chain([&seen.subject]) {
+        if let Some(entry) = object.applied_by(manager) {
+            (&object.metadata.uid, &entry.fields).hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
 fn failed(state: &mut SubjectState, subject: &Object, problems: Vec<Problem>, asked: Option<Duration>) -> Pass {
     // What only a change can help is not tried again before one.
     let permanent = !problems.is_empty() && problems.iter().all(|problem| problem.permanent);
     let limit = if permanent { Some(0) } else { Some(PLUGIN_ATTEMPTS) };
     let retry = state.backoff.fail(&subject.metadata.uid, limit, asked);
+    tell(state, problems, retry)
+}
+
+/// Our view was old, or the host or the API server was not up to it: nothing that the plugin or its grants could be blamed for,
+/// so it is not given up on the subject. What goes away by itself is no problem to be shown.
+fn disturbed(state: &mut SubjectState, subject: &Object, problems: Vec<Problem>) -> Pass {
+    let retry = state.backoff.fail(&subject.metadata.uid, None, None);
+    tell(state, problems, retry)
+}
+
+fn tell(state: &mut SubjectState, mut problems: Vec<Problem>, retry: Retry) -> Pass {
+    let more = problems.len().saturating_sub(PROBLEMS);
+    problems.truncate(PROBLEMS);
+    for problem in problems.iter_mut().filter(|problem| problem.message.len() > PROBLEM_BYTES) {
+        problem.message.truncate(problem.message.floor_char_boundary(PROBLEM_BYTES));
+        problem.message.push('…');
+    }
+    if let Some(last) = problems.last_mut().filter(|_| more > 0) {
+        last.message = format!("{}; and {more} more problems", last.message);
+    }
     state.findings = Findings { problems, ..Findings::default() };
     Pass { retry: Some(retry), findings: state.findings.clone(), ..Pass::default() }
 }
 
-/// Our view was old, or the API server was away: nothing that the plugin or its grants could be blamed for, so it is not
-/// given up on the subject, and no problem is shown that goes away by itself.
-fn disturbed(state: &mut SubjectState, subject: &Object, writes: usize) -> Pass {
-    let retry = state.backoff.fail(&subject.metadata.uid, None, None);
-    Pass { retry: Some(retry), writes, ..Pass::default() }
-}
-
 fn is_passing(error: &WriteError) -> bool {
     matches!(error, WriteError::Stale { .. } | WriteError::NotLeader | WriteError::Unavailable { .. })
-}
-
-/// Whether there are patches of a handler in an object. Its children have the same manager and may be of the same kind as its
-/// subjects. They are told apart by what only a child is given, any of which may have been taken from it: its owner, and
-/// names that no patch may use.
-fn is_patched_by(object: &Object, manager: &str) -> bool {
-    let held = object.applied_by(manager).and_then(ManagedFields::decoded);
-    let marks = [
-        ["labels", PLUGIN_LABEL],
-        ["labels", HANDLER_LABEL],
-        ["labels", SUBJECT_UID_LABEL],
-        ["annotations", KEY_ANNOTATION],
-    ];
-    held.is_some_and(|held| {
-        !holds(&held, &["metadata", "ownerReferences"])
-            && !marks.iter().any(|[map, name]| holds(&held, &["metadata", map, name]))
-    })
 }
 
 fn is_permanent(error: &CallError) -> bool {
@@ -455,38 +327,5 @@ impl std::fmt::Debug for MountedHandler {
             .field("name", &self.name)
             .field("subject", &self.subject.kind)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn applied(fields: serde_json::Value) -> Object {
-        let entry = json!({
-            "manager": "dask-plugin/p/h", "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
-            "fieldsV1": fields,
-        });
-        let object = json!({
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "uid": "u", "managedFields": [entry]},
-        });
-        Object::from_value(&object).unwrap()
-    }
-
-    #[test]
-    fn a_child_of_the_kind_of_the_subjects_is_not_taken_for_a_patched_subject_whatever_was_taken_from_it() {
-        let label = |name: &str| json!({"f:metadata": {"f:labels": {format!("f:{name}"): {}}}});
-        for left in [
-            json!({"f:data": {}, "f:metadata": {"f:ownerReferences": {}}}),
-            label(PLUGIN_LABEL),
-            label(HANDLER_LABEL),
-            label(SUBJECT_UID_LABEL),
-            json!({"f:metadata": {"f:annotations": {format!("f:{KEY_ANNOTATION}"): {}}}}),
-        ] {
-            assert!(!is_patched_by(&applied(left.clone()), "dask-plugin/p/h"), "{left}");
-        }
-        let patched = applied(label("team"));
-        assert!(is_patched_by(&patched, "dask-plugin/p/h"));
-        assert!(!is_patched_by(&patched, "dask-plugin/p/other"));
     }
 }

@@ -17,14 +17,14 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     contract::EventNote,
-    dask::{Environment, Reconciler, Settled, TemplateAnswers},
+    dask::{Environment, Reconciler, TemplateAnswers},
     object::{GroupVersionKind, NamespacedName, Object},
     plan::Memory,
     plugin::Handled,
     ports::{CallReport, Observed, Writes},
     retry::{Backoff, Retry},
     scheduler::{Replies, Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
-    wanted::{Findings, Snapshot, SubjectPatch},
+    wanted::{Findings, Snapshot},
 };
 
 /// Who handles a subject.
@@ -78,20 +78,18 @@ pub struct SubjectState {
     replies: Replies,
     /// Of a status that is not stored whole: what it said last.
     said: serde_json::Value,
-    /// Of a plugin: what the last answer said.
-    answer: Option<Answer>,
+    /// Of a plugin: how many children the last answer that had an opinion on them held.
+    children: usize,
+    /// Of a plugin: fingerprint of what its handler held in the cluster when all was as it had answered.
+    held: Option<u64>,
+    /// Of a plugin: whether there are patches of its handler in the subject.
+    patched: bool,
     handled: Handled,
     /// Of a plugin: the input at which it was parked.
     parked: Option<u64>,
     requeued: bool,
     /// The subject as it was last seen, kept for handlers that want to hear of its end.
     last_seen: Option<Arc<Object>>,
-}
-
-/// The last accepted answer of a plugin.
-struct Answer {
-    children: Option<Vec<Settled>>,
-    subject: Option<SubjectPatch>,
 }
 
 impl SubjectState {
@@ -112,7 +110,7 @@ impl SubjectState {
 
     /// How many children the last answer held.
     pub fn children(&self) -> usize {
-        self.answer.as_ref().and_then(|answer| answer.children.as_ref()).map_or(0, Vec::len)
+        self.children
     }
 
     /// The subject asked to be looked at again, and the time has come.
@@ -132,9 +130,22 @@ impl SubjectState {
         }
     }
 
-    /// Whether anything is remembered that must not be dropped with the subject.
+    /// A pass broke off in the middle: nothing that is remembered can be relied on, but how often that happened.
+    pub fn broke_off(&mut self) -> Retry {
+        let Self { uid, backoff, .. } = std::mem::take(self);
+        *self = Self { uid, backoff, ..Self::default() };
+        self.backoff.fail(&self.uid, None, None)
+    }
+
+    /// Nothing is wanted for the subject any more.
+    fn let_go(&mut self) {
+        let Self { uid, memory, backoff, .. } = std::mem::take(self);
+        *self = Self { uid, memory, backoff, ..Self::default() };
+    }
+
+    /// Whether nothing is remembered that must not be dropped with the subject.
     pub fn is_spent(&self) -> bool {
-        self.last_seen.is_none() && self.uid.is_empty()
+        self.last_seen.is_none() && self.uid.is_empty() && self.backoff.attempts() == 0
     }
 }
 

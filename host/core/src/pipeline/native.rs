@@ -7,6 +7,7 @@ use crate::{
     action::WriteError,
     dask::{INVALID_NAME, Lookup, PAUSED, Reconciler, Settled, field_manager},
     object::Object,
+    ownership::Author,
     wanted::{Problem, Snapshot, target},
 };
 
@@ -22,13 +23,14 @@ impl Pipeline<'_> {
             return Pass::default();
         }
         let manager = field_manager(reconciler);
+        let author = Author { manager: &manager, force: true, native: true };
         let mut seen = self.observe_native(reconciler, subject, now);
         seen.replies = state.replies.clone();
         seen.facts = state.findings.facts.clone();
         self.forget_lost_children(state, &seen);
         let mut wanted = reconciler.reconcile(&seen, self.environment);
         if !wanted.drafts.is_empty() {
-            let drafts = match self.settle_children(std::mem::take(&mut wanted.drafts), &seen, &manager, state).await {
+            let drafts = match self.settle_children(std::mem::take(&mut wanted.drafts), &seen, author, state).await {
                 Ok(drafts) => drafts,
                 Err(error) => return unanswered(reconciler, subject, &error, state),
             };
@@ -36,13 +38,13 @@ impl Pipeline<'_> {
             wanted = reconciler.reconcile(&seen, self.environment);
         }
         let settled = match wanted.children.take() {
-            Some(children) => match self.settle_children(children, &seen, &manager, state).await {
+            Some(children) => match self.settle_children(children, &seen, author, state).await {
                 Ok(settled) => Some(settled),
                 Err(error) => return unanswered(reconciler, subject, &error, state),
             },
             None => None,
         };
-        let mut plan = self.plan(&manager, true, state, &seen, wanted.subject.as_ref(), settled.as_deref());
+        let mut plan = self.plan(author, state, &seen, wanted.subject.as_ref(), settled.as_deref());
         self.plan_fields(&manager, state, &wanted.fields, &mut plan);
         if reconciler.has_independent_children() {
             plan.children.append(&mut plan.prunes);

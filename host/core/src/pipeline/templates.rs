@@ -10,6 +10,7 @@ use crate::{
     dask::{Settled, TemplateQuestion, settle},
     inheritance::is_to_be_inherited,
     object::{NamespacedName, Object, ObjectKey},
+    ownership::Author,
     wanted::{Snapshot, WantedChild, target},
 };
 
@@ -22,7 +23,7 @@ impl Pipeline<'_> {
         &self,
         mut children: Vec<WantedChild>,
         seen: &Snapshot,
-        manager: &str,
+        author: Author<'_>,
         state: &mut SubjectState,
     ) -> Result<Vec<Settled>, WriteError> {
         adopt(&mut children, &seen.subject);
@@ -30,34 +31,34 @@ impl Pipeline<'_> {
         let mut compared = Vec::with_capacity(children.len());
         for child in children {
             let (kind, name) = target(&child.object);
-            if seen.child(&kind, name).is_some_and(|live| is_to_be_inherited(live, manager)) {
+            if seen.child(&kind, name).is_some_and(|live| is_to_be_inherited(live, author.manager)) {
                 settled.push(Settled::Inherit(child));
                 continue;
             }
-            let live = self.live_child(&child, seen, manager);
-            let question = live.as_ref().and_then(|live| TemplateQuestion::about(&child, live, manager));
+            let live = self.live_child(&child, seen, author);
+            let question = live.as_ref().and_then(|live| TemplateQuestion::about(&child, live, author.manager));
             compared.push((child, live, question));
         }
         let questions = compared.iter().filter_map(|(_, _, question)| question.as_ref());
         let unanswered: Vec<_> = questions.filter(|question| state.templates.get(question).is_none()).collect();
-        let answers = join_all(unanswered.iter().map(|question| self.ask(question, manager))).await;
+        let answers = join_all(unanswered.iter().map(|question| self.ask(question, author.manager))).await;
         for (question, answer) in unanswered.into_iter().zip(answers) {
             state.templates.note(question, answer?);
         }
         settled.extend(compared.into_iter().map(|(child, live, question)| {
             let is_same = question.and_then(|question| state.templates.get(&question));
-            settle(child, live.as_deref(), manager, is_same)
+            settle(child, live.as_deref(), author.manager, is_same)
         }));
         Ok(settled)
     }
 
     /// The child as it is, also if somebody took its owner reference, or the label by which it is watched: that is put back and
     /// no pod restarts. If it is gone, the precondition on its uid says so.
-    fn live_child(&self, child: &WantedChild, seen: &Snapshot, manager: &str) -> Option<Arc<Object>> {
+    fn live_child(&self, child: &WantedChild, seen: &Snapshot, author: Author<'_>) -> Option<Arc<Object>> {
         let (kind, name) = target(&child.object);
         let at = NamespacedName { namespace: seen.subject.metadata.namespace.clone(), name: name.to_owned() };
-        let ours = |live: &Arc<Object>| live.metadata.controller().is_none() && live.applied_by(manager).is_some();
-        let live = seen.child(&kind, name).cloned().or_else(|| self.observed.get(&kind, &at).filter(ours));
+        let ours = |live: &Arc<Object>| author.may_change(live, &seen.subject.metadata.uid);
+        let live = seen.child(&kind, name).cloned().or_else(|| self.observed.get(&kind, &at)).filter(ours);
         live.or_else(|| seen.former_child(&kind, name).cloned())
     }
 

@@ -1,29 +1,19 @@
 //! A plugin's answer is untrusted input: parsed strictly, then checked against its rights. Nothing is written unless all of it holds.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Map, Value, json};
 
-use super::{FieldPathError, HandlerName, KEY_ANNOTATION, Projection, pods};
+use super::{HandlerName, KEY_ANNOTATION, Projection, Rights, pods};
 use crate::{
-    contract::{KindReference, Outcome, Patch, PatchStrategy, PatchTarget, Permissions},
+    contract::{Outcome, Patch, PatchStrategy, PatchTarget},
     names::{check_dns_label, check_dns_subdomain},
-    object::{GroupVersionKind, Object, Resource},
-    spec::{DEFAULT_CHILDREN, Grants, Limits},
+    object::{DEEPEST, GroupVersionKind, Object, Resource, nests_deeper},
     wanted::{Problem, SubjectPatch, Wanted, WantedChild, target},
 };
 
-/// Kinds that no grant allows: with them a plugin could give itself rights, or run code elsewhere.
-const NEVER: [(&str, &[&str]); 8] = [
-    ("", &["Secret", "Namespace", "Node", "ServiceAccount", "PersistentVolume"]),
-    ("rbac.authorization.k8s.io", &[]),
-    ("admissionregistration.k8s.io", &[]),
-    ("apiextensions.k8s.io", &[]),
-    ("apiregistration.k8s.io", &[]),
-    ("certificates.k8s.io", &[]),
-    ("authentication.k8s.io", &[]),
-    ("plugins.dask.org", &[]),
-];
+/// The soonest that a handler is called again because it asked for it: with less it would be called all the time.
+const SOONEST: Duration = Duration::from_secs(1);
 
 /// Metadata that is the host's or the API server's.
 const RESERVED_METADATA: [&str; 10] = [
@@ -41,66 +31,6 @@ const RESERVED_METADATA: [&str; 10] = [
 
 /// Prefixes of labels and annotations that are the host's.
 const RESERVED_PREFIXES: [&str; 2] = ["plugins.dask.org/", "operator.dask.org/"];
-
-/// What a plugin may do: what it asks for, and was granted, and the policy allows.
-#[derive(Clone, Debug)]
-pub struct Rights {
-    /// What the plugin asks for.
-    pub asked: Permissions,
-    /// What the administrator granted.
-    pub granted: Grants,
-    /// How much it may answer.
-    pub limits: Limits,
-}
-
-impl Rights {
-    fn check_create(&self, kind: &GroupVersionKind, plural: &str) -> Result<(), String> {
-        let never = NEVER
-            .iter()
-            .any(|(group, kinds)| kind.group == *group && (kinds.is_empty() || kinds.contains(&kind.kind.as_str())));
-        if never {
-            return Err(format!("{kind} is never created for a plugin, whatever is granted"));
-        }
-        let by_default = DEFAULT_CHILDREN.contains(&(kind.group.as_str(), kind.kind.as_str()));
-        let granted = self.granted.create.iter().any(|grant| grant.group == kind.group && grant.kind == kind.kind);
-        if !by_default && !granted {
-            return Err(format!(
-                "{kind} is not granted; an administrator adds {{group: {:?}, kind: {}}} to spec.grants.create of the DaskPlugin",
-                kind.group, kind.kind
-            ));
-        }
-        if !self.asked.create.iter().any(|asked| names(asked, kind, plural)) {
-            return Err(format!(
-                "the plugin's manifest does not ask for {kind}; add it to permissions.create in the plugin's description"
-            ));
-        }
-        Ok(())
-    }
-
-    fn granted_fields(
-        &self,
-        subject: &GroupVersionKind,
-        plural: &str,
-    ) -> Result<(Projection, Projection), FieldPathError> {
-        let granted =
-            self.granted.patch.iter().filter(|grant| grant.group == subject.group && grant.kind == subject.kind);
-        let asked = self
-            .asked
-            .patch
-            .iter()
-            .filter(|asked| asked.strategy == PatchStrategy::Apply && names(&asked.kind, subject, plural));
-        let granted = Projection::parse(granted.flat_map(|grant| &grant.fields))?;
-        let asked = Projection::parse(asked.flat_map(|asked| &asked.fields))?;
-        Ok((granted, asked))
-    }
-}
-
-/// Whether a reference as a person writes it means this kind.
-fn names(reference: &KindReference, kind: &GroupVersionKind, plural: &str) -> bool {
-    let group = reference.group.as_ref().is_none_or(|group| *group == kind.group);
-    let name = reference.name.eq_ignore_ascii_case(&kind.kind) || reference.name.eq_ignore_ascii_case(plural);
-    group && name
-}
 
 /// Checks an answer and turns it into what is wanted, labelled as this handler's.
 ///
@@ -143,7 +73,7 @@ pub fn accept(
         }
         accepted
     });
-    let patch = outcome.patches.as_ref().and_then(|patches| match check_patches(patches, subject, rights, resource) {
+    let patch = outcome.patches.as_ref().and_then(|patches| match check_patches(patches, subject, rights) {
         Ok(body) => Some(SubjectPatch { body, guarded: false }),
         Err(why) => {
             problems.push(refused(handler, "patch", &why));
@@ -161,7 +91,7 @@ pub fn accept(
         subject: patch,
         children,
         events: outcome.events.clone(),
-        requeue_after: outcome.requeue_after,
+        requeue_after: outcome.requeue_after.map(|after| after.max(SOONEST)),
         ..Wanted::default()
     })
 }
@@ -175,6 +105,13 @@ fn check_key(key: &str, unique: bool) -> Result<(), String> {
     if unique { Ok(()) } else { Err("the key is used twice".to_owned()) }
 }
 
+fn decode(json: &str) -> Result<Value, String> {
+    if nests_deeper(json, DEEPEST) {
+        return Err(format!("nests deeper than {DEEPEST} levels"));
+    }
+    serde_json::from_str(json).map_err(|error| format!("is no JSON: {error}"))
+}
+
 fn check_child(
     json: &str,
     key: &str,
@@ -183,7 +120,7 @@ fn check_child(
     rights: &Rights,
     resource: &dyn Fn(&GroupVersionKind) -> Option<Resource>,
 ) -> Result<Value, String> {
-    let mut object: Value = serde_json::from_str(json).map_err(|error| format!("is no JSON: {error}"))?;
+    let mut object = decode(json)?;
     let text = |value: Option<&Value>, field: &str| {
         value.and_then(Value::as_str).map(str::to_owned).ok_or_else(|| format!("{field} is missing or no string"))
     };
@@ -191,15 +128,14 @@ fn check_child(
     let kind = GroupVersionKind::from_api_version(&api_version, &text(object.get("kind"), "kind")?);
     let name = text(object.pointer("/metadata/name"), "metadata.name")?;
 
-    let served = resource(&kind);
-    let plural = served.as_ref().map(|resource| resource.plural.clone()).unwrap_or_default();
-    rights.check_create(&kind, &plural)?;
-    let served = served.ok_or_else(|| {
+    rights.check_granted(&kind)?;
+    let served = resource(&kind).ok_or_else(|| {
         format!(
             "the API server does not serve {kind} in version {}; install its CustomResourceDefinition",
             kind.version
         )
     })?;
+    rights.check_asked(&kind)?;
     if !served.namespaced {
         return Err(format!("{kind} lives outside of namespaces and can't be owned by the subject"));
     }
@@ -269,14 +205,9 @@ fn check_entries(metadata: &Map<String, Value>) -> Result<(), String> {
 }
 
 /// All patches as one partial object: a manager has one set of fields.
-fn check_patches(
-    patches: &[Patch],
-    subject: &Object,
-    rights: &Rights,
-    resource: &dyn Fn(&GroupVersionKind) -> Option<Resource>,
-) -> Result<Value, String> {
-    let plural = resource(&subject.kind).map(|resource| resource.plural).unwrap_or_default();
-    let (granted, asked) = rights.granted_fields(&subject.kind, &plural).map_err(|error| error.to_string())?;
+fn check_patches(patches: &[Patch], subject: &Object, rights: &Rights) -> Result<Value, String> {
+    let granted = rights.granted_fields(&subject.kind).map_err(|error| error.to_string())?;
+    let asked = rights.asked_fields(&subject.kind).map_err(|error| error.to_string())?;
     let mut merged = json!({"metadata": {}});
     for patch in patches {
         if patch.target != PatchTarget::Subject || patch.strategy != PatchStrategy::Apply {
@@ -285,7 +216,7 @@ fn check_patches(
                     .to_owned(),
             );
         }
-        let body: Value = serde_json::from_str(&patch.body).map_err(|error| format!("is no JSON: {error}"))?;
+        let body = decode(&patch.body)?;
         let fields = body.as_object().ok_or("is no object")?;
         for (name, value) in fields {
             let metadata = match (name.as_str(), value.as_object()) {
@@ -319,9 +250,9 @@ fn check_subject_patch(body: &Value, subject: &Object, granted: &Projection, ask
         return Ok(());
     }
     if let Some(field) = granted.uncovered(body) {
-        let (group, kind) = (&subject.kind.group, &subject.kind.kind);
+        let (group, kind, quoted) = (&subject.kind.group, &subject.kind.kind, field.replace('\'', "''"));
         return Err(format!(
-            "{field} of {kind} is not granted; an administrator adds {{group: {group:?}, kind: {kind}, fields: [{field}]}} to spec.grants.patch of the DaskPlugin"
+            "{field} of {kind} is not granted; an administrator adds {{group: {group:?}, kind: {kind}, fields: ['{quoted}']}} to spec.grants.patch of the DaskPlugin"
         ));
     }
     match asked.uncovered(body) {

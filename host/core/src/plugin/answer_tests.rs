@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
-    contract::{Child, PatchPermission},
-    spec::{KindGrant, LimitsSpec, PatchGrant},
+    contract::{Child, KindReference, PatchPermission, Permissions},
+    spec::{Grants, KindGrant, Limits, PatchGrant},
 };
 
 fn kind(group: &str, name: &str) -> KindReference {
@@ -9,37 +9,33 @@ fn kind(group: &str, name: &str) -> KindReference {
 }
 
 fn rights() -> Rights {
-    Rights {
-        asked: Permissions {
-            create: vec![
-                kind("", "ConfigMap"),
-                kind("", "services"),
-                kind("x.io", "Widget"),
-                kind("", "Secret"),
-                kind("apps", "deployment"),
-            ],
-            patch: vec![PatchPermission {
-                kind: kind("", "Service"),
-                fields: vec!["metadata".to_owned()],
-                strategy: PatchStrategy::Apply,
-            }],
-            ..Permissions::default()
-        },
-        granted: Grants {
-            create: vec![
-                KindGrant { group: String::new(), kind: "Secret".to_owned() },
-                KindGrant { group: "apps".to_owned(), kind: "Deployment".to_owned() },
-            ],
-            patch: vec![PatchGrant {
-                group: String::new(),
-                kind: "Service".to_owned(),
-                fields: vec!["metadata.annotations".to_owned()],
-                merge: false,
-            }],
-            ..Grants::default()
-        },
-        limits: Limits::resolve(&LimitsSpec::default()).unwrap(),
-    }
+    let asked = Permissions {
+        create: vec![kind("", "ConfigMap"), kind("x.io", "Widget"), kind("", "Secret"), kind("apps", "Deployment")],
+        patch: vec![PatchPermission {
+            kind: kind("", "Service"),
+            fields: vec!["metadata".to_owned()],
+            strategy: PatchStrategy::Apply,
+        }],
+        ..Permissions::default()
+    };
+    let granted = Grants {
+        create: vec![
+            KindGrant { group: String::new(), kind: "Secret".to_owned() },
+            KindGrant { group: "apps".to_owned(), kind: "Deployment".to_owned() },
+        ],
+        patch: vec![PatchGrant {
+            group: String::new(),
+            kind: "Service".to_owned(),
+            fields: vec!["metadata.annotations".to_owned()],
+            merge: false,
+        }],
+        ..Grants::default()
+    };
+    let resolve = |asked: &KindReference| {
+        let group = asked.group.clone().unwrap_or_default();
+        resource(&GroupVersionKind::new(&group, "v1", &asked.name)).ok_or_else(|| "it is not served".to_owned())
+    };
+    Rights::new(&asked, &granted, Limits::default(), &resolve)
 }
 
 fn subject() -> Object {
@@ -160,7 +156,10 @@ fn patches_are_confined_to_what_is_granted() {
     let wanted = judge(&with_patch(json!({"metadata": {"annotations": {"a": "1"}}}))).unwrap();
     assert_eq!(wanted.subject.unwrap().body, json!({"metadata": {"annotations": {"a": "1"}}}));
     for (body, word) in [
-        (json!({"metadata": {"labels": {"a": "1"}}}), "not granted"),
+        (
+            json!({"metadata": {"labels": {"example.org/it's": "1"}}}),
+            r#"fields: ['metadata.labels["example.org/it''s"]']}"#,
+        ),
         (json!({"metadata": {"annotations": {"plugins.dask.org/retry": "x"}}}), "reserved"),
         (json!({"metadata": {"finalizers": ["x"]}}), "finalizers"),
         (json!({"spec": {"type": "NodePort"}}), "spec"),
@@ -168,6 +167,30 @@ fn patches_are_confined_to_what_is_granted() {
     ] {
         let why = judge(&with_patch(body)).unwrap_err();
         assert!(why.contains(word), "{why}");
+    }
+}
+
+#[test]
+fn an_answer_that_nobody_could_decode_any_more_is_refused() {
+    let deep = |levels| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    let child = |levels| {
+        let object = format!(
+            r#"{{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {{"name": "c"}}, "data": {}}}"#,
+            deep(levels)
+        );
+        Outcome { children: Some(vec![Child { key: "k".to_owned(), object }]), ..Outcome::default() }
+    };
+    assert!(judge(&child(DEEPEST - 1)).is_ok());
+    for levels in [DEEPEST, 100_000] {
+        assert!(judge(&child(levels)).unwrap_err().contains("nests deeper than 100 levels"));
+    }
+}
+
+#[test]
+fn nobody_is_called_again_all_the_time() {
+    for (asked, given) in [(0, 1_000), (999, 1_000), (1_500, 1_500)] {
+        let outcome = Outcome { requeue_after: Some(Duration::from_millis(asked)), ..Outcome::default() };
+        assert_eq!(judge(&outcome).unwrap().requeue_after, Some(Duration::from_millis(given)));
     }
 }
 

@@ -11,6 +11,10 @@ pub struct Handled {
     pub input: Option<u64>,
     /// As `input`, of the configuration and code alone.
     pub code: Option<u64>,
+    /// Whether the children are those that were returned to `created`, and no later trigger had an opinion on them.
+    pub children_of_created: bool,
+    /// As `children_of_created`, of the patches.
+    pub patches_of_created: bool,
 }
 
 /// What is seen now.
@@ -29,7 +33,8 @@ pub struct Delivery {
 /// The trigger of the next call and whether it was delivered before; none: there is nothing new to the handler.
 ///
 /// A process that started knows no handler's children, so it asks each handler once: `observed` handlers as ever, `created`
-/// handlers with `redelivery` if it is on record that they succeeded before.
+/// handlers with `redelivery` if it is on record that they succeeded before. Of a handler of both, what `created` returned is
+/// asked for by `created`.
 pub fn decide(triggers: &[TriggerRequest], handled: &Handled, now: Delivery) -> Option<(Trigger, bool)> {
     let observed = triggers.contains(&TriggerRequest::Observed);
     let created = triggers.contains(&TriggerRequest::Created);
@@ -37,10 +42,14 @@ pub fn decide(triggers: &[TriggerRequest], handled: &Handled, now: Delivery) -> 
         return Some((Trigger::Created, false));
     }
     let again = now.drifted || now.requeued;
+    let lost = handled.code != Some(now.code);
     if observed {
+        let of_created = handled.children_of_created || handled.patches_of_created;
+        if created && (lost || now.drifted && of_created) {
+            return Some((Trigger::Created, true));
+        }
         return (again || handled.input != Some(now.input)).then_some((Trigger::Observed, false));
     }
-    let lost = handled.code != Some(now.code);
     (created && (again || lost)).then_some((Trigger::Created, true))
 }
 
@@ -51,7 +60,7 @@ mod tests {
     const NOW: Delivery = Delivery { input: 1, code: 2, drifted: false, requeued: false };
 
     fn handled() -> Handled {
-        Handled { created: true, input: Some(1), code: Some(2) }
+        Handled { created: true, input: Some(1), code: Some(2), ..Handled::default() }
     }
 
     #[test]
@@ -89,8 +98,23 @@ mod tests {
     fn a_handler_of_both_hears_of_the_creation_first() {
         let triggers = [TriggerRequest::Observed, TriggerRequest::Created];
         assert_eq!(decide(&triggers, &Handled::default(), NOW), Some((Trigger::Created, false)));
-        let after = Handled { created: true, input: None, code: None };
+        let after = Handled { input: None, ..handled() };
         assert_eq!(decide(&triggers, &after, NOW), Some((Trigger::Observed, false)));
+    }
+
+    #[test]
+    fn of_a_handler_of_both_what_created_returned_is_asked_for_by_created() {
+        let triggers = [TriggerRequest::Observed, TriggerRequest::Created];
+        let after_a_restart = Handled { created: true, ..Handled::default() };
+        assert_eq!(decide(&triggers, &after_a_restart, NOW), Some((Trigger::Created, true)));
+        let drifted = Delivery { drifted: true, ..NOW };
+        assert_eq!(decide(&triggers, &handled(), drifted), Some((Trigger::Observed, false)));
+        for of_created in
+            [Handled { children_of_created: true, ..handled() }, Handled { patches_of_created: true, ..handled() }]
+        {
+            assert_eq!(decide(&triggers, &of_created, drifted), Some((Trigger::Created, true)));
+            assert_eq!(decide(&triggers, &of_created, Delivery { input: 9, ..NOW }), Some((Trigger::Observed, false)));
+        }
     }
 
     #[test]

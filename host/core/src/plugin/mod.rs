@@ -5,12 +5,14 @@ mod budget;
 mod delivery;
 mod pods;
 mod projection;
+mod rights;
 mod subscription;
 
-pub use answer::{Rights, accept};
+pub use answer::accept;
 pub use budget::ApplyBudget;
 pub use delivery::{Delivery, Handled, decide};
 pub use projection::{FieldPathError, Projection};
+pub use rights::Rights;
 pub use subscription::{Mounted, Unserved, unserved};
 
 use std::collections::BTreeMap;

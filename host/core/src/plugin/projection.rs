@@ -88,9 +88,24 @@ impl Projection {
                 at.pop();
                 found
             }),
-            _ => Some(at.join(".")),
+            _ => Some(in_words(at)),
         }
     }
+
+    /// Whether one of the paths covers all of this one.
+    pub fn covers(&self, path: &str) -> bool {
+        Path::parse(path).is_ok_and(|Path(names)| self.0.iter().any(|Path(covering)| names.starts_with(covering)))
+    }
+}
+
+/// A path as it is written.
+fn in_words(names: &[String]) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'$');
+    names.iter().fold(String::new(), |path, name| match name.bytes().all(is_plain) && !name.is_empty() {
+        true if path.is_empty() => name.clone(),
+        true => format!("{path}.{name}"),
+        false => format!("{path}[\"{name}\"]"),
+    })
 }
 
 fn copy<'a>(from: &Value, mut names: impl Iterator<Item = &'a str>, into: &mut Map<String, Value>) {
@@ -142,6 +157,9 @@ mod tests {
             Some("metadata.labels.c".to_owned())
         );
         assert_eq!(allowed.uncovered(&json!({"spec": {}})), Some("spec".to_owned()));
+        let unplain = allowed.uncovered(&json!({"metadata": {"labels": {"a.b/c": "2"}}}));
+        assert_eq!(unplain, Some("metadata.labels[\"a.b/c\"]".to_owned()));
+        assert!(allowed.covers("metadata.annotations[\"x/y\"]") && !allowed.covers("metadata"));
     }
 
     #[test]

@@ -6,12 +6,16 @@
 mod calls;
 mod figures;
 mod served;
+#[cfg(test)]
+mod tests;
 mod waiting;
 mod wake;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    any::Any,
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -32,6 +36,7 @@ use dask_wasm_operator_core::{
     retry::{Backoff, Retry},
     wanted::{Findings, Problem},
 };
+use futures::FutureExt as _;
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinSet,
@@ -119,12 +124,23 @@ struct Inner {
     waiting: waiting::Waiting,
     /// Since when each pass has been running.
     running: HashMap<(Work, NamespacedName), Instant>,
-    /// Keys whose appointment is a requeue that the handler asked for.
-    requeues: HashSet<(Work, NamespacedName)>,
+    /// When handlers asked to be called again, on the queue's clock. Whatever wakes the key before does not change that.
+    requeues: HashMap<(Work, NamespacedName), u64>,
     /// Writes of each plugin.
     budgets: HashMap<String, ApplyBudget>,
     calls: calls::Calls,
     tasks: calls::Tasks,
+}
+
+impl Inner {
+    /// Whether the time has come at which a handler asked to be called again.
+    fn take_requeue(&mut self, key: &(Work, NamespacedName), now: u64) -> bool {
+        let is_due = self.requeues.get(key).is_some_and(|due| *due <= now);
+        if is_due {
+            self.requeues.remove(key);
+        }
+        is_due
+    }
 }
 
 impl Controller {
@@ -248,22 +264,51 @@ impl Controller {
 
     async fn work(self: Arc<Self>, work: Work, at: NamespacedName, mut state: SubjectState) {
         let begun = Instant::now();
-        match &work {
-            Work::Reconcile(reconciler) => self.reconcile(*reconciler, &at, &mut state).await,
-            Work::Publish(reconciler) => self.publish(*reconciler, &at, &mut state).await,
-            Work::Call(name) => self.call(name, &at, &mut state).await,
-        }
+        let pass = async {
+            match &work {
+                Work::Reconcile(reconciler) => self.reconcile(*reconciler, &at, &mut state).await,
+                Work::Publish(reconciler) => self.publish(*reconciler, &at, &mut state).await,
+                Work::Call(name) => self.call(name, &at, &mut state).await,
+            }
+        };
+        // Whatever happens in a pass, its place and its subject must not be lost with it.
+        let ended = AssertUnwindSafe(pass).catch_unwind().await;
         let record = || self.surroundings.metrics.reconciled(&work.label(), begun.elapsed());
         match &work {
             Work::Call(name) => self.while_mounted(name, record),
             Work::Reconcile(_) | Work::Publish(_) => record(),
         }
         let mut inner = self.lock();
+        if let Err(panic) = ended {
+            self.broke_off(&mut inner, &work, &at, &mut state, panic.as_ref());
+        }
         inner.running.remove(&(work.clone(), at.clone()));
         if !state.is_spent() && inner.serves(&at) {
             inner.states.insert((work.clone(), at.clone()), state);
         }
         inner.queue.done(work, at);
+    }
+
+    /// A pass panicked: a fault of ours, which is said, counted, and tried again later and later.
+    fn broke_off(
+        &self,
+        inner: &mut Inner,
+        work: &Work,
+        at: &NamespacedName,
+        state: &mut SubjectState,
+        panic: &(dyn Any + Send),
+    ) {
+        let words = panic.downcast_ref::<&str>().copied();
+        let words = words.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or_default();
+        tracing::error!(handler = work.label(), subject = %at, reason = "Panic", problem = words, "a pass broke off; this is a fault of the operator");
+        self.surroundings.metrics.reconcile_failed(&work.label(), "Panic");
+        let retry = match work {
+            Work::Publish(reconciler) => {
+                inner.publishing.entry((*reconciler, at.clone())).or_default().fail(at, None, None)
+            }
+            Work::Reconcile(_) | Work::Call(_) => state.broke_off(),
+        };
+        self.schedule(inner, work.clone(), at, &Pass { retry: Some(retry), ..Pass::default() });
     }
 
     async fn reconcile(self: &Arc<Self>, reconciler: Reconciler, at: &NamespacedName, state: &mut SubjectState) {
@@ -325,7 +370,8 @@ impl Controller {
         let handler = self.handlers.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         let Some(handler) = handler else { return };
         let work = Work::Call(name.clone());
-        if self.lock().requeues.remove(&(work.clone(), at.clone())) {
+        let key = (work.clone(), at.clone());
+        if self.lock().take_requeue(&key, self.millis()) {
             state.requeue();
         }
         let limit = handler.rights.limits.applies_per_minute;
@@ -356,9 +402,7 @@ impl Controller {
         {
             let mut inner = self.lock();
             inner.budgets.entry(name.plugin.clone()).or_default().spend(pass.writes, now());
-            if pass.requeue_after.is_some() && pass.retry.is_none() {
-                inner.requeues.insert((work.clone(), at.clone()));
-            }
+            self.appoint(&mut inner, key, &pass);
             self.schedule(&mut inner, work, at, &pass);
         }
         if pass.call.is_some() {
@@ -372,6 +416,19 @@ impl Controller {
         let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
         if handlers.contains_key(name) {
             record();
+        }
+    }
+
+    /// Keeps the appointment that a handler asked for: a call makes another one or none, whatever else woke the key leaves it.
+    fn appoint(&self, inner: &mut Inner, key: (Work, NamespacedName), pass: &Pass) {
+        if pass.call.is_some() || !pass.alive {
+            inner.requeues.remove(&key);
+        }
+        if let Some(delay) = pass.requeue_after.filter(|_| pass.retry.is_none()) {
+            inner.requeues.insert(key.clone(), self.millis_after(delay));
+        }
+        if let Some(due) = inner.requeues.get(&key) {
+            inner.queue.wake_at(key.0, key.1, *due);
         }
     }
 

@@ -45,7 +45,7 @@ impl Inner {
         self.findings.retain(|(_, at), _| serves(at));
         self.publishing.retain(|(_, at), _| serves(at));
         self.waiting.retain(serves);
-        self.requeues.retain(|(_, at)| serves(at));
+        self.requeues.retain(|(_, at), _| serves(at));
     }
 }
 

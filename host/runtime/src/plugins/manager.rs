@@ -37,7 +37,7 @@ use tokio::{
 
 use super::{
     chain, files,
-    mount::{Mountable, mount},
+    mount::{Mountable, Mounting, mount},
     prepare::{prepare, require_digest},
     source,
     status::{Newest, Serving, Standing},
@@ -117,6 +117,7 @@ struct Mount {
     plugin: String,
     looked_at: Option<u64>,
     handlers: Vec<Arc<MountedHandler>>,
+    ungranted: Vec<String>,
 }
 
 impl PluginManager {
@@ -326,13 +327,14 @@ impl PluginManager {
 
         let watches = start_watches(&mut mounting, &self.surroundings.served, &resolve);
         entry.standing.serving =
-            Some(Serving { digest, manifest: loaded.manifest().clone(), handlers: mounting.statuses });
+            Some(Serving { digest, manifest: loaded.manifest().clone(), handlers: mounting.statuses.clone() });
         entry.standing.newest =
             Newest::new(PluginState::Describing, "WatchesStarting", "what its handlers watch is being read");
         let sync: Vec<_> = watches.iter().map(ServedWatch::when_synced).collect();
         // What the former code needed is let go only now, so that a watch that both need goes on.
         entry.watches = watches;
-        let mount = Mount { plugin: name.to_owned(), looked_at: entry.looked_at, handlers: mounting.handlers };
+        let Mounting { handlers, ungranted, .. } = mounting;
+        let mount = Mount { plugin: name.to_owned(), looked_at: entry.looked_at, handlers, ungranted };
         let mounts_tx = self.mounts_tx.clone();
         tokio::spawn(async move {
             futures::future::join_all(sync).await;
@@ -355,7 +357,12 @@ impl PluginManager {
                 "none of its handlers is served; status.handlers says why",
             )
         } else {
-            Newest::new(PluginState::Ready, "Ready", format!("{} handlers are called", mount.handlers.len()))
+            let called = format!("{} handlers are called", mount.handlers.len());
+            let message = match mount.ungranted.as_slice() {
+                [] => called,
+                ungranted => format!("{called}; asked for and not granted: {}", ungranted.join(", ")),
+            };
+            Newest::new(PluginState::Ready, "Ready", message)
         };
         tracing::info!(plugin = mount.plugin, handlers = mount.handlers.len(), "plugin mounted");
         self.show_soon();
@@ -445,6 +452,8 @@ fn not_served(spec: &DaskPluginSpec) -> Option<Newest> {
         ("adoptFrom", spec.adopt_from.is_some()),
         ("onConflict: yield", spec.on_conflict == ConflictPolicy::Yield),
         ("grants.deleteSubject", spec.grants.delete_subject),
+        ("grants.read", !spec.grants.read.is_empty()),
+        ("grants.patch[].merge", spec.grants.patch.iter().any(|grant| grant.merge)),
     ];
     let named: Vec<_> = unserved.iter().filter(|(_, asked)| *asked).map(|(name, _)| format!("spec.{name}")).collect();
     (!named.is_empty()).then(|| {

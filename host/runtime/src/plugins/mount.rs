@@ -11,7 +11,7 @@ use dask_wasm_operator_core::{
     pipeline::MountedHandler,
     plugin::{HandlerName, Mounted, PLUGIN_NAME_MAX, Projection, Rights, unserved},
     ports::Guest,
-    spec::{ConflictPolicy, DEFAULT_CHILDREN, DaskPluginSpec, HandlerState, HandlerStatus, Limits, LimitsSpec},
+    spec::{ConflictPolicy, DaskPluginSpec, HandlerState, HandlerStatus, Limits, LimitsSpec},
 };
 use serde_json::Value;
 
@@ -21,6 +21,8 @@ pub(crate) struct Mounting {
     pub(crate) handlers: Vec<Arc<MountedHandler>>,
     /// All of them, for people.
     pub(crate) statuses: Vec<HandlerStatus>,
+    /// What the plugin asks for and was not granted, for people.
+    pub(crate) ungranted: Vec<String>,
 }
 
 /// What is mounted: a plugin with what was said of it.
@@ -39,7 +41,9 @@ pub(crate) struct Mountable<'a> {
 
 /// Mounts each handler that can be served. `resolve` finds what the cluster serves by the name that a person gave.
 pub(crate) fn mount(plugin: &Mountable<'_>, resolve: &dyn Fn(&KindReference) -> Result<Resource, String>) -> Mounting {
-    let mut mounting = Mounting { handlers: Vec::new(), statuses: Vec::new() };
+    let rights = rights(plugin, resolve);
+    let ungranted = rights.as_ref().map(Rights::ungranted).unwrap_or_default();
+    let mut mounting = Mounting { handlers: Vec::new(), statuses: Vec::new(), ungranted };
     for declaration in &plugin.manifest.handlers {
         let mut status = HandlerStatus {
             name: declaration.name.clone(),
@@ -49,7 +53,7 @@ pub(crate) fn mount(plugin: &Mountable<'_>, resolve: &dyn Fn(&KindReference) -> 
             reason: None,
             message: None,
         };
-        match mount_handler(plugin, declaration, resolve) {
+        match mount_handler(plugin, declaration, rights.as_ref(), resolve) {
             Ok(handler) => mounting.handlers.push(Arc::new(handler)),
             Err((reason, message)) => {
                 status.state = HandlerState::NotServed;
@@ -65,9 +69,19 @@ pub(crate) fn mount(plugin: &Mountable<'_>, resolve: &dyn Fn(&KindReference) -> 
 /// Why a handler is not called: one word, and the whole story.
 type NotServed = (&'static str, String);
 
+fn rights(
+    plugin: &Mountable<'_>,
+    resolve: &dyn Fn(&KindReference) -> Result<Resource, String>,
+) -> Result<Rights, NotServed> {
+    let limits = Limits::resolve(plugin.spec.limits.as_ref().unwrap_or(&LimitsSpec::default()))
+        .map_err(|error| ("InvalidLimits", error.to_string()))?;
+    Ok(Rights::new(&plugin.manifest.permissions, &plugin.spec.grants, limits, resolve))
+}
+
 fn mount_handler(
     plugin: &Mountable<'_>,
     declaration: &HandlerDeclaration,
+    rights: Result<&Rights, &NotServed>,
     resolve: &dyn Fn(&KindReference) -> Result<Resource, String>,
 ) -> Result<MountedHandler, NotServed> {
     if plugin.name.len() > PLUGIN_NAME_MAX {
@@ -89,7 +103,14 @@ fn mount_handler(
             "this version of the operator does not serve: spec.namespaces.selector".to_owned(),
         ));
     }
+    let rights = rights.map_err(Clone::clone)?;
     let subject = resolve(&declaration.subscription.kind).map_err(|why| ("KindNotServed", why))?;
+    let unserved = rights.unserved(&subject.kind);
+    if !unserved.is_empty() {
+        let why =
+            format!("the plugin asks for what this version of the operator does not serve: {}", unserved.join(", "));
+        return Err(("NotServedYet", why));
+    }
     if subject.kind.group.is_empty() && subject.kind.kind == "Secret" {
         return Err(("NeverReadable", "Secrets are not shown to plugins, whatever is granted".to_owned()));
     }
@@ -97,19 +118,17 @@ fn mount_handler(
         .map_err(|error| ("InvalidSubscription", format!("subscription.labels: {error}")))?;
     let projection = declaration.projection.as_ref().map(Projection::parse).transpose();
     let projection = projection.map_err(|error| ("InvalidSubscription", format!("projection: {error}")))?;
-    let limits = Limits::resolve(plugin.spec.limits.as_ref().unwrap_or(&LimitsSpec::default()))
-        .map_err(|error| ("InvalidLimits", error.to_string()))?;
     let config = match plugin.spec.config.is_empty() {
         true => "null".to_owned(),
         false => Value::Object(plugin.spec.config.clone()).to_string(),
     };
-    let children = child_kinds(plugin, resolve);
+    let children = rights.children();
     Ok(MountedHandler {
         name: HandlerName { plugin: plugin.name.to_owned(), handler: declaration.name.clone() },
         declaration: declaration.clone(),
         subject,
         mounted,
-        rights: Rights { asked: plugin.manifest.permissions.clone(), granted: plugin.spec.grants.clone(), limits },
+        rights: rights.clone(),
         code: fingerprint(plugin, &config, &children),
         children,
         projection,
@@ -119,29 +138,13 @@ fn mount_handler(
     })
 }
 
-/// Kinds of which the plugin may have children: asked for, granted, and served. One that is not served yet is refused when
-/// it is returned, with its name.
-fn child_kinds(
-    plugin: &Mountable<'_>,
-    resolve: &dyn Fn(&KindReference) -> Result<Resource, String>,
-) -> Vec<GroupVersionKind> {
-    let granted = |kind: &GroupVersionKind| {
-        DEFAULT_CHILDREN.contains(&(kind.group.as_str(), kind.kind.as_str()))
-            || plugin.spec.grants.create.iter().any(|grant| grant.group == kind.group && grant.kind == kind.kind)
-    };
-    let asked = plugin.manifest.permissions.create.iter().filter_map(|reference| resolve(reference).ok());
-    let mut kinds: Vec<_> = asked.map(|resource| resource.kind).filter(granted).collect();
-    kinds.sort();
-    kinds.dedup();
-    kinds
-}
-
 fn fingerprint(plugin: &Mountable<'_>, config: &str, children: &[GroupVersionKind]) -> u64 {
     let mut hasher = DefaultHasher::new();
     children.hash(&mut hasher);
     plugin.digest.hash(&mut hasher);
     config.hash(&mut hasher);
-    serde_json::to_string(&plugin.spec.grants).unwrap_or_default().hash(&mut hasher);
+    let DaskPluginSpec { grants, limits, namespaces, on_conflict, .. } = plugin.spec;
+    serde_json::to_string(&(grants, limits, namespaces, on_conflict)).unwrap_or_default().hash(&mut hasher);
     hasher.finish()
 }
 
@@ -159,4 +162,52 @@ fn in_words(declaration: &HandlerDeclaration) -> String {
         words = format!("{words}, namespaces {}", subscription.namespaces.join(" "));
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use dask_wasm_operator_core::{
+        contract::{Call, Permissions},
+        ports::{CallReport, Pending},
+    };
+    use serde_json::json;
+
+    use super::*;
+
+    struct Nobody;
+
+    impl Guest for Nobody {
+        fn call(&self, _: Call) -> Pending<'_, CallReport> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    fn code(spec: &Value) -> u64 {
+        let mut spec = spec.clone();
+        spec["source"] = json!({"path": "/a.wasm"});
+        let spec: DaskPluginSpec = serde_json::from_value(spec).unwrap();
+        let manifest = Manifest {
+            name: "p".to_owned(),
+            version: "1".to_owned(),
+            interface_version: "0.1.0".to_owned(),
+            handlers: Vec::new(),
+            permissions: Permissions::default(),
+        };
+        let plugin = Mountable { name: "p", spec: &spec, manifest: &manifest, digest: "d", guest: Arc::new(Nobody) };
+        fingerprint(&plugin, "null", &[])
+    }
+
+    #[test]
+    fn a_subject_that_was_given_up_is_tried_again_when_the_daskplugin_allows_more() {
+        let before = code(&json!({}));
+        assert_eq!(before, code(&json!({"onRemoval": "leave", "priority": 7})));
+        for spec in [
+            json!({"limits": {"memory": "256Mi"}}),
+            json!({"onConflict": "take"}),
+            json!({"namespaces": {"names": ["a"]}}),
+            json!({"grants": {"create": [{"group": "batch", "kind": "Job"}]}}),
+        ] {
+            assert_ne!(before, code(&spec), "{spec}");
+        }
+    }
 }

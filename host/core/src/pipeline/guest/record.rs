@@ -1,0 +1,92 @@
+//! The record that `created` was handled: a DaskPluginRecord beside the subject.
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::{MountedHandler, disturbed};
+use crate::{
+    action::{Action, Apply, ApplyTarget},
+    fields::hex,
+    object::{NamespacedName, Object, ObjectKey},
+    pipeline::{Pass, Pipeline, SubjectState},
+    spec::{DASK_PLUGIN_RECORD, DaskPluginRecordSpec, DaskPluginRecordStatus, HandledTrigger, SubjectReference},
+    time::rfc3339,
+    wanted::Problem,
+};
+
+impl Pipeline<'_> {
+    /// That `created` was handled, if it is on record.
+    pub(super) fn record(&self, handler: &MountedHandler, subject: &Object) -> Option<HandledTrigger> {
+        let kind = DASK_PLUGIN_RECORD.group_version_kind();
+        let record = self.observed.get(&kind, &record_name(handler, subject)?)?;
+        let status: DaskPluginRecordStatus = record.field("status")?.ok()?;
+        status.handlers.get(&handler.name.handler).filter(|handled| handled.trigger == "created").cloned()
+    }
+
+    /// Puts on record that `created` was handled. If that fails, it is delivered again: at least once is what is promised.
+    pub(super) async fn note_created(
+        &self,
+        handler: &MountedHandler,
+        subject: &Object,
+        now: u64,
+        pass: &mut Pass,
+        state: &mut SubjectState,
+    ) {
+        let kind = DASK_PLUGIN_RECORD.group_version_kind();
+        let (Some(at), Some(resource)) = (record_name(handler, subject), self.observed.resource(&kind)) else {
+            // There is no place for a record, so it lasts as long as this process.
+            state.handled.created = true;
+            return;
+        };
+        let handled = HandledTrigger {
+            trigger: "created".to_owned(),
+            handled_at: rfc3339(now),
+            digest: hex(&Sha256::digest(handler.project(subject))),
+        };
+        let spec = DaskPluginRecordSpec {
+            plugin: handler.name.plugin.clone(),
+            subject: SubjectReference {
+                api_version: subject.kind.api_version(),
+                kind: subject.kind.kind.clone(),
+                name: subject.metadata.name.clone(),
+                uid: subject.metadata.uid.clone(),
+            },
+        };
+        let mut owner = subject.as_owner();
+        // Several plugins keep a record of one subject, and a record holds nobody up.
+        owner.block_owner_deletion = false;
+        let body = json!({
+            "apiVersion": kind.api_version(),
+            "kind": kind.kind,
+            "metadata": {"name": at.name, "namespace": at.namespace, "ownerReferences": [owner]},
+            "spec": spec,
+            "status": {"handlers": {handler.name.handler.clone(): handled}},
+        });
+        let apply = Apply {
+            resource,
+            object: ObjectKey { kind, at },
+            target: ApplyTarget::Object,
+            manager: handler.name.field_manager(),
+            body,
+            force: true,
+            creates: false,
+        };
+        match self.writes.write(Action::Apply(apply)).await {
+            Ok(_) => {
+                state.handled.created = true;
+                pass.writes += 1;
+            }
+            Err(error) => {
+                let why = format!("{}: the record of what was handled: {error}", handler.name);
+                let problems = vec![Problem::passing(error.kind(), why)];
+                *pass = Pass { writes: pass.writes, ..disturbed(state, subject, problems) };
+            }
+        }
+    }
+}
+
+/// One record per plugin and subject, beside the subject. Those of cluster-scoped subjects are not served yet.
+fn record_name(handler: &MountedHandler, subject: &Object) -> Option<NamespacedName> {
+    let namespace = subject.metadata.namespace.as_deref()?;
+    Some(NamespacedName::new(namespace, &format!("{}.{}", handler.name.plugin, subject.metadata.uid)))
+}

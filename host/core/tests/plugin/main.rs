@@ -1,0 +1,7 @@
+//! Plugins' handlers over a cluster in memory, with guests that answer what the test says.
+#![expect(clippy::panic, clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
+
+mod calls;
+mod end;
+mod others;
+mod world;

@@ -1,0 +1,275 @@
+//! A cluster in memory with a DaskCluster, and handlers of plugins that are about it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+};
+
+use dask_wasm_operator_core::{
+    action::{Action, WriteError, Written},
+    contract::{
+        Call, Child, HandlerDeclaration, KindReference, Outcome, Patch, PatchPermission, PatchStrategy, PatchTarget,
+        Permissions, Subscription, TriggerRequest,
+    },
+    dask::{Environment, Reconciler},
+    memory::{MemoryCluster, built_in_resources},
+    object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
+    pipeline::{Handler, MountedHandler, Pass, Pipeline, SubjectState},
+    plugin::{HandlerName, Mounted, Rights},
+    ports::{CallError, CallReport, Guest, Observed, Pending, Writes},
+    spec::{Grants, Limits, PatchGrant},
+};
+use serde_json::{Value, json};
+
+pub(crate) const NOW: u64 = 1_795_372_200_000;
+
+/// Polls a future that never waits: the cluster in memory answers at once.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match std::pin::pin!(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        std::task::Poll::Ready(value) => value,
+        std::task::Poll::Pending => panic!("the cluster in memory made somebody wait"),
+    }
+}
+
+type Answer = Result<Outcome, CallError>;
+
+/// A guest that answers what it was told, and notes why it was called.
+pub(crate) struct Puppet {
+    answer: Mutex<Box<dyn Fn(&Call) -> Answer + Send>>,
+    calls: Mutex<Vec<String>>,
+}
+
+impl Puppet {
+    pub(crate) fn new(answer: impl Fn(&Call) -> Answer + Send + 'static) -> Arc<Self> {
+        Arc::new(Self { answer: Mutex::new(Box::new(answer)), calls: Mutex::default() })
+    }
+
+    pub(crate) fn answers(&self, answer: impl Fn(&Call) -> Answer + Send + 'static) {
+        *self.answer.lock().unwrap() = Box::new(answer);
+    }
+
+    /// The triggers since this was last asked: `Observed`, `Created again`.
+    pub(crate) fn take_calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.calls.lock().unwrap())
+    }
+}
+
+impl Guest for Puppet {
+    fn call(&self, call: Call) -> Pending<'_, CallReport> {
+        let again = if call.redelivery { " again" } else { "" };
+        self.calls.lock().unwrap().push(format!("{:?}{again}", call.trigger));
+        let result = (self.answer.lock().unwrap())(&call);
+        let report = CallReport { result, log: Vec::new(), log_dropped: 0, duration: std::time::Duration::ZERO };
+        Box::pin(std::future::ready(report))
+    }
+}
+
+/// A child of this kind and name.
+pub(crate) fn child(kind: &str, name: &str, fields: Value) -> Child {
+    let mut object = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}});
+    object.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    Child { key: name.to_owned(), object: object.to_string() }
+}
+
+pub(crate) fn children(children: impl IntoIterator<Item = Child>) -> Answer {
+    Ok(Outcome { children: Some(children.into_iter().collect()), ..Outcome::default() })
+}
+
+/// Patches of the subject's annotations.
+pub(crate) fn annotations(annotations: &[Value]) -> Answer {
+    let patches = annotations.iter().map(|annotations| Patch {
+        target: PatchTarget::Subject,
+        strategy: PatchStrategy::Apply,
+        body: json!({"metadata": {"annotations": annotations}}).to_string(),
+    });
+    Ok(Outcome { patches: Some(patches.collect()), ..Outcome::default() })
+}
+
+fn cluster_kind() -> Resource {
+    let kind = GroupVersionKind::new("kubernetes.dask.org", "v1", "DaskCluster");
+    Resource { kind, plural: "daskclusters".to_owned(), namespaced: true }
+}
+
+/// A handler of DaskClusters that may make ConfigMaps and Services and patch annotations.
+pub(crate) fn handler(plugin: &str, triggers: &[TriggerRequest], guest: &Arc<Puppet>) -> MountedHandler {
+    let kind =
+        |group: &str, name: &str| KindReference { group: Some(group.to_owned()), version: None, name: name.to_owned() };
+    let subject = kind("kubernetes.dask.org", "DaskCluster");
+    let declaration = HandlerDeclaration {
+        name: "h".to_owned(),
+        subscription: Subscription {
+            kind: subject.clone(),
+            namespaces: Vec::new(),
+            labels: None,
+            annotations: Vec::new(),
+            fields: Vec::new(),
+            expression: None,
+        },
+        triggers: triggers.to_vec(),
+        projection: None,
+        related: Vec::new(),
+    };
+    let fields = vec!["metadata.annotations".to_owned()];
+    let asked = Permissions {
+        create: vec![kind("", "ConfigMap"), kind("", "Service")],
+        patch: vec![PatchPermission { kind: subject, fields: fields.clone(), strategy: PatchStrategy::Apply }],
+        ..Permissions::default()
+    };
+    let (group, name) = ("kubernetes.dask.org".to_owned(), "DaskCluster".to_owned());
+    let granted = Grants { patch: vec![PatchGrant { group, kind: name, fields, merge: false }], ..Grants::default() };
+    let resolve = |reference: &KindReference| {
+        let named = |resource: &Resource| resource.kind.kind == reference.name;
+        built_in_resources().into_iter().find(named).ok_or_else(|| "it is not served".to_owned())
+    };
+    let rights = Rights::new(&asked, &granted, Limits::default(), &resolve);
+    MountedHandler {
+        name: HandlerName { plugin: plugin.to_owned(), handler: "h".to_owned() },
+        mounted: Mounted::new(&declaration, &[]).unwrap(),
+        declaration,
+        subject: cluster_kind(),
+        children: rights.children(),
+        rights,
+        projection: None,
+        config: "null".to_owned(),
+        code: 1,
+        takes_conflicts: false,
+        guest: Arc::clone(guest) as Arc<dyn Guest>,
+    }
+}
+
+/// A cluster of which some objects are not watched.
+pub(crate) struct Watched {
+    pub(crate) cluster: MemoryCluster,
+    hidden: Mutex<BTreeSet<ObjectKey>>,
+}
+
+impl Observed for Watched {
+    fn get(&self, kind: &GroupVersionKind, at: &NamespacedName) -> Option<Arc<Object>> {
+        let is_hidden = |object: &Arc<Object>| self.hidden.lock().unwrap().contains(&object.key());
+        self.cluster.get(kind, at).filter(|object| !is_hidden(object))
+    }
+
+    fn controlled_by(&self, kind: &GroupVersionKind, uid: &str) -> Vec<Arc<Object>> {
+        self.cluster.controlled_by(kind, uid)
+    }
+
+    fn departed(&self, kind: &GroupVersionKind, uid: &str) -> Vec<Arc<Object>> {
+        self.cluster.departed(kind, uid)
+    }
+
+    fn resource(&self, kind: &GroupVersionKind) -> Option<Resource> {
+        self.cluster.resource(kind)
+    }
+
+    fn has_status(&self, kind: &GroupVersionKind) -> bool {
+        self.cluster.has_status(kind)
+    }
+}
+
+impl Writes for Watched {
+    fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>> {
+        self.cluster.write(action)
+    }
+
+    fn is_gone(&self, resource: Resource, object: ObjectKey, uid: String) -> Pending<'_, Result<bool, WriteError>> {
+        self.cluster.is_gone(resource, object, uid)
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) watched: Watched,
+    states: BTreeMap<String, SubjectState>,
+}
+
+impl World {
+    /// One DaskCluster, `simple`.
+    pub(crate) fn new() -> Self {
+        let cluster = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
+        let container = json!({"name": "c", "image": "i", "args": ["dask-worker"]});
+        let service =
+            json!({"type": "ClusterIP", "selector": {"a": "b"}, "ports": [{"name": "tcp-comm", "port": 8786}]});
+        cluster
+            .create(json!({
+                "apiVersion": "kubernetes.dask.org/v1", "kind": "DaskCluster",
+                "metadata": {"name": "simple", "namespace": "ns1"},
+                "spec": {
+                    "scheduler": {"spec": {"containers": [container]}, "service": service},
+                    "worker": {"replicas": 0, "spec": {"containers": [container]}},
+                },
+            }))
+            .unwrap();
+        Self { watched: Watched { cluster, hidden: Mutex::default() }, states: BTreeMap::new() }
+    }
+
+    pub(crate) fn at() -> NamespacedName {
+        NamespacedName::new("ns1", "simple")
+    }
+
+    fn key(kind: &str, name: &str) -> ObjectKey {
+        let (group, version) = if kind.starts_with("Dask") { ("kubernetes.dask.org", "v1") } else { ("", "v1") };
+        ObjectKey { kind: GroupVersionKind::new(group, version, kind), at: NamespacedName::new("ns1", name) }
+    }
+
+    fn pass_of(&mut self, name: String, handler: &Handler) -> Pass {
+        let environment = Environment::default();
+        let pipeline = Pipeline { observed: &self.watched, writes: &self.watched, environment: &environment };
+        let state = self.states.entry(name).or_default();
+        now(pipeline.reconcile(handler, &Self::at(), state, NOW))
+    }
+
+    /// One pass of a plugin's handler over the DaskCluster.
+    pub(crate) fn pass(&mut self, handler: &Arc<MountedHandler>) -> Pass {
+        self.pass_of(handler.name.to_string(), &Handler::Plugin(Arc::clone(handler)))
+    }
+
+    /// Passes until there is nothing left to write.
+    pub(crate) fn settle(&mut self, handler: &Arc<MountedHandler>) -> Pass {
+        for _ in 0..10 {
+            let pass = self.pass(handler);
+            if pass.writes == 0 {
+                return pass;
+            }
+        }
+        panic!("no end of writes");
+    }
+
+    /// Has the Dask reconciler make the objects of the DaskCluster.
+    pub(crate) fn run_cluster(&mut self) -> Pass {
+        self.pass_of("native".to_owned(), &Handler::Native(Reconciler::Cluster))
+    }
+
+    pub(crate) fn state(&self, handler: &Arc<MountedHandler>) -> &SubjectState {
+        &self.states[&handler.name.to_string()]
+    }
+
+    pub(crate) fn restart(&mut self) {
+        self.states.clear();
+    }
+
+    pub(crate) fn get(&self, kind: &str, name: &str) -> Option<Value> {
+        let key = Self::key(kind, name);
+        self.watched.cluster.get(&key.kind, &key.at).map(|object| object.to_value())
+    }
+
+    pub(crate) fn authors(&self, kind: &str, name: &str) -> Vec<String> {
+        self.watched.cluster.authors(&Self::key(kind, name))
+    }
+
+    pub(crate) fn edit(&self, kind: &str, name: &str, change: impl FnOnce(&mut Value)) {
+        self.watched.cluster.edit(&Self::key(kind, name), change);
+    }
+
+    pub(crate) fn delete(&self, kind: &str, name: &str) {
+        self.watched.cluster.delete(&Self::key(kind, name));
+    }
+
+    /// The object loses the labels by which it is watched.
+    pub(crate) fn hide(&self, kind: &str, name: &str) {
+        self.watched.hidden.lock().unwrap().insert(Self::key(kind, name));
+    }
+}
+
+/// Reasons and messages of what could not be done.
+pub(crate) fn problems(pass: &Pass) -> Vec<String> {
+    pass.findings.problems.iter().map(|problem| format!("{}: {}", problem.reason, problem.message)).collect()
+}
