@@ -51,17 +51,17 @@ pub(super) struct Conversation<'a> {
 
 impl Conversation<'_> {
     pub(super) async fn workers(mut self) -> Result<Vec<SchedulerWorker>, SchedulerError> {
-        let identity: Identity = match self.rpc(&Request::plain("identity")).await {
-            Ok(identity) => identity,
-            Err(error @ SchedulerError::Unreachable(_)) => {
-                return self
-                    .api(Question::get(GET_WORKERS).about_workers())
-                    .await
-                    .map(GetWorkers::into_workers)
-                    .ok_or(error);
+        match self.workers_in_order().await {
+            Ok(workers) => Ok(workers),
+            Err(error) => {
+                let answer: Option<GetWorkers> = self.api(Question::get(GET_WORKERS).about_workers()).await;
+                answer.map(GetWorkers::into_workers).ok_or(error)
             }
-            Err(error) => return Err(error),
-        };
+        }
+    }
+
+    async fn workers_in_order(&mut self) -> Result<Vec<SchedulerWorker>, SchedulerError> {
+        let identity: Identity = self.rpc(&Request::plain("identity")).await?;
         let order: Option<Bounded<String>> = self.rpc(&Request::workers_to_close()).await?;
         let Bounded(order) = order.ok_or_else(|| unsupported("workers_to_close"))?;
         let closing = identity.closing();
@@ -96,18 +96,14 @@ impl Conversation<'_> {
             return Ok(Some(since.milliseconds()));
         }
         let error = match self.version().await {
-            Ok(Some(version)) if version.knows_idleness() => {
-                if answer.is_some() {
-                    return Ok(None);
-                }
-                match self.rpc::<Option<IdleSince>>(&Request::plain("check_idle")).await {
-                    Ok(since) => return Ok(since.map(IdleSince::milliseconds)),
-                    Err(error) => error,
-                }
-            }
-            Ok(_) => unsupported("check_idle"),
+            Ok(Some(version)) if !version.knows_idleness() => unsupported("check_idle"),
             // Nothing speaks against what it said by HTTP.
-            Err(_) if answer.is_some() => return Ok(None),
+            _ if answer.is_some() => return Ok(None),
+            Ok(Some(_)) => match self.rpc::<Option<IdleSince>>(&Request::plain("check_idle")).await {
+                Ok(since) => return Ok(since.map(IdleSince::milliseconds)),
+                Err(error) => error,
+            },
+            Ok(None) => unsupported("check_idle"),
             Err(error) => error,
         };
         let counts: Counts = self.http(Question::get(COUNTS)).await.ok_or(error)?;
@@ -122,20 +118,22 @@ impl Conversation<'_> {
     /// Those of the addresses that are empty now. By HTTP the scheduler strikes them off at once, and their processes end by
     /// themselves; by RPC they stay.
     pub(super) async fn retire(mut self, addresses: &[String]) -> Result<Vec<String>, SchedulerError> {
-        let connected = self.connect().await;
-        let answer: Option<RetireWorkers> = match connected {
-            Ok(mut connection) => connection
-                .call(&Request::retire_workers(addresses), self.deadlines.retire)
-                .await
-                .map_err(|error| self.error_of(error))?,
-            Err(error @ SchedulerError::Unreachable(_)) => {
+        let answer = match self.retire_by_rpc(addresses).await {
+            Ok(answer) => answer,
+            Err(error) => {
                 let question = Question::post(RETIRE_WORKERS, &json!({ "workers": addresses })).about_workers();
                 self.deadlines.call = self.deadlines.retire;
-                Some(self.api(question).await.ok_or(error)?)
+                self.api(question).await.ok_or(error)?
             }
-            Err(error) => return Err(error),
         };
-        Ok(answer.ok_or_else(|| unsupported("retire_workers"))?.among(addresses))
+        Ok(answer.among(addresses))
+    }
+
+    async fn retire_by_rpc(&self, addresses: &[String]) -> Result<RetireWorkers, SchedulerError> {
+        let mut connection = self.connect().await?;
+        let answer = connection.call(&Request::retire_workers(addresses), self.deadlines.retire).await;
+        let answer: Option<RetireWorkers> = answer.map_err(|error| self.error_of(error))?;
+        answer.ok_or_else(|| unsupported("retire_workers"))
     }
 
     /// The release of distributed; none: it can't be told.
@@ -154,7 +152,10 @@ impl Conversation<'_> {
     /// Asks by RPC. Everything that is asked so may be asked twice.
     async fn rpc<A: DeserializeOwned + Send + 'static>(&mut self, request: &Request<'_>) -> Result<A, SchedulerError> {
         // Taken out, so that a connection on which a call fails or is cut off is never used again.
-        if let Some(Kept { mut connection, .. }) = self.session.kept.take() {
+        if let Some(Kept { mut connection, .. }) = self.session.kept.take()
+            && connection.opened.elapsed() < self.deadlines.reuse
+        {
+            connection.memory = self.memory.clone();
             match connection.call(request, self.deadlines.call).await {
                 Ok(answer) => {
                     self.session.keep(connection);

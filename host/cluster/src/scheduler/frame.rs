@@ -18,7 +18,7 @@ use thiserror::Error;
 pub(super) const MAX_FRAMES: u64 = 4096;
 
 /// Size of a number on the wire, in bytes.
-const NUMBER: usize = size_of::<u64>();
+pub(super) const NUMBER: usize = size_of::<u64>();
 
 /// Why bytes are not a message.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

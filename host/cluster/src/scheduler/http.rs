@@ -1,11 +1,12 @@
 //! One request to a scheduler's HTTP server, which is Dask's dashboard: plain HTTP, a connection each.
 
-use std::{pin::pin, time::Duration};
+use std::{error::Error, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use futures::future::{Either, select};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -42,7 +43,7 @@ pub(super) enum HttpError {
         path: &'static str,
         /// Why.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// It refuses or does not have it.
     #[error("{path} is answered with {status}")]
@@ -103,7 +104,7 @@ pub(super) async fn ask<A: DeserializeOwned + Send + 'static>(
         let decoded = answer.decode(|bytes| serde_json::from_slice(bytes)).await;
         decoded.map_err(|source| HttpError::Decode { path, source })
     };
-    tokio::time::timeout(deadline, answer).await.map_err(|_| HttpError::Silent { path, within: deadline })?
+    memory.timeout(deadline, answer).await.ok_or(HttpError::Silent { path, within: deadline })?
 }
 
 async fn exchange(stream: BoxStream, host: &str, question: Question, memory: &Memory) -> Result<Answer, HttpError> {
@@ -123,19 +124,25 @@ async fn exchange(stream: BoxStream, host: &str, question: Question, memory: &Me
         if response.status() != StatusCode::OK {
             return Err(HttpError::Status { path, status: response.status() });
         }
-        let mut answer = Answer::new(longest_answer, memory);
-        let mut body = Limited::new(response.into_body(), longest_answer);
-        while let Some(frame) = body.frame().await {
-            if let Ok(bytes) = frame.map_err(|source| HttpError::Body { path, source })?.into_data() {
-                answer.reserve(bytes.len()).await;
-                answer.bytes.extend_from_slice(&bytes);
-            }
-        }
-        Ok(answer)
+        let rest = memory.transfer(receive(response.into_body(), longest_answer, memory)).await;
+        let body = rest.map_err(|within| HttpError::Silent { path, within })?;
+        body.map_err(|source| HttpError::Body { path, source })
     });
     // The connection makes no progress unless it is polled; it may end before the answer has been taken out of it.
     match select(answer, pin!(connection)).await {
         Either::Left((answer, _)) => answer,
         Either::Right((_, answer)) => answer.await,
     }
+}
+
+async fn receive(body: Incoming, longest: usize, memory: &Memory) -> Result<Answer, Box<dyn Error + Send + Sync>> {
+    let mut answer = Answer::new(memory);
+    let mut body = Limited::new(body, longest);
+    while let Some(frame) = body.frame().await {
+        if let Ok(bytes) = frame?.into_data() {
+            answer.reserve(bytes.len()).await;
+            answer.bytes.extend_from_slice(&bytes);
+        }
+    }
+    Ok(answer)
 }

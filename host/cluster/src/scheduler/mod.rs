@@ -20,10 +20,10 @@ mod tls;
 use std::time::Duration;
 
 use dask_wasm_operator_core::{
+    object::NamespacedName,
     ports::{Pending, Schedulers},
     scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
 };
-use tokio::time::timeout;
 
 pub use address::{Addresses, DEFAULT_CLUSTER_DOMAIN, Given, GivenAddress, NotAnAddress, Route};
 
@@ -36,7 +36,7 @@ use session::{Session, Sessions};
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
     /// For a call as a whole, however many steps it takes and calls it waits for: those to one scheduler wait for each other.
-    /// Moving data in [`SchedulerCall::Retire`] comes on top.
+    /// Moving data in [`SchedulerCall::Retire`] comes on top, and so does waiting for room for its answers.
     pub whole: Duration,
     /// For a connection, and for the Secret with its certificates.
     pub connect: Duration,
@@ -44,8 +44,12 @@ pub struct Deadlines {
     pub handshake: Duration,
     /// For one question and its answer.
     pub call: Duration,
+    /// For an answer from its beginning to its end, however long it was waited for.
+    pub transfer: Duration,
     /// For moving what workers hold to others.
     pub retire: Duration,
+    /// For using a connection again: so soon renewed certificates and withdrawn rights count.
+    pub reuse: Duration,
 }
 
 impl Default for Deadlines {
@@ -57,7 +61,9 @@ impl Default for Deadlines {
             connect: Duration::from_secs(5),
             handshake: Duration::from_secs(5),
             call: Duration::from_secs(10),
+            transfer: Duration::from_secs(10),
             retire: Duration::from_secs(600),
+            reuse: Duration::from_secs(300),
         }
     }
 }
@@ -78,35 +84,42 @@ impl SchedulerClient {
     pub fn new(client: kube::Client, addresses: Addresses, deadlines: Deadlines) -> Self {
         let Deadlines { connect, handshake, .. } = deadlines;
         let connector = Connector { client, addresses, connect, handshake };
-        Self { connector, deadlines, memory: Memory::new(), sessions: Sessions::start() }
+        Self { connector, deadlines, memory: Memory::new(deadlines.transfer), sessions: Sessions::start() }
     }
 
-    async fn answer(&self, scheduler: &Scheduler, call: &SchedulerCall) -> Result<SchedulerReply, SchedulerError> {
-        match call {
-            SchedulerCall::Workers => {
-                let workers = self.conversation(scheduler, &mut *self.sessions.of(scheduler).await).workers().await;
-                workers.map(SchedulerReply::Workers)
-            }
-            SchedulerCall::AdaptiveTarget => {
-                let target =
-                    self.conversation(scheduler, &mut *self.sessions.of(scheduler).await).adaptive_target().await;
-                target.map(SchedulerReply::AdaptiveTarget)
-            }
-            SchedulerCall::IdleSince => {
-                let since = self.conversation(scheduler, &mut *self.sessions.of(scheduler).await).idle_since().await;
-                since.map(SchedulerReply::IdleSince)
-            }
+    /// The same client, which is told since when the scheduler of a cluster had been idle before this process began: those that
+    /// can't tell themselves are only looked at.
+    pub fn with_idle_since(
+        mut self,
+        idle_since: impl Fn(&NamespacedName) -> Option<u64> + Send + Sync + 'static,
+    ) -> Self {
+        self.sessions.idle_since = Box::new(idle_since);
+        self
+    }
+
+    async fn answer(
+        &self,
+        scheduler: &Scheduler,
+        call: &SchedulerCall,
+        memory: &Memory,
+    ) -> Result<SchedulerReply, SchedulerError> {
+        let Self { connector, deadlines, .. } = self;
+        let (mut own, mut shared);
+        let session: &mut Session = if let SchedulerCall::Retire(_) = call {
             // Takes minutes, so it has a connection of its own for which nobody waits.
-            SchedulerCall::Retire(addresses) => {
-                let retired = self.conversation(scheduler, &mut Session::new()).retire(addresses).await;
-                retired.map(SchedulerReply::Retired)
-            }
+            own = Session::new();
+            &mut own
+        } else {
+            shared = self.sessions.of(scheduler).await;
+            &mut shared
+        };
+        let conversation = Conversation { connector, memory, deadlines: *deadlines, scheduler, session };
+        match call {
+            SchedulerCall::Workers => conversation.workers().await.map(SchedulerReply::Workers),
+            SchedulerCall::AdaptiveTarget => conversation.adaptive_target().await.map(SchedulerReply::AdaptiveTarget),
+            SchedulerCall::IdleSince => conversation.idle_since().await.map(SchedulerReply::IdleSince),
+            SchedulerCall::Retire(addresses) => conversation.retire(addresses).await.map(SchedulerReply::Retired),
         }
-    }
-
-    fn conversation<'a>(&'a self, scheduler: &'a Scheduler, session: &'a mut Session) -> Conversation<'a> {
-        let Self { connector, deadlines, memory, .. } = self;
-        Conversation { connector, memory, deadlines: *deadlines, scheduler, session }
     }
 }
 
@@ -115,7 +128,8 @@ impl Schedulers for SchedulerClient {
         Box::pin(async move {
             let Deadlines { whole, retire, .. } = self.deadlines;
             let within = if matches!(call, SchedulerCall::Retire(_)) { whole + retire } else { whole };
-            timeout(within, self.answer(&scheduler, &call)).await.unwrap_or_else(|_| {
+            let memory = self.memory.for_call();
+            memory.timeout(within, self.answer(&scheduler, &call, &memory)).await.unwrap_or_else(|| {
                 let (address, name) = (self.connector.comm_address(&scheduler), call.name());
                 Err(SchedulerError::Unreachable(format!("{address}: {name} took longer than {within:?}")))
             })

@@ -6,10 +6,13 @@ use std::{io, time::Duration};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned, de::IgnoredAny};
 use thiserror::Error;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::Instant,
+};
 
 use super::{
-    answer::{Answer, LONG, Memory, SHORT},
+    answer::{Answer, LONG, Memory, PIECE, SHORT},
     connect::BoxStream,
     frame::{self, FrameError, Progress},
     reply::Version,
@@ -174,7 +177,9 @@ struct UncaughtError {
 /// An open connection after the handshake. Not to be used again after an error.
 pub(super) struct Connection {
     stream: BoxStream,
-    memory: Memory,
+    /// Of the call that uses it.
+    pub(super) memory: Memory,
+    pub(super) opened: Instant,
     /// The release of distributed, once it is known: none if it could not be told.
     pub(super) version: Option<Option<Version>>,
 }
@@ -182,7 +187,7 @@ pub(super) struct Connection {
 impl Connection {
     /// Greets the scheduler.
     pub(super) async fn open(stream: BoxStream, memory: Memory, deadline: Duration) -> Result<Self, RpcError> {
-        let mut connection = Self { stream, memory, version: None };
+        let mut connection = Self { stream, memory, opened: Instant::now(), version: None };
         let greeting = Greeting { compression: None, python: [3, 11, 0], pickle_protocol: 4 };
         let _: TheirGreeting = connection.exchange(HANDSHAKE, &greeting, SHORT, deadline).await?;
         Ok(connection)
@@ -205,12 +210,13 @@ impl Connection {
         deadline: Duration,
     ) -> Result<A, RpcError> {
         let bytes = rmp_serde::to_vec_named(message).expect("our own messages are maps of numbers, words and lists");
+        let memory = self.memory.clone();
         let exchange = async {
             self.send(&frame::encode(&bytes)).await.map_err(|source| RpcError::Broken { to, source })?;
             let answer = self.receive(to, longest_answer).await?;
             answer.decode(move |bytes| decode(to, bytes)).await
         };
-        tokio::time::timeout(deadline, exchange).await.map_err(|_| RpcError::Silent { to, within: deadline })?
+        memory.timeout(deadline, exchange).await.ok_or(RpcError::Silent { to, within: deadline })?
     }
 
     async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -218,9 +224,16 @@ impl Connection {
         self.stream.flush().await
     }
 
-    /// The first frame of the next message. Memory is taken as bytes come, not as they are announced.
+    /// The first frame of the next message.
     async fn receive(&mut self, to: &'static str, longest: usize) -> Result<Answer, RpcError> {
-        let mut answer = Answer::new(longest, &self.memory);
+        let memory = self.memory.clone();
+        let mut answer = Answer::new(&memory);
+        self.read(to, frame::NUMBER, &mut answer).await?;
+        let rest = memory.transfer(self.receive_rest(to, longest, answer)).await;
+        rest.map_err(|within| RpcError::Silent { to, within })?
+    }
+
+    async fn receive_rest(&mut self, to: &'static str, longest: usize, mut answer: Answer) -> Result<Answer, RpcError> {
         loop {
             match frame::decode(&answer.bytes, longest).map_err(|source| RpcError::Frame { to, source })? {
                 Progress::Complete(frame) => {
@@ -228,16 +241,20 @@ impl Connection {
                     answer.bytes.drain(..frame.start);
                     return Ok(answer);
                 }
-                Progress::Missing(count) => {
-                    answer.reserve(count).await;
-                    let mut rest = (&mut self.stream).take(count as u64);
-                    let read = rest.read_to_end(&mut answer.bytes).await;
-                    if read.map_err(|source| RpcError::Broken { to, source })? < count {
-                        return Err(RpcError::Closed { to, received: answer.bytes.len() });
-                    }
-                }
+                Progress::Missing(count) => self.read(to, count.min(PIECE), &mut answer).await?,
             }
         }
+    }
+
+    /// So many bytes more.
+    async fn read(&mut self, to: &'static str, count: usize, answer: &mut Answer) -> Result<(), RpcError> {
+        answer.reserve(count).await;
+        let mut piece = (&mut self.stream).take(count as u64);
+        let read = piece.read_to_end(&mut answer.bytes).await;
+        if read.map_err(|source| RpcError::Broken { to, source })? < count {
+            return Err(RpcError::Closed { to, received: answer.bytes.len() });
+        }
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use dask_wasm_operator_core::scheduler::Scheduler;
+use dask_wasm_operator_core::{object::NamespacedName, scheduler::Scheduler};
 use tokio::{
     sync::OwnedMutexGuard,
     time::{Instant, MissedTickBehavior},
@@ -45,7 +45,7 @@ pub(super) struct Kept {
 /// Since when an idle scheduler has been seen idle at every look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct IdleClock {
-    /// The id that a scheduler gives itself at its start, if it told: after a restart the clock starts again.
+    /// The id that a scheduler gives itself at its start: with another the clock starts again. None: not told, so any.
     pub(super) scheduler: Option<String>,
     /// Milliseconds since the Unix epoch.
     pub(super) since: u64,
@@ -73,13 +73,10 @@ impl Session {
 
     /// The time since which the scheduler has been idle, as it is at `now`; both in milliseconds since the Unix epoch.
     pub(super) fn idle_since(&mut self, scheduler: Option<String>, now: u64) -> u64 {
-        match &self.idle_clock {
-            Some(clock) if clock.scheduler == scheduler => clock.since,
-            Some(_) | None => {
-                self.idle_clock = Some(IdleClock { scheduler, since: now });
-                now
-            }
-        }
+        let is_same = |clock: &IdleClock| clock.scheduler.is_none() || clock.scheduler == scheduler;
+        let since = self.idle_clock.take().filter(is_same).map_or(now, |clock| clock.since);
+        self.idle_clock = Some(IdleClock { scheduler, since });
+        since
     }
 }
 
@@ -88,9 +85,13 @@ type SharedSession = Arc<tokio::sync::Mutex<Session>>;
 
 type Table = Mutex<HashMap<Scheduler, SharedSession>>;
 
+/// Since when the scheduler of a cluster has been idle, as far as it was known before this process.
+pub(super) type IdleSince = Box<dyn Fn(&NamespacedName) -> Option<u64> + Send + Sync>;
+
 /// The sessions of all schedulers.
 pub(super) struct Sessions {
     table: Arc<Table>,
+    pub(super) idle_since: IdleSince,
 }
 
 impl Sessions {
@@ -101,7 +102,7 @@ impl Sessions {
     pub(super) fn start() -> Self {
         let table = Arc::new(Table::default());
         tokio::spawn(sweep_forever(Arc::downgrade(&table)));
-        Self { table }
+        Self { table, idle_since: Box::new(|_| None) }
     }
 
     /// The session of a scheduler, when no other call uses it.
@@ -109,7 +110,11 @@ impl Sessions {
         let shared = {
             let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
             let shared = table.entry(scheduler.clone());
-            Arc::clone(shared.or_insert_with(|| Arc::new(tokio::sync::Mutex::new(Session::new()))))
+            Arc::clone(shared.or_insert_with(|| {
+                let since = (self.idle_since)(&scheduler.cluster);
+                let idle_clock = since.map(|since| IdleClock { scheduler: None, since });
+                Arc::new(tokio::sync::Mutex::new(Session { idle_clock, ..Session::new() }))
+            }))
         };
         let mut session = shared.lock_owned().await;
         session.last_used = Instant::now();
@@ -140,7 +145,6 @@ fn sweep(table: &mut HashMap<Scheduler, SharedSession>) {
 
 #[cfg(test)]
 mod tests {
-    use dask_wasm_operator_core::object::NamespacedName;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::{
@@ -174,7 +178,9 @@ mod tests {
     async fn a_connection_that_nobody_uses_is_closed_within_a_minute() {
         let (ours, mut theirs) = tokio::io::duplex(1024);
         theirs.write_all(&frame::encode(b"\x81\xafpickle-protocol\x04")).await.unwrap();
-        let connection = Connection::open(Box::new(ours), Memory::new(), Duration::from_secs(1)).await.unwrap();
+        let connection = Connection::open(Box::new(ours), Memory::new(Duration::from_secs(1)), Duration::from_secs(1))
+            .await
+            .unwrap();
         let sessions = Sessions::start();
         sessions.of(&scheduler()).await.keep(connection);
         let mut rest = Vec::new();
@@ -198,5 +204,17 @@ mod tests {
         assert_eq!(session.idle_since(Some("a".to_owned()), 1), 1);
         assert_eq!(session.idle_since(Some("a".to_owned()), 5), 1);
         assert_eq!(session.idle_since(Some("b".to_owned()), 9), 9);
+    }
+
+    #[tokio::test]
+    async fn the_clock_goes_on_from_what_was_known_before() {
+        let mut sessions = Sessions::start();
+        sessions.idle_since = Box::new(|cluster| (cluster.name == "c").then_some(3));
+        let mut session = sessions.of(&scheduler()).await;
+        assert_eq!(session.idle_since(Some("a".to_owned()), 5), 3);
+        assert_eq!(session.idle_since(Some("b".to_owned()), 9), 9);
+        drop(session);
+        let other = Scheduler { cluster: NamespacedName::new("n", "other"), ..scheduler() };
+        assert_eq!(sessions.of(&other).await.idle_since(Some("a".to_owned()), 5), 5);
     }
 }

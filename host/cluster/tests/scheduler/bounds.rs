@@ -1,12 +1,12 @@
 //! What a call takes at most, whatever the scheduler does: time, memory, connections, tasks. And what is never sent.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dask_wasm_operator_cluster::scheduler::Deadlines;
 use dask_wasm_operator_core::scheduler::{SchedulerCall, SchedulerError, SchedulerReply};
 use dask_wasm_operator_test_support::wait_for;
 use futures::future::{join, join_all};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use super::{
@@ -70,6 +70,72 @@ async fn a_scheduler_that_hangs_keeps_no_task_and_no_connection_of_ours() -> any
         Ok((open == 0 && alive == tasks).then_some(()))
     })
     .await
+}
+
+#[tokio::test]
+async fn schedulers_that_announce_much_and_stop_hold_up_nobody() -> anyhow::Result<()> {
+    let announced = Reaction::Hang((64_u64 << 20).to_le_bytes().into_iter().chain([0; 1000]).collect());
+    let mut bad = Vec::new();
+    for _ in 0..20 {
+        let reaction = announced.clone();
+        bad.push(
+            Double::comm(move |operation| match operation {
+                "identity" | "retire_workers" => reaction.clone(),
+                other => answer(other),
+            })
+            .await?,
+        );
+    }
+    let identity = message(&identity_of(1_000));
+    let good = Double::comm(move |operation| match operation {
+        "identity" => Reaction::Answer(identity.clone()),
+        "workers_to_close" => Reaction::Answer(framed(b"\x90")),
+        other => answer(other),
+    })
+    .await?;
+    let names: Vec<_> = (0..bad.len()).map(|number| format!("bad{number}")).collect();
+    let given = names.iter().map(String::as_str).zip(bad.iter().map(|bad| bad.address.as_str()));
+    let given: Vec<_> = given.chain([("good", good.address.as_str())]).collect();
+    let deadlines = Deadlines { call: PATIENCE, transfer: PATIENCE, ..Deadlines::default() };
+    let client = client(&given, NOWHERE, deadlines)?;
+    let calls = [SchedulerCall::Workers, SchedulerCall::Retire(vec!["tcp://a".to_owned()])];
+    let bad_calls = names.iter().flat_map(|name| calls.iter().map(|call| say(&client, name, call.clone())));
+    let bad_calls = join_all(bad_calls.collect::<Vec<_>>());
+    let good_calls = async {
+        wait_for("the others to be asked", PATIENCE, async || {
+            Ok(bad.iter().all(|bad| bad.requests().len() == calls.len()).then_some(()))
+        })
+        .await?;
+        for _ in 0..20 {
+            assert_eq!(workers(&client, "good").await?.len(), 1_000);
+        }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        results = bad_calls => panic!("the others were not waiting any more: {results:?}"),
+        result = good_calls => result,
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_has_begun_has_little_time_however_long_it_was_waited_for() -> anyhow::Result<()> {
+    let begun = message(&sane("retire_workers"));
+    let begun = begun[..begun.len() - 1].to_vec();
+    let comm = Double::comm(move |operation| match operation {
+        "retire_workers" => Reaction::Hang(begun.clone()),
+        other => answer(other),
+    })
+    .await?;
+    let http = Double::http(|_| Reaction::Hang(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{".to_vec())).await?;
+    let deadlines = Deadlines { whole: PATIENCE, retire: PATIENCE, ..IMPATIENT };
+    for address in [comm.address.clone(), format!("{NOWHERE},{}", http.address)] {
+        let client = client(&[("c", &address)], NOWHERE, deadlines)?;
+        let began = Instant::now();
+        let result = say(&client, "c", SchedulerCall::Retire(vec!["tcp://a".to_owned()])).await;
+        assert!(matches!(result, Err(SchedulerError::Unreachable(_))), "{result:?}");
+        assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
+    }
+    Ok(())
 }
 
 #[tokio::test]
@@ -182,17 +248,18 @@ async fn what_is_told_of_an_error_is_short() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The description of so many workers, at 3 KB each.
+fn identity_of(workers: usize) -> Value {
+    let worker = |number| {
+        let worker = json!({"name": format!("w{number}"), "status": "running", "metrics": "x".repeat(3_000)});
+        (format!("tcp://10.0.0.1:{number}"), worker)
+    };
+    json!({"id": "s", "workers": (0..workers).map(worker).collect::<serde_json::Map<_, _>>()})
+}
+
 #[tokio::test]
 async fn a_long_answer_is_read_all_the_same() -> anyhow::Result<()> {
-    let workers_of = |count: usize| {
-        let worker = |number| {
-            let metrics = json!({"name": format!("w{number}"), "status": "running", "metrics": "x".repeat(3_000)});
-            (format!("tcp://10.0.0.1:{number}"), metrics)
-        };
-        let workers: serde_json::Map<_, _> = (0..count).map(worker).collect();
-        json!({"id": "s", "workers": workers})
-    };
-    let identity = message(&workers_of(1_000));
+    let identity = message(&identity_of(1_000));
     let double = Double::comm(move |operation| match operation {
         "identity" => Reaction::Answer(identity.clone()),
         "workers_to_close" => Reaction::Answer(framed(b"\x90")),

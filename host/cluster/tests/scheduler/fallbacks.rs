@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::UNIX_EPOCH,
 };
@@ -62,6 +62,48 @@ async fn without_rpc_everything_is_asked_by_http() -> anyhow::Result<()> {
     assert_eq!(adaptive_target(&client, "c").await?, 5);
     assert_eq!(idle_since(&client, "c").await?, None);
     assert_eq!(retire(&client, "c", &["x", "y"]).await?, ["x"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn which_workers_there_are_and_retiring_go_by_http_whatever_is_wrong_with_rpc() -> anyhow::Result<()> {
+    let http = Double::http(|path| match path {
+        "/api/v1/get_workers" => ok(&json!({"num_workers": 1, "workers": [{"name": "a", "address": "x"}]})),
+        "/api/v1/retire_workers" => ok(&json!({"x": {"name": "a"}})),
+        _ => not_found(),
+    })
+    .await?;
+    let exception = json!({"status": "uncaught-error", "exception_text": "ValueError()"});
+    for lie in [json!("words"), exception, Value::Null] {
+        for operation in ["identity", "workers_to_close"] {
+            let lie = lie.clone();
+            let comm = Double::comm(move |asked| {
+                let lies = asked == operation || asked == "retire_workers";
+                Reaction::Answer(message(&if lies { lie.clone() } else { sane(asked) }))
+            })
+            .await?;
+            let address = format!("{},{}", comm.address, http.address);
+            let client = client(&[("c", &address)], NOWHERE, Deadlines::default())?;
+            let names: Vec<_> = workers(&client, "c").await?.into_iter().map(|worker| worker.name).collect();
+            assert_eq!(names, ["a"], "{operation}");
+            assert_eq!(retire(&client, "c", &["x", "y"]).await?, ["x"], "{operation}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_release_that_tells_no_version_is_believed_that_it_is_busy() -> anyhow::Result<()> {
+    let http = Double::http(|path| match path {
+        "/api/v1/check_idle" => ok(&json!({"idle_since": null})),
+        "/json/counts.json" => ok(&counts(0)),
+        _ => not_found(),
+    })
+    .await?;
+    let comm = release("0+unknown").await?;
+    let address = format!("{},{}", comm.address, http.address);
+    let client = client(&[("c", &address)], NOWHERE, Deadlines::default())?;
+    assert_eq!(idle_since(&client, "c").await?, None);
     Ok(())
 }
 
@@ -133,6 +175,33 @@ async fn a_failure_between_two_looks_starts_the_clock_again() -> anyhow::Result<
     })
     .await?;
     assert!(idle_since(&client, "c").await?.unwrap() > since);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_clock_of_an_old_release_goes_on_after_a_restart_of_the_operator() -> anyhow::Result<()> {
+    let idle = Arc::new(AtomicBool::new(true));
+    let is_idle = Arc::clone(&idle);
+    let http = Double::http(move |path| match path {
+        "/json/counts.json" => ok(&counts(u64::from(!is_idle.load(Ordering::SeqCst)))),
+        _ => not_found(),
+    })
+    .await?;
+    let comm = release("2022.8.1").await?;
+    let address = format!("{},{}", comm.address, http.address);
+    let after_a_restart = || {
+        let client = client(&[("c", &address)], NOWHERE, Deadlines::default())?;
+        anyhow::Ok(client.with_idle_since(|cluster| (cluster.name == "c").then_some(5_000)))
+    };
+    let client = after_a_restart()?;
+    for _ in 0..2 {
+        assert_eq!(idle_since(&client, "c").await?, Some(5_000));
+    }
+    let client = after_a_restart()?;
+    idle.store(false, Ordering::SeqCst);
+    assert_eq!(idle_since(&client, "c").await?, None);
+    idle.store(true, Ordering::SeqCst);
+    assert!(idle_since(&client, "c").await?.unwrap() > 5_000, "what was before the work does not count");
     Ok(())
 }
 

@@ -7,7 +7,16 @@ mod faults;
 mod forward;
 mod real;
 mod recorded;
+mod scaling;
 mod tls;
+#[expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    dead_code,
+    reason = "the helpers of another test, of which a part is needed"
+)]
+#[path = "../../../core/tests/asked/world.rs"]
+mod world;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -30,7 +39,9 @@ const IMPATIENT: Deadlines = Deadlines {
     connect: Duration::from_secs(2),
     handshake: Duration::from_secs(1),
     call: Duration::from_secs(1),
+    transfer: Duration::from_secs(1),
     retire: Duration::from_secs(1),
+    reuse: PATIENCE,
 };
 
 /// A scheduler of namespace `n` at the address that [`client`] is given for it.

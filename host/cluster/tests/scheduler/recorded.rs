@@ -317,7 +317,13 @@ fn call_with(operation: &str) -> SchedulerCall {
 
 #[tokio::test]
 async fn an_answer_may_end_at_every_byte() -> anyhow::Result<()> {
-    let recording = Recording::load(Dask::NEWEST)?;
+    let operations = [HANDSHAKE, "identity", "workers_to_close", "adaptive_target", "versions", "retire_workers"];
+    may_end_at_every_byte(Dask::OLDEST, &operations).await?;
+    may_end_at_every_byte(Dask::NEWEST, &[&operations[..], &["check_idle"]].concat()).await
+}
+
+async fn may_end_at_every_byte(release: &str, operations: &[&str]) -> anyhow::Result<()> {
+    let recording = Recording::load(release)?;
     let broken = Arc::new(Mutex::new((String::new(), Reaction::Close(Vec::new()))));
     let reaction = Arc::clone(&broken);
     let messages: anyhow::Result<BTreeMap<_, _>> =
@@ -330,16 +336,16 @@ async fn an_answer_may_end_at_every_byte() -> anyhow::Result<()> {
     })
     .await?;
     let client = client(&[("c", &double.address)], NOWHERE, Deadlines::default())?;
-    for operation in
-        [HANDSHAKE, "identity", "workers_to_close", "adaptive_target", "versions", "check_idle", "retire_workers"]
-    {
+    for &operation in operations {
         for end in 0..messages[operation].len() {
             let bytes = &messages[operation][..end];
             for reaction in [Reaction::Close(bytes.to_vec()), Reaction::Reset(bytes.to_vec())] {
                 *broken.lock().unwrap() = (operation.to_owned(), reaction);
                 let result = say(&client, "c", call_with(operation)).await;
-                let Err(SchedulerError::Unreachable(text)) = &result else { panic!("{operation} {end}: {result:?}") };
-                assert!(text.contains(operation), "{end} bytes of {operation}: {text}");
+                let Err(SchedulerError::Unreachable(text)) = &result else {
+                    panic!("{release} {operation} {end}: {result:?}")
+                };
+                assert!(text.contains(operation), "{end} bytes of {operation} of {release}: {text}");
             }
         }
     }
@@ -348,36 +354,39 @@ async fn an_answer_may_end_at_every_byte() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_response_may_end_at_every_byte() -> anyhow::Result<()> {
-    let recording = Recording::load(Dask::NEWEST)?;
-    for (path, call) in [
-        ("/api/v1/get_workers", SchedulerCall::Workers),
-        ("/api/v1/adaptive_target", SchedulerCall::AdaptiveTarget),
-        ("/api/v1/check_idle", SchedulerCall::IdleSince),
-        ("/json/counts.json", SchedulerCall::AdaptiveTarget),
-    ] {
-        let response = recording.http[path].clone().into_bytes();
-        let broken = Arc::new(Mutex::new(Reaction::Close(Vec::new())));
-        let reaction = Arc::clone(&broken);
-        let http = Double::http(move |asked| match asked == path {
-            true => reaction.lock().unwrap().clone(),
-            false => Reaction::Close(Vec::new()),
-        })
-        .await?;
-        // A route that fails is not asked again, so each has a cluster of its own.
-        let (names, address) =
-            ((0..2 * response.len()).map(|number| format!("c{number}")), format!("{NOWHERE},{}", http.address));
-        let names: Vec<_> = names.collect();
-        let given: Vec<_> = names.iter().map(|name| (name.as_str(), address.as_str())).collect();
-        let client = client(&given, NOWHERE, Deadlines::default())?;
-        for (number, name) in names.iter().enumerate() {
-            let bytes = response[..number / 2].to_vec();
-            *broken.lock().unwrap() = if number % 2 == 0 { Reaction::Close(bytes) } else { Reaction::Reset(bytes) };
-            let result = say(&client, name, call.clone()).await;
-            assert!(
-                matches!(result, Err(SchedulerError::Unreachable(_))),
-                "{} bytes of {path}: {result:?}",
-                number / 2
-            );
+    for release in [Dask::OLDEST, Dask::NEWEST] {
+        let recording = Recording::load(release)?;
+        for (path, call) in [
+            ("/api/v1/get_workers", SchedulerCall::Workers),
+            ("/api/v1/adaptive_target", SchedulerCall::AdaptiveTarget),
+            ("/api/v1/check_idle", SchedulerCall::IdleSince),
+            ("/api/v1/retire_workers", SchedulerCall::Retire(vec![recording.beta.clone()])),
+            ("/json/counts.json", SchedulerCall::AdaptiveTarget),
+        ] {
+            let response = recording.http[path].clone().into_bytes();
+            let broken = Arc::new(Mutex::new(Reaction::Close(Vec::new())));
+            let reaction = Arc::clone(&broken);
+            let http = Double::http(move |asked| match asked == path {
+                true => reaction.lock().unwrap().clone(),
+                false => Reaction::Close(Vec::new()),
+            })
+            .await?;
+            // A route that fails is not asked again, so each has a cluster of its own.
+            let (names, address) =
+                ((0..2 * response.len()).map(|number| format!("c{number}")), format!("{NOWHERE},{}", http.address));
+            let names: Vec<_> = names.collect();
+            let given: Vec<_> = names.iter().map(|name| (name.as_str(), address.as_str())).collect();
+            let client = client(&given, NOWHERE, Deadlines::default())?;
+            for (number, name) in names.iter().enumerate() {
+                let bytes = response[..number / 2].to_vec();
+                *broken.lock().unwrap() = if number % 2 == 0 { Reaction::Close(bytes) } else { Reaction::Reset(bytes) };
+                let result = say(&client, name, call.clone()).await;
+                assert!(
+                    matches!(result, Err(SchedulerError::Unreachable(_))),
+                    "{} bytes of {path} of {release}: {result:?}",
+                    number / 2
+                );
+            }
         }
     }
     Ok(())

@@ -1,7 +1,12 @@
 //! Certificates from a Secret, by an API server's double.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
+use anyhow::Context as _;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use dask_wasm_operator_cluster::scheduler::Deadlines;
 use dask_wasm_operator_core::scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply};
@@ -18,8 +23,8 @@ fn with_secret() -> Scheduler {
     Scheduler { tls_secret: Some("certificates".to_owned()), ..scheduler("c") }
 }
 
-/// An API server that has one Secret, or nothing but a refusal.
-async fn api_server(answer: Result<BTreeMap<&str, &str>, u16>) -> anyhow::Result<Double> {
+/// What an API server answers that has the Secret with this data, or nothing but a refusal.
+fn secret(answer: Result<BTreeMap<&str, &str>, u16>) -> Vec<u8> {
     let (status, body) = match answer {
         Ok(data) => {
             let data: BTreeMap<_, _> =
@@ -34,9 +39,14 @@ async fn api_server(answer: Result<BTreeMap<&str, &str>, u16>) -> anyhow::Result
             (format!("{code} x"), status)
         }
     };
+    response(&status, &body.to_string())
+}
+
+async fn api_server(answer: Result<BTreeMap<&str, &str>, u16>) -> anyhow::Result<Double> {
+    let answer = secret(answer);
     Double::http(move |path| {
         assert_eq!(path.split('?').next(), Some("/api/v1/namespaces/n/secrets/certificates"));
-        Reaction::Answer(response(&status, &body.to_string()))
+        Reaction::Answer(answer.clone())
     })
     .await
 }
@@ -87,6 +97,27 @@ async fn a_secret_that_can_not_be_used_says_what_to_do() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn without_the_right_to_read_the_secret_workers_are_retired_by_http_where_it_is_on() -> anyhow::Result<()> {
+    let http = Double::http(|path| {
+        let body = match path {
+            "/api/v1/get_workers" => r#"{"num_workers": 1, "workers": [{"name": "a", "address": "x"}]}"#,
+            _ => r#"{"x": {"name": "a"}}"#,
+        };
+        Reaction::Answer(response("200 OK", body))
+    })
+    .await?;
+    let api_server = api_server(Err(403)).await?;
+    let address = format!("{NOWHERE},{}", http.address);
+    let client = client(&[("c", &address)], &api_server.address, Deadlines::default())?;
+    let found = say_to(&client, with_secret(), SchedulerCall::Workers).await?;
+    let SchedulerReply::Workers(found) = &found else { panic!("{found:?}") };
+    assert!(matches!(&found[..], [worker] if worker.address == "x"), "{found:?}");
+    let retired = say_to(&client, with_secret(), SchedulerCall::Retire(vec!["x".to_owned()])).await?;
+    assert_eq!(retired, SchedulerReply::Retired(vec!["x".to_owned()]));
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_name_of_a_secret_leads_nowhere_else() -> anyhow::Result<()> {
     let certificates = DaskCertificates::generate()?;
     let api_server = api_server(Ok(data(&certificates))).await?;
@@ -132,6 +163,35 @@ async fn fault_23_a_scheduler_with_certificates_lets_in_only_those_with_theirs()
             assert!(matches!(result, Err(SchedulerError::Certificates(_))), "{version}: {result:?}");
         }
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_secret_that_is_renewed_or_taken_away_counts_also_for_a_connection_in_use() -> anyhow::Result<()> {
+    let (certificates, others) = (DaskCertificates::generate()?, DaskCertificates::generate()?);
+    let options = DaskOptions { certificates: Some(certificates), ..DaskOptions::default() };
+    let dask = Dask::install(Dask::NEWEST)?.start(options).await?;
+    let ours = dask.certificates().context("it has certificates")?;
+    let now = Arc::new(Mutex::new(secret(Ok(data(ours)))));
+    let shown = Arc::clone(&now);
+    let api_server = Double::http(move |_| Reaction::Answer(shown.lock().unwrap().clone())).await?;
+    let given = [("c", dask.comm())];
+    let ask = async |client| say_to(client, with_secret(), SchedulerCall::AdaptiveTarget).await;
+
+    let kept = client(&given, &api_server.address, Deadlines::default())?;
+    let renewing = client(&given, &api_server.address, Deadlines { reuse: Duration::ZERO, ..Deadlines::default() })?;
+    for client in [&kept, &kept, &renewing] {
+        assert_eq!(ask(client).await?, SchedulerReply::AdaptiveTarget(0));
+    }
+    assert_eq!(api_server.connections(), 2, "for a while a connection is used again");
+    for answer in [Err(403), Err(404), Ok(data(&others))] {
+        *now.lock().unwrap() = secret(answer);
+        assert_eq!(ask(&kept).await?, SchedulerReply::AdaptiveTarget(0));
+        let result = ask(&renewing).await;
+        assert!(matches!(result, Err(SchedulerError::Certificates(_))), "{result:?}");
+    }
+    *now.lock().unwrap() = secret(Ok(data(ours)));
+    assert_eq!(ask(&renewing).await?, SchedulerReply::AdaptiveTarget(0));
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use super::{
     cluster::{check_name, default_group_name, scheduler_name},
     cluster_key, cluster_kind, decode_spec, deployment_kind, field_manager, pods,
     poll::{Poll, silence},
-    scaling::{Hold, Recommendation, Situation, Verdict, decide, goal},
+    scaling::{Hold, Recommendation, Situation, Verdict, decide, goal, least},
     service_kind,
     status::{Finding, conditions, previous, scheduler_available},
     worker_group_kind,
@@ -250,8 +250,8 @@ fn owned_by_cluster(seen: &Snapshot) -> Option<SubjectPatch> {
 struct Change {
     from: u32,
     to: u32,
-    /// As many workers as the scheduler asked for.
-    asked: u64,
+    /// As many workers as the scheduler asked for; none: it did not answer.
+    asked: Option<u64>,
     /// When it was decided, in milliseconds since the Unix epoch.
     at: u64,
 }
@@ -313,8 +313,10 @@ fn scale(seen: &Snapshot, target: &Target<'_>) -> Wanted {
     let interval = Duration::from_secs(u64::from(spec.interval_seconds.max(1)));
     let call = SchedulerCall::AdaptiveTarget;
     let turn = facts.poll.turn(seen, &call, interval);
-    if let Some(Ok(SchedulerReply::AdaptiveTarget(asked))) = turn.news.map(|heard| &heard.result) {
-        decide_anew(seen, target, &mut facts, *asked);
+    match turn.news.map(|heard| &heard.result) {
+        Some(Ok(SchedulerReply::AdaptiveTarget(asked))) => decide_anew(seen, target, &mut facts, Some(*asked)),
+        Some(Err(_)) if *current < least(spec) => decide_anew(seen, target, &mut facts, None),
+        _ => {}
     }
     // Until the next decision is due, and as long again for the answer to come.
     let is_recent = |change: &Change| Duration::from_millis(seen.now.saturating_sub(change.at)) <= 2 * interval;
@@ -334,8 +336,9 @@ fn scale(seen: &Snapshot, target: &Target<'_>) -> Wanted {
     }
 }
 
-fn decide_anew(seen: &Snapshot, target: &Target<'_>, facts: &mut Facts, asked: u64) {
-    let goal = goal(&target.spec, asked, target.others);
+/// Without an answer, up to the minimum.
+fn decide_anew(seen: &Snapshot, target: &Target<'_>, facts: &mut Facts, asked: Option<u64>) {
+    let goal = goal(&target.spec, asked.unwrap_or(0), target.others);
     let situation = Situation {
         current: target.current,
         pending: target.is_pending(),
@@ -369,8 +372,11 @@ fn with_replicas(group: &Arc<Object>, replicas: u32) -> WantedFields {
 
 fn scaled(group: &Object, change: &Change) -> EventNote {
     let Change { from, to, asked, .. } = change;
-    let message =
-        format!("Scaled workers of {} from {from} to {to}: the scheduler asks for {asked}", group.metadata.name);
+    let why = asked.map_or_else(
+        || "the scheduler does not answer, and spec.minimum counts".to_owned(),
+        |asked| format!("the scheduler asks for {asked}"),
+    );
+    let message = format!("Scaled workers of {} from {from} to {to}: {why}", group.metadata.name);
     EventNote { severity: EventSeverity::Normal, reason: "Scaled".to_owned(), message }
 }
 

@@ -32,32 +32,83 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// made tells nonsense.
 const CLOCK_SKEW: u64 = 3_600_000;
 
-/// What is remembered between passes. Times in milliseconds since the Unix epoch.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
+/// Without an answer or a failure for so long, in milliseconds, nobody was looking, as of a paused cluster: a question is put
+/// once a minute at least, and fails within another.
+const NOBODY_LOOKED: u64 = 180_000;
+
+/// What is remembered between passes. Times in milliseconds since the Unix epoch, by our clock.
+#[derive(Debug, Serialize, Deserialize)]
 struct Facts {
     poll: Poll,
     /// Whether it is known if the scheduler is idle: not right after a restart.
     known: bool,
-    /// Since when the scheduler has been idle, as it said last.
+    /// When the scheduler answered last or failed to, or when looking began: no other idle time has begun before.
+    looked: u64,
+    period: Option<Period>,
+    /// Since when the scheduler has been idle, if it said last that it is.
     idle_since: Option<u64>,
     /// An Event has said that this long a time is too long.
     announced: Option<u64>,
 }
 
+/// A time in which the scheduler has had nothing to do.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Period {
+    /// Its beginning by the scheduler's clock, which may be wrong: as long as it says the same, there was no work in between.
+    told: u64,
+    /// Its beginning as far as we know.
+    since: u64,
+}
+
 impl Facts {
-    fn of(facts: &Value) -> Self {
-        Self::deserialize(facts).unwrap_or_default()
+    /// After a restart, what the status says.
+    fn of(facts: &Value, seen: &Snapshot) -> Self {
+        Self::deserialize(facts).unwrap_or_else(|_| {
+            let since = idle_since(&seen.subject);
+            Self {
+                poll: Poll::default(),
+                known: false,
+                looked: seen.now,
+                period: since.map(|since| Period { told: since, since }),
+                idle_since: None,
+                announced: None,
+            }
+        })
     }
+
+    /// The scheduler said at `at` since when it has been idle, or that it is busy. A time that it did not say before begins
+    /// after we looked last, whatever its clock says.
+    fn hear(&mut self, told: Option<u64>, at: u64) {
+        let looked = self.looked;
+        // The status has whole seconds.
+        let is_same = |period: &Period, told: u64| period.told / 1_000 == told / 1_000;
+        self.period = told.map(|told| match self.period.filter(|period| is_same(period, told)) {
+            Some(period) => Period { told, ..period },
+            None => Period { told, since: told.max(looked) },
+        });
+        self.idle_since = self.period.map(|period| period.since);
+        self.looked = at;
+    }
+}
+
+/// Since when the scheduler of a DaskCluster has been idle, as the status says; in milliseconds since the Unix epoch.
+pub fn idle_since(cluster: &Object) -> Option<u64> {
+    let status: DaskClusterStatus = cluster.field("status")?.ok()?;
+    epoch_millis(&status.idle_since?)
 }
 
 pub(super) fn reconcile(seen: &Snapshot) -> Wanted {
     let Some(limit) = idle_timeout(&seen.subject) else { return Wanted::default() };
-    let mut facts = Facts::of(&seen.facts);
+    let mut facts = Facts::of(&seen.facts, seen);
+    if seen.now.saturating_sub(facts.looked) > NOBODY_LOOKED {
+        facts.looked = seen.now;
+    }
     let mut wanted = Wanted { requeue_after: Some(INTERVAL), ..Wanted::default() };
     match scheduler(seen) {
         Some(scheduler) => check(seen, limit, scheduler, &mut facts, &mut wanted),
-        None => facts = Facts { known: true, idle_since: None, announced: None, ..facts },
+        None => {
+            facts = Facts { known: true, looked: seen.now, period: None, idle_since: None, announced: None, ..facts }
+        }
     }
     wanted.findings.facts = json!(facts);
     wanted
@@ -67,7 +118,7 @@ pub(super) fn status(seen: &Snapshot, findings: &Findings) -> Value {
     if idle_timeout(&seen.subject).is_none() {
         return Value::Null;
     }
-    let facts = Facts::of(&findings.facts);
+    let facts = Facts::of(&findings.facts, seen);
     let since =
         if facts.known { facts.idle_since.map(rfc3339) } else { previous::<DaskClusterStatus>(seen).idle_since };
     since.map_or(Value::Null, |since| json!({ "idleSince": since }))
@@ -81,10 +132,11 @@ fn check(seen: &Snapshot, limit: Duration, scheduler: Scheduler, facts: &mut Fac
     wanted.findings.problems.extend(silence(seen, &call, cluster));
     if let Some(heard) = turn.news {
         facts.known = true;
-        facts.idle_since = match &heard.result {
-            Ok(SchedulerReply::IdleSince(Some(since))) => plausible(seen, *since),
-            _ => None,
-        };
+        if let Ok(SchedulerReply::IdleSince(told)) = &heard.result {
+            facts.hear(told.filter(|told| is_plausible(seen, *told)), heard.at);
+        } else {
+            (facts.looked, facts.idle_since) = (heard.at, None);
+        }
     }
     let over = facts.idle_since.filter(|since| is_over(*since, limit, seen.now));
     if turn.ask {
@@ -125,12 +177,10 @@ fn scheduler(seen: &Snapshot) -> Option<Scheduler> {
     is_available.then(|| Scheduler::of(&seen.subject, service))
 }
 
-/// What a scheduler says, unless it can't be: then it counts as busy. It is not idle for longer than its cluster exists,
-/// whatever its clock says.
-fn plausible(seen: &Snapshot, since: u64) -> Option<u64> {
-    let created = epoch_millis(seen.subject.metadata.creation_timestamp.as_deref()?)?;
-    let possible = created.saturating_sub(CLOCK_SKEW)..=seen.now;
-    possible.contains(&since).then(|| since.max(created))
+/// What a scheduler says, unless it can't be: then it counts as busy.
+fn is_plausible(seen: &Snapshot, told: u64) -> bool {
+    let created = seen.subject.metadata.creation_timestamp.as_deref().and_then(epoch_millis);
+    created.is_some_and(|created| (created.saturating_sub(CLOCK_SKEW)..=seen.now).contains(&told))
 }
 
 fn is_over(since: u64, limit: Duration, now: u64) -> bool {

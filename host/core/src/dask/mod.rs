@@ -23,6 +23,7 @@ mod worker_set;
 mod workergroup;
 
 pub use allocation::WorkerAllocation;
+pub use idle::idle_since;
 pub use metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, EXCLUDED_PREFIXES, WORKER_GROUP_NAME_LABEL};
 pub use pods::{pod_summary_kind, pod_summary_resource, summary};
 pub(crate) use replicas::COPIED_REPLICAS;

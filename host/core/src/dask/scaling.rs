@@ -59,6 +59,11 @@ pub(super) fn goal(spec: &DaskAutoscalerSpec, target: u64, others: u64) -> u32 {
     within(spec, target)
 }
 
+/// As many workers as there are in any case.
+pub(super) fn least(spec: &DaskAutoscalerSpec) -> u32 {
+    within(spec, 0)
+}
+
 fn within(spec: &DaskAutoscalerSpec, replicas: u32) -> u32 {
     replicas.max(spec.minimum).min(spec.maximum).min(WORKERS_MAX)
 }
@@ -85,10 +90,14 @@ pub(super) fn decide(
     if let Some(until) = cooled.max(blocked_until).filter(|until| *until > now) {
         return Verdict::Hold(Hold::Cooldown(until));
     }
-    if grows && pending {
-        return Verdict::Hold(Hold::WorkersStarting);
+    if !grows {
+        return Verdict::Change(stable.max(lowest_next(spec, current)));
     }
-    Verdict::Change(if grows { stable } else { stable.max(lowest_next(spec, current)) })
+    match least(spec) {
+        _ if !pending => Verdict::Change(stable),
+        least if least > current => Verdict::Change(least),
+        _ => Verdict::Hold(Hold::WorkersStarting),
+    }
 }
 
 /// How far one step down may go: by a quarter as the Python operator does, but always by one.
@@ -176,6 +185,24 @@ mod tests {
     }
 
     #[test]
+    fn workers_that_are_not_ready_keep_nobody_below_the_minimum() {
+        let pending = |current| Situation { pending: true, ..situation(current) };
+        for (current, target, expected) in [
+            (2, 0, Verdict::Change(10)),
+            (2, 15, Verdict::Change(10)),
+            (10, 15, Verdict::Hold(Hold::WorkersStarting)),
+            (10, 0, Verdict::Right),
+        ] {
+            let spec = spec(10, 20);
+            let verdict = decide(&spec, &mut Vec::new(), &pending(current), goal(&spec, target, 0));
+            assert_eq!(verdict, expected, "{current} workers, {target} asked for");
+        }
+        let contradiction = spec(10, 4);
+        let verdict = decide(&contradiction, &mut Vec::new(), &pending(2), goal(&contradiction, 9, 0));
+        assert_eq!(verdict, Verdict::Change(4), "the maximum wins");
+    }
+
+    #[test]
     fn the_others_are_subtracted_before_the_limits_count() {
         for (target, others, expected) in [(10, 4, 6), (4, 10, 2), (u64::MAX, 1, 20), (0, u64::MAX, 2)] {
             assert_eq!(goal(&spec(2, 20), target, others), expected, "{target} - {others}");
@@ -237,7 +264,8 @@ mod tests {
                     prop_assert!(situation.last_scale.is_none_or(|last| situation.now - last >= 15_000));
                     prop_assert_ne!(to, current);
                     if to > current {
-                        prop_assert!(!pending && to <= high, "{} -> {}", current, to);
+                        prop_assert!(to <= high, "{} -> {}", current, to);
+                        prop_assert!(!pending || to == low, "{} -> {}", current, to);
                     } else {
                         prop_assert!(to >= low, "{} -> {}", current, to);
                         let step = u64::from(current) * u64::from(spec.max_scale_down_percent) / 100;

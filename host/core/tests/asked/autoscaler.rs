@@ -318,6 +318,31 @@ fn fault_05_no_more_are_asked_for_while_workers_are_pending_but_fewer_may_be() {
     assert_eq!(replicas(&world), 12, "nothing is known of them");
 }
 
+#[test]
+fn a_minimum_that_is_raised_counts_while_workers_are_pending_and_while_nobody_answers() {
+    let raise = |world: &World| {
+        world.edit("DaskAutoscaler", "a", |autoscaler| autoscaler["spec"]["minimum"] = json!(6));
+    };
+    let mut pending = world(2, autoscaler(2, 10), |_| 9);
+    pending.reconcilers = vec![Reconciler::Autoscaler];
+    pending.edit("DaskWorkerGroup", "a-default", |group| group["status"]["readyReplicas"] = json!(1));
+    raise(&pending);
+    pending.advance(60 * SECOND);
+    assert_eq!(replicas(&pending), 6);
+    assert_eq!(pending.condition("DaskAutoscaler", "a", "Progressing").1, "WorkersStarting", "not up to nine");
+
+    let mut silent = world(2, autoscaler(2, 10), |_| 9);
+    silent.scheduler = Box::new(|_, _| unreachable());
+    silent.advance(60 * SECOND);
+    assert_eq!(replicas(&silent), 2);
+    raise(&silent);
+    silent.advance(121 * SECOND);
+    assert_eq!(replicas(&silent), 6);
+    let [event] = &silent.events_of("Scaled")[..] else { panic!("{:?}", silent.events) };
+    assert!(event.contains("from 2 to 6") && event.contains("spec.minimum"), "{event}");
+    assert_eq!(silent.condition("DaskAutoscaler", "a", "Available").0, "False");
+}
+
 fn extra_group(replicas: u32) -> Value {
     json!({
         "apiVersion": "kubernetes.dask.org/v1", "kind": "DaskWorkerGroup", "metadata": {"name": "a-gpu", "namespace": "ns1"},
@@ -429,6 +454,19 @@ fn within_the_window_it_goes_down_to_the_most_and_up_to_the_fewest() {
     let course_up = course(&mut world, 300);
     let [(0, 2), (second, 4)] = course_up[..] else { panic!("{course_up:?}") };
     assert!((120..=130).contains(&second), "the ten lasted for a minute only: {course_up:?}");
+}
+
+#[test]
+fn after_a_restart_a_window_begins_anew_with_the_present_number() {
+    let down =
+        with(with(autoscaler(0, 100), "scaleDownStabilizationSeconds", json!(120)), "maxScaleDownPercent", json!(100));
+    let mut world = world(10, down, |_| 4);
+    world.advance(100 * SECOND);
+    world.restart();
+    world.settle();
+    let course = course(&mut world, 300);
+    let [(0, 10), (second, 4)] = course[..] else { panic!("{course:?}") };
+    assert!((120..=130).contains(&second), "what was asked for before is not known any more: {course:?}");
 }
 
 #[test]

@@ -95,6 +95,67 @@ fn a_slow_clock_of_the_scheduler_does_not_count_before_the_cluster_was_made() {
     assert!(!is_there(&world));
 }
 
+/// A scheduler whose clock is ten minutes slow: since when it has been idle, as it says at each time.
+fn slow(idle_since: u64) -> u64 {
+    idle_since - 600 * SECOND
+}
+
+#[test]
+fn a_slow_clock_of_the_scheduler_ends_no_cluster_early() {
+    let (first, second) = (BEGIN + 120 * SECOND, BEGIN + 150 * SECOND);
+    let mut world = world(move |now| {
+        // The work between the two is over before the next question.
+        (now >= first).then(|| slow(if now < second { first } else { second }))
+    });
+    world.advance(149 * SECOND);
+    assert!(is_there(&world));
+    world.advance(LIMIT * SECOND - 5 * SECOND);
+    assert!(is_there(&world), "to the second between two questions it can't be told");
+    world.advance(12 * SECOND);
+    assert!(!is_there(&world));
+}
+
+#[test]
+fn what_a_slow_clock_says_counts_from_when_somebody_looked_again() {
+    let since = BEGIN + 10 * SECOND;
+    let work = BEGIN + 305 * SECOND;
+    let idle = move |now: u64| Some(slow(if now < work { since } else { work }));
+    let paused = |world: &World, paused: &str| {
+        world.edit("DaskCluster", "a", |cluster| {
+            cluster["metadata"]["annotations"] = json!({"operator.dask.org/paused": paused});
+        });
+    };
+    let mut after_a_restart = world(idle);
+    after_a_restart.advance(11 * SECOND);
+    after_a_restart.restart();
+    after_a_restart.now = work + SECOND;
+    after_a_restart.settle();
+    let mut after_a_pause = world(idle);
+    after_a_pause.advance(11 * SECOND);
+    paused(&after_a_pause, "true");
+    after_a_pause.advance(295 * SECOND);
+    paused(&after_a_pause, "false");
+    after_a_pause.settle();
+    for mut world in [after_a_restart, after_a_pause] {
+        world.advance(LIMIT * SECOND - 2 * SECOND);
+        assert!(is_there(&world));
+        world.advance(12 * SECOND);
+        assert!(!is_there(&world));
+    }
+}
+
+#[test]
+fn what_went_on_before_there_was_a_limit_does_not_count() {
+    let mut world = World::new([dask_cluster(1)], |_, _| Ok(SchedulerReply::IdleSince(Some(BEGIN))));
+    world.advance(1_000 * SECOND);
+    world.edit("DaskCluster", "a", |cluster| cluster["spec"]["idleTimeout"] = json!(LIMIT));
+    world.settle();
+    world.advance(LIMIT * SECOND - SECOND);
+    assert!(is_there(&world));
+    world.advance(12 * SECOND);
+    assert!(!is_there(&world));
+}
+
 #[test]
 fn the_scheduler_is_asked_every_five_seconds_and_by_no_event_in_between() {
     let mut world = world(|_| None);
