@@ -97,24 +97,76 @@ pub(super) struct RegisteredWorker {
     name: Name,
     status: String,
     #[serde(default)]
-    metrics: Metrics,
+    metrics: Begun,
 }
 
-/// What a worker told of itself some seconds ago, as far as it is needed.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Metrics {
-    /// In old releases: the tasks that it has begun.
-    executing: u64,
-    task_counts: TaskCounts,
+/// Whether a worker, some seconds ago, had begun tasks that it had not finished: any number under one of the names in
+/// [`Begun::NAMES`]. Users add metrics of their own, of any form.
+#[derive(Debug, Default)]
+struct Begun(bool);
+
+impl Begun {
+    /// Old releases count at the top level, newer ones in `task_counts`; `long-running` are tasks that left their thread to others.
+    const NAMES: [&str; 3] = ["task_counts", "executing", "long-running"];
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "kebab-case")]
-struct TaskCounts {
-    executing: u64,
-    /// Those that left its threads to others, and are not finished.
-    long_running: u64,
+impl<'de> Deserialize<'de> for Begun {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct BegunVisitor;
+        impl<'de> Visitor<'de> for BegunVisitor {
+            type Value = Begun;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("metrics")
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, count: u64) -> Result<Begun, E> {
+                Ok(Begun(count > 0))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, count: i64) -> Result<Begun, E> {
+                Ok(Begun(count > 0))
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Begun, E> {
+                Ok(Begun(false))
+            }
+
+            fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Begun, E> {
+                Ok(Begun(false))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Begun, E> {
+                Ok(Begun(false))
+            }
+
+            fn visit_bytes<E: serde::de::Error>(self, _: &[u8]) -> Result<Begun, E> {
+                Ok(Begun(false))
+            }
+
+            fn visit_unit<E: serde::de::Error>(self) -> Result<Begun, E> {
+                Ok(Begun(false))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Begun, A::Error> {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Begun(false))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Begun, A::Error> {
+                let mut begun = false;
+                while let Some(Name(name)) = map.next_key()? {
+                    if Begun::NAMES.contains(&name.as_str()) {
+                        begun |= map.next_value::<Begun>()?.0;
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Begun(begun))
+            }
+        }
+        deserializer.deserialize_any(BegunVisitor)
+    }
 }
 
 impl RegisteredWorker {
@@ -124,8 +176,7 @@ impl RegisteredWorker {
 
     /// What it has left to do, if it gets no more. `is_busy`: whether it has unfinished tasks; none: it is not known.
     fn left(&self, is_busy: Option<bool>) -> Option<Left> {
-        let Metrics { executing, task_counts } = &self.metrics;
-        let begun = *executing > 0 || task_counts.executing > 0 || task_counts.long_running > 0;
+        let Begun(begun) = self.metrics;
         let left = if is_busy == Some(false) { Left::Nothing } else { Left::Tasks { begun } };
         self.is_closing().then_some(left)
     }
@@ -361,6 +412,8 @@ mod tests {
             (json!({"task_counts": {"executing": 1}}), Some(&busy), Left::Tasks { begun: true }),
             (json!({"task_counts": {"long-running": 1}}), Some(&busy), Left::Tasks { begun: true }),
             (json!({"executing": 1, "ready": 2}), Some(&busy), Left::Tasks { begun: true }),
+            (json!({"executing": [1], "task_counts": null, "x": 1.5}), Some(&busy), Left::Tasks { begun: false }),
+            (json!("none"), Some(&busy), Left::Tasks { begun: false }),
             (json!({"task_counts": {"executing": 1}}), Some(&BTreeSet::new()), Left::Nothing),
             (json!({}), None, Left::Tasks { begun: false }),
         ] {
