@@ -14,7 +14,7 @@ use super::{Answer, Pass, Pipeline, SubjectState, execute::adopt};
 use crate::{
     action::{Action, Apply, ApplyTarget, WriteError},
     contract::{Call, Failure, HandlerDeclaration, Json, OwnedChild, Subject, Trigger, TriggerRequest},
-    dask::{PAUSED, Settled},
+    dask::{Settled, is_paused},
     fields::{hex, holds},
     object::{GroupVersionKind, ManagedFields, NamespacedName, Object, ObjectKey, Resource},
     plugin::{
@@ -75,8 +75,8 @@ impl Pipeline<'_> {
         state: &mut SubjectState,
         now: u64,
     ) -> Pass {
-        if subject.metadata.annotations.get(PAUSED).is_some_and(|value| value == "true") {
-            return Pass::default();
+        if is_paused(subject) {
+            return Pass { findings: state.findings.clone(), ..Pass::default() };
         }
         let seen = self.snapshot(subject, &handler.children, now);
         self.forget_lost_children(state, &seen);
@@ -185,7 +185,7 @@ impl Pipeline<'_> {
             done.errors.iter().map(|error| Problem::passing(error.kind(), format!("{}: {error}", handler.name))),
         );
         if !done.errors.is_empty() && done.errors.iter().all(is_passing) {
-            return disturbed(state, &seen.subject, done.writes);
+            return disturbed(state, &seen.subject, &done.errors, done.writes);
         }
         if !problems.is_empty() {
             return Pass { writes: done.writes, ..failed(state, &seen.subject, problems, None) };
@@ -367,7 +367,8 @@ impl Pipeline<'_> {
             Err(error) => {
                 let why = format!("{}: the record of what was handled: {error}", handler.name);
                 state.findings = Problem::passing(error.kind(), why).into();
-                *pass = Pass { findings: state.findings.clone(), ..disturbed(state, subject, pass.writes) };
+                let disturbed = disturbed(state, subject, &[error], pass.writes);
+                *pass = Pass { findings: state.findings.clone(), ..disturbed };
             }
         }
     }
@@ -412,8 +413,8 @@ fn failed(state: &mut SubjectState, subject: &Object, problems: Vec<Problem>, as
 
 /// Our view was old, or the API server was away: nothing that the plugin or its grants could be blamed for, so it is not
 /// given up on the subject, and no problem is shown that goes away by itself.
-fn disturbed(state: &mut SubjectState, subject: &Object, writes: usize) -> Pass {
-    let retry = state.backoff.fail(&subject.metadata.uid, None, None);
+fn disturbed(state: &mut SubjectState, subject: &Object, errors: &[WriteError], writes: usize) -> Pass {
+    let retry = state.backoff.fail_to_write(&subject.metadata.uid, errors);
     Pass { retry: Some(retry), writes, ..Pass::default() }
 }
 
