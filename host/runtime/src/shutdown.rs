@@ -31,6 +31,12 @@ impl Shutdown {
         Ok(Self(requested_rx))
     }
 
+    /// One that is never asked for.
+    #[cfg(test)]
+    pub(crate) fn never() -> Self {
+        Self(watch::channel(false).1)
+    }
+
     /// Returns when the process is to end: stop taking on work and finish what is under way.
     pub async fn requested(&mut self) {
         if self.0.wait_for(|requested| *requested).await.is_err() {
