@@ -204,6 +204,10 @@ impl TryFrom<RunArgs> for RunSettings {
         let ConnectionArgs { kubeconfig, context, operator_namespace } = connection;
         let PluginArgs { plugin_dir, disable_plugins, cache_dir } = plugins;
         let AdminArgs { admin_address, liveness } = admin;
+        let mut ignored = given(ignored);
+        if admin_address.is_some() && liveness.is_some() {
+            ignored.push("--liveness");
+        }
         let in_pod = kubeconfig.is_none() && env::var_os("KUBERNETES_SERVICE_HOST").is_some();
         Ok(Self {
             scope: Scope::new(&namespace)?,
@@ -229,7 +233,7 @@ impl TryFrom<RunArgs> for RunSettings {
             in_pod,
             admin: admin_address.or(liveness),
             log: log.into(),
-            ignored: given(ignored),
+            ignored,
         })
     }
 }
