@@ -106,7 +106,7 @@ const DEFINITIONS: [Definition; 6] = [
         scalable: false,
         columns: &[
             column("Status", "string", ".status.jobStatus"),
-            column("Workers", "integer", ".spec.cluster.spec.worker.replicas"),
+            column("Number Of Workers", "integer", ".spec.cluster.spec.worker.replicas"),
             AGE,
         ],
     },

@@ -196,6 +196,24 @@ fn names_are_the_python_operators() {
     }
 }
 
+#[test]
+fn columns_of_the_python_operator_are_there_under_their_names() {
+    let expected: [(&str, &[(&str, &str)]); 4] = [
+        ("DaskCluster", &[("Workers", ".spec.worker.replicas"), ("Status", ".status.phase")]),
+        ("DaskWorkerGroup", &[("Workers", ".spec.worker.replicas")]),
+        ("DaskJob", &[("Status", ".status.jobStatus"), ("Number Of Workers", ".spec.cluster.spec.worker.replicas")]),
+        ("DaskAutoscaler", &[("Cluster", ".spec.cluster"), ("Minimum", ".spec.minimum"), ("Maximum", ".spec.maximum")]),
+    ];
+    let crds = crds();
+    for (kind, columns) in expected {
+        let crd = crds.iter().find(|crd| crd.spec.names.kind == kind).unwrap();
+        let ours = crd.spec.versions[0].additional_printer_columns.clone().unwrap_or_default();
+        for (name, path) in columns.iter().chain(&[("Age", ".metadata.creationTimestamp")]) {
+            assert!(ours.iter().any(|column| column.name == *name && column.json_path == *path), "{kind}: {name}");
+        }
+    }
+}
+
 /// An object without a spec says nothing.
 const INTENDED_DIFFERENCES: [&str; 3] =
     [r#"DaskWorkerGroup. requires ["spec"]"#, r#"DaskJob. requires ["spec"]"#, r#"DaskAutoscaler. requires ["spec"]"#];
@@ -290,6 +308,10 @@ fn difference(ours: &Value, facts: &str) -> Option<String> {
     required.retain(|name| !names("required").contains(name));
     if !required.is_empty() {
         return Some(format!("requires {required:?}"));
+    }
+    const BOUNDS: [&str; 5] = ["enum", "maximum", "minimum", "pattern", "x-kubernetes-validations"];
+    if let Some(bound) = BOUNDS.iter().find(|bound| ours.get(**bound).is_some()) {
+        return Some(format!("has {bound} {}", ours[*bound]));
     }
     let default: Value =
         facts.get("default").map_or(Value::Null, |text| serde_json::from_str(text).unwrap_or_default());

@@ -28,9 +28,22 @@ impl Gate {
     pub fn allows(&self, duration: Duration) -> bool {
         match &self.until {
             None => true,
-            Some(until) => until.borrow().is_some_and(|until| Instant::now() + duration < until),
+            Some(until) => is_left(*until.borrow(), duration),
         }
     }
+
+    /// Waits until it [allows](Self::allows) writes that take at most this long.
+    pub async fn opened(&self, duration: Duration) {
+        let Some(until) = &self.until else { return };
+        if until.clone().wait_for(|until| is_left(*until, duration)).await.is_err() {
+            // Who held the Lease is gone: it stays as it is.
+            std::future::pending().await
+        }
+    }
+}
+
+fn is_left(until: WriteUntil, duration: Duration) -> bool {
+    until.is_some_and(|until| Instant::now() + duration < until)
 }
 
 #[cfg(test)]
@@ -49,5 +62,20 @@ mod tests {
         assert!(!gate.allows(hour * 2));
         sender.send_replace(Some(Instant::now()));
         assert!(!gate.allows(Duration::ZERO));
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_it_goes_on_when_it_opens_wide_enough() {
+        let hour = Duration::from_secs(3_600);
+        Gate::open().opened(hour).await;
+        let (sender, receiver) = watch::channel(None);
+        let gate = Gate::held_until(receiver);
+        let mut opened = std::pin::pin!(gate.opened(hour));
+        for until in [None, Some(Instant::now()), Some(Instant::now() + hour / 2)] {
+            sender.send_replace(until);
+            assert!(futures::poll!(opened.as_mut()).is_pending(), "{until:?}");
+        }
+        sender.send_replace(Some(Instant::now() + hour * 2));
+        assert!(futures::poll!(opened.as_mut()).is_ready());
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Started by the runtime; the applier asks its [`Gate`] before each write. Clocks of different machines are never compared:
 //! a holder is taken for dead when its record has not changed for the Lease's duration by *our* monotonic clock, and we
-//! count our own time from before a renewal was sent. A process that lost the Lease never gets it back: it must end, since
-//! what it remembers may be outdated.
+//! count our own time from before a renewal was sent. A process whose Lease ran out, because the API server was away, goes on
+//! when it has renewed it and nobody else held it in between. One that lost it never gets it back: it must end, since what it
+//! remembers may be outdated.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use kube::Client;
 use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 
 use crate::{
@@ -76,7 +77,7 @@ pub enum LeaseState {
         /// The holder, if known.
         holder: Option<String>,
     },
-    /// This process.
+    /// This process. Whether it may write is told by its gate: the Lease may have run out without anybody taking it.
     Leading,
     /// Not this process any more; why.
     Lost(String),
@@ -212,6 +213,20 @@ struct Held {
     sent: Instant,
 }
 
+/// Why the Lease is not renewed.
+enum NotRenewed {
+    /// Another process holds it, or may have held it.
+    Lost(&'static str),
+    /// It may be tried again.
+    Failed(RequestError),
+}
+
+impl From<RequestError> for NotRenewed {
+    fn from(error: RequestError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 impl Candidate {
     async fn run(self, mut stopped: oneshot::Receiver<()>) {
         let held = tokio::select! {
@@ -230,7 +245,7 @@ impl Candidate {
         match lost {
             Some(reason) => {
                 tracing::error!(reason, "the Lease is lost");
-                self.state.send_replace(LeaseState::Lost(reason));
+                self.state.send_replace(LeaseState::Lost(reason.to_owned()));
             }
             None => self.release(&held.lease).await,
         }
@@ -278,44 +293,53 @@ impl Candidate {
         }
     }
 
-    /// Renews the Lease until it is lost; returns why it is.
-    async fn keep(&self, held: &mut Held) -> String {
+    /// Renews the Lease until it is lost; returns why it is. One that has run out is not lost as long as nobody took it: what
+    /// this process knows is still what was written last.
+    async fn keep(&self, held: &mut Held) -> &'static str {
+        let mut has_run_out = false;
         loop {
-            let expiry = held.sent + self.settings.duration;
             sleep((held.sent + self.settings.renew_interval).saturating_duration_since(Instant::now())).await;
-            loop {
-                match timeout(expiry.saturating_duration_since(Instant::now()), self.renew(&held.lease)).await {
-                    Ok(Ok(Some(renewed))) => {
-                        *held = renewed;
-                        self.lead(held);
-                        break;
+            match self.renew(held).await {
+                Ok(renewed) => {
+                    *held = renewed;
+                    self.lead(held);
+                    if std::mem::take(&mut has_run_out) {
+                        tracing::info!("the Lease is held again, and nobody else held it in between");
                     }
-                    Ok(Ok(None)) => return "another process took it".to_owned(),
-                    Ok(Err(error)) if Instant::now() < expiry => {
-                        tracing::warn!(%error, "the Lease could not be renewed");
-                        sleep(self.settings.retry_interval).await;
+                }
+                Err(NotRenewed::Lost(reason)) => return reason,
+                Err(NotRenewed::Failed(error)) => {
+                    tracing::warn!(%error, "the Lease could not be renewed");
+                    if self.has_run_out(held) && !std::mem::replace(&mut has_run_out, true) {
+                        tracing::warn!("the Lease has run out; nothing is written until it is renewed");
                     }
-                    Ok(Err(_)) | Err(_) => return "it could not be renewed in time".to_owned(),
+                    sleep(self.settings.retry_interval).await;
                 }
             }
         }
     }
 
-    /// None when another process holds the Lease.
-    async fn renew(&self, lease: &Lease) -> Result<Option<Held>, RequestError> {
-        let error = match self.write(lease).await {
-            Ok(held) => return Ok(Some(held)),
+    async fn renew(&self, held: &Held) -> Result<Held, NotRenewed> {
+        let error = match self.write(&held.lease).await {
+            Ok(held) => return Ok(held),
             Err(error) => error,
         };
         if !matches!(error.code(), 404 | 409) {
-            return Err(error);
+            return Err(error.into());
         }
-        // Somebody deleted or edited it, took it, or an earlier renewal succeeded without our knowing.
-        match self.read().await? {
-            Some(lease) if holder(&lease) == Some(&self.settings.holder) => self.write(&lease).await.map(Some),
-            Some(_) => Ok(None),
-            None => self.write(&self.blank()).await.map(Some),
-        }
+        // Somebody deleted or edited it, took it, or an earlier renewal succeeded without our knowing. Only this process
+        // writes its own name, and never over another's: where the name still stands, nobody held it in between.
+        let lease = match self.read().await? {
+            Some(lease) if holder(&lease) == Some(&self.settings.holder) => lease,
+            Some(_) => return Err(NotRenewed::Lost("another process took it")),
+            None if self.has_run_out(held) => return Err(NotRenewed::Lost("it had run out and was deleted")),
+            None => self.blank(),
+        };
+        Ok(self.write(&lease).await?)
+    }
+
+    fn has_run_out(&self, held: &Held) -> bool {
+        Instant::now() >= held.sent + self.settings.duration
     }
 
     async fn release(&self, lease: &Lease) {

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use crate::action::WriteError;
+
 /// First delay. Long enough for a watch to catch up, short enough not to be noticed.
 const FIRST: Duration = Duration::from_millis(100);
 /// Longest delay: with a minute between, a thousand failing objects cost 17 requests a second.
@@ -52,11 +54,22 @@ impl Backoff {
         let jittered = exponential.mul_f64(0.5 + 0.5 * (hasher.finish() % 1024) as f64 / 1024.0);
         Retry::After(asked.map_or(jittered, |asked| asked.clamp(FIRST, LONGEST.saturating_mul(10))))
     }
+
+    /// Counts what came of writes, unless nothing more was in their way than that the Lease was not held: nobody begins
+    /// before it is, and then at once.
+    pub fn fail_to_write(&mut self, seed: &impl Hash, errors: &[WriteError]) -> Retry {
+        if errors.iter().all(|error| *error == WriteError::NotLeader) {
+            Retry::After(FIRST)
+        } else {
+            self.fail(seed, None, None)
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::{GroupVersionKind, NamespacedName, ObjectKey};
 
     #[test]
     fn delays_grow_to_the_longest_and_start_over_after_a_success() {
@@ -77,6 +90,23 @@ mod tests {
         let mut backoff = Backoff::default();
         let parked = (1..=PLUGIN_ATTEMPTS).find(|_| backoff.fail(&1, Some(PLUGIN_ATTEMPTS), None) == Retry::Parked);
         assert_eq!(parked, Some(PLUGIN_ATTEMPTS));
+    }
+
+    #[test]
+    fn to_be_without_the_lease_does_not_count() {
+        let mut backoff = Backoff::default();
+        for _ in 0..40 {
+            assert_eq!(backoff.fail_to_write(&1, &[WriteError::NotLeader]), Retry::After(FIRST));
+        }
+        assert_eq!(backoff.attempts(), 0);
+        let refused = WriteError::Refused {
+            object: ObjectKey { kind: GroupVersionKind::new("", "v1", "Pod"), at: NamespacedName::new("n", "a") },
+            code: 403,
+            reason: String::new(),
+            message: String::new(),
+        };
+        backoff.fail_to_write(&1, &[WriteError::NotLeader, refused]);
+        assert_eq!(backoff.attempts(), 1);
     }
 
     #[test]

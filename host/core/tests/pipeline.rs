@@ -287,9 +287,13 @@ fn bad_input_is_named_and_stops_nothing_else() {
     let mut bad_spec = simple(1);
     bad_spec["metadata"]["name"] = json!("bad-spec");
     bad_spec["spec"]["worker"]["replicas"] = json!("many");
+    // The definitions allow it, as the Python operator's do.
+    let mut negative = simple(1);
+    negative["metadata"]["name"] = json!("negative");
+    negative["spec"]["worker"]["replicas"] = json!(-1);
     let lonely = json!({"apiVersion": "kubernetes.dask.org/v1", "kind": "DaskWorkerGroup", "metadata": {"name": "lonely", "namespace": "ns1"},
         "spec": {"cluster": "absent", "worker": {"spec": {"containers": []}}}});
-    let mut world = World::new([bad_name, bad_spec, lonely, simple(1)]);
+    let mut world = World::new([bad_name, bad_spec, negative, lonely, simple(1)]);
     world.settle();
     let degraded = |kind: &str, name: &str| {
         let object = world.get(kind, name);
@@ -304,9 +308,11 @@ fn bad_input_is_named_and_stops_nothing_else() {
     let (reason, message, phase) = degraded("DaskCluster", "dotted.name");
     assert_eq!((reason, phase), (json!("InvalidName"), json!("Error")));
     assert!(message.contains("metadata.name") && message.contains("53"), "{message}");
-    let (reason, message, phase) = degraded("DaskCluster", "bad-spec");
-    assert_eq!((reason, phase), (json!("InvalidSpec"), json!("Error")));
-    assert!(message.contains("spec.worker.replicas"), "{message}");
+    for name in ["bad-spec", "negative"] {
+        let (reason, message, phase) = degraded("DaskCluster", name);
+        assert_eq!((reason, phase), (json!("InvalidSpec"), json!("Error")));
+        assert!(message.contains("spec.worker.replicas"), "{message}");
+    }
     let (reason, message, _) = degraded("DaskWorkerGroup", "lonely");
     assert_eq!(reason, json!("ClusterNotFound"));
     assert!(message.contains("spec.cluster") && message.contains("absent"), "{message}");
@@ -372,6 +378,33 @@ fn a_paused_cluster_is_not_touched() {
     assert!(world.of_kind("Service").is_empty());
     let progressing = &world.get("DaskCluster", "simple")["status"]["conditions"][1];
     assert_eq!((&progressing["type"], &progressing["reason"]), (&json!("Progressing"), &json!("Paused")));
+}
+
+/// Why a DaskCluster is degraded, and how many of the workers of its group are outdated.
+fn told(world: &World) -> (Value, Value) {
+    let status = world.get("DaskCluster", "simple")["status"].clone();
+    (status["conditions"][2]["reason"].clone(), status["outdatedReplicas"].clone())
+}
+
+#[test]
+fn what_is_wrong_stays_told_while_it_is_paused_also_after_a_restart() {
+    let mut world = World::new([simple(2)]);
+    world.settle();
+    world.edit("DaskCluster", "simple", |cluster| {
+        cluster["spec"]["scheduler"]["spec"]["containers"][0]["image"] = json!("new");
+        cluster["spec"]["worker"]["spec"]["containers"][0]["image"] = json!("new");
+    });
+    world.settle();
+    let before = told(&world);
+    assert_eq!(before, (json!("TemplateOutdated"), json!(3)));
+    for (kind, name) in [("DaskCluster", "simple"), ("DaskWorkerGroup", "simple-default")] {
+        world.edit(kind, name, |object| object["metadata"]["annotations"]["operator.dask.org/paused"] = json!("true"));
+    }
+    world.settle();
+    assert_eq!(told(&world), before);
+    world.restart();
+    world.settle();
+    assert_eq!(told(&world), before);
 }
 
 #[test]

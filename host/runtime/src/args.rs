@@ -46,8 +46,9 @@ enum Command {
     Crds,
 }
 
-/// Arguments of `run`.
+/// Arguments of `run`. As with the Python operator, of an option that is given again the last one counts.
 #[derive(Args, Debug)]
+#[command(args_override_self = true)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) scope: ScopeArgs,
@@ -135,9 +136,9 @@ pub(crate) struct PluginArgs {
     /// Directory with plugins: NAME.wasm, and beside it NAME.yaml (a DaskPlugin) if it needs grants or configuration.
     ///
     /// They are loaded in addition to the DaskPlugins in the operator's namespace.
-    #[arg(long, value_name = "DIRECTORY", conflicts_with = "disable_plugins", env = "DASK_WASM_OPERATOR_PLUGIN_DIR")]
+    #[arg(long, value_name = "DIRECTORY", env = "DASK_WASM_OPERATOR_PLUGIN_DIR")]
     pub(crate) plugin_dir: Option<PathBuf>,
-    /// Load no plugin. What plugins have made stays as it is.
+    /// Load no plugin, that of --plugin-dir neither. What plugins have made stays as it is.
     #[arg(long, env = "DASK_WASM_OPERATOR_DISABLE_PLUGINS")]
     pub(crate) disable_plugins: bool,
     /// Directory for compiled plugins; nobody else may be able to write to it.
@@ -154,8 +155,8 @@ pub(crate) struct AdminArgs {
     /// Serve /healthz, /readyz and /metrics at this address. Default: nowhere.
     #[arg(long, value_name = "HOST:PORT", value_parser = AdminEndpoint::at_address, env = "DASK_WASM_OPERATOR_ADMIN_ADDRESS")]
     pub(crate) admin_address: Option<AdminEndpoint>,
-    /// The same, with the path of the health check, such as http://0.0.0.0:8080/healthz.
-    #[arg(short = 'L', long, value_name = "URL", conflicts_with = "admin_address", value_parser = AdminEndpoint::at_url, env = "DASK_WASM_OPERATOR_LIVENESS")]
+    /// The same, with the path of the health check, such as http://0.0.0.0:8080/healthz. Without effect beside --admin-address.
+    #[arg(short = 'L', long, value_name = "URL", value_parser = AdminEndpoint::at_url, env = "DASK_WASM_OPERATOR_LIVENESS")]
     pub(crate) liveness: Option<AdminEndpoint>,
 }
 

@@ -210,6 +210,10 @@ impl TryFrom<RunArgs> for RunSettings {
         let event_level = event_level.or(EventLevel::default(), &mut unusable);
         let batch_size = NonZeroU32::new(worker_allocation_batch_size.or(0, &mut unusable));
         let delay = worker_allocation_delay.or(Duration::ZERO, &mut unusable);
+        let mut ignored = given(ignored);
+        if admin_address.is_some() && liveness.is_some() {
+            ignored.push("--liveness");
+        }
         let in_pod = kubeconfig.is_none() && env::var_os("KUBERNETES_SERVICE_HOST").is_some();
         Ok(Self {
             scope: Scope::new(&namespace)?,
@@ -234,7 +238,7 @@ impl TryFrom<RunArgs> for RunSettings {
             in_pod,
             admin: admin_address.or(liveness),
             log: log.into(),
-            ignored: given(ignored),
+            ignored,
             unusable,
         })
     }

@@ -22,7 +22,9 @@ type imageRequest struct {
 	// Such as example.com/name:tag.
 	Name        string   `json:"name"`
 	Environment []string `json:"environment"`
-	Command     []string `json:"command"`
+	// What containers run that give arguments only.
+	Entrypoint []string `json:"entrypoint"`
+	Command    []string `json:"command"`
 	// Absolute paths: files, links and whole directories of this machine. They have the same paths in the image.
 	Paths []string `json:"paths"`
 	// Patterns of names of files and directories that are left out, see filepath.Match.
@@ -66,8 +68,10 @@ func writeImage(input io.Reader) error {
 	config, configText, err := blob(mediaTypes+"config.v1+json", map[string]any{
 		"architecture": runtime.GOARCH,
 		"os":           runtime.GOOS,
-		"config":       map[string]any{"Env": request.Environment, "Cmd": request.Command, "WorkingDir": "/"},
-		"rootfs":       map[string]any{"type": "layers", "diff_ids": []string{layer.Digest}},
+		"config": map[string]any{
+			"Env": request.Environment, "Entrypoint": request.Entrypoint, "Cmd": request.Command, "WorkingDir": "/",
+		},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{layer.Digest}},
 	})
 	if err != nil {
 		return err

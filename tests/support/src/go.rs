@@ -1,13 +1,15 @@
 //! Runs the `go` command in one of the pinned modules of tests/local-kubernetes.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use anyhow::{Context, anyhow, bail};
 use sha2::{Digest, Sha256};
 
+use crate::control_plane::supervised;
 use crate::workspace;
 
 /// A directory of tests/local-kubernetes with a go.mod of its own, the only place where versions are written down.
@@ -50,16 +52,28 @@ impl PinnedModule {
         read().with_context(|| format!("reading {}", directory.display()))
     }
 
-    /// `go ARGUMENTS` in this module; static binaries, never another version than go.mod and go.sum say.
-    pub(crate) fn go(&self) -> Command {
-        let mut command = Command::new("go");
-        command.current_dir(self.directory()).env("CGO_ENABLED", "0").env("GOWORK", "off").stdin(Stdio::null());
-        command
+    /// Starts `go ARGUMENTS` in this module, its output piped; static binaries, never another version than go.mod and go.sum
+    /// say. It ends with this process, whatever ends that.
+    pub(crate) fn start_go(&self, arguments: &[&OsStr]) -> anyhow::Result<RunningGo> {
+        let is_there = Command::new("go").arg("version").stdin(Stdio::null()).stdout(Stdio::null()).status();
+        is_there.map_err(explain_missing_go)?;
+        let mut child = supervised("go", Path::new("go"))
+            .args(arguments)
+            .current_dir(self.directory())
+            .env("CGO_ENABLED", "0")
+            .env("GOWORK", "off")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("starting go")?;
+        Ok(RunningGo { _lifeline: child.stdin.take(), child })
     }
 
     /// Where the Go module cache keeps the sources of this module; downloads and verifies them if need be.
     pub(crate) fn sources(&self) -> anyhow::Result<PathBuf> {
-        let output = self.go().args(["mod", "download", "-json", self.path]).output().map_err(explain_missing_go)?;
+        let arguments = ["mod", "download", "-json", self.path].map(OsStr::new);
+        let RunningGo { child, _lifeline } = self.start_go(&arguments)?;
+        let output = child.wait_with_output().context("waiting for go mod download")?;
         let answer: serde_json::Value = serde_json::from_slice(&output.stdout)
             .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
             .with_context(|| format!("reading the answer of go mod download {}", self.path))?;
@@ -70,12 +84,19 @@ impl PinnedModule {
     }
 }
 
+/// Go at work.
+pub(crate) struct RunningGo {
+    pub(crate) child: Child,
+    pub(crate) _lifeline: Option<ChildStdin>,
+}
+
 /// Says what to do when the `go` command could not be run.
-pub(crate) fn explain_missing_go(error: io::Error) -> anyhow::Error {
+fn explain_missing_go(error: io::Error) -> anyhow::Error {
     if error.kind() == io::ErrorKind::NotFound {
         anyhow!(
-            "the local Kubernetes is built from Go modules, and there is no go command: \
-             install Go 1.26 or later from https://go.dev/dl, or pass --kubeconfig to use another cluster"
+            "there is no go command: the local Kubernetes, helm and the definitions of other projects come from Go modules. \
+             Install Go 1.26 or later from https://go.dev/dl. Another cluster (--kubeconfig) takes the place of the \
+             control plane that tests share, not of helm, nor of the control planes that some tests have to themselves"
         )
     } else {
         anyhow::Error::new(error).context("running go")

@@ -2,7 +2,10 @@
 //!
 //! So whoever runs the operator by an [`Installation`] runs it with exactly the rights that the chart gives.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, ensure};
 use kube::{
@@ -46,20 +49,35 @@ pub fn chart() -> PathBuf {
 /// # Errors
 /// When helm refuses the values or the templates.
 pub fn render_chart(namespace: &str, values: &Value) -> anyhow::Result<Vec<Value>> {
+    let text = helm(&["template"], namespace, values)?;
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).context("parsing what helm rendered")?;
+    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
+}
+
+/// `helm install` into a namespace that exists: everything that the chart has but the definitions, its pod included.
+///
+/// # Errors
+/// When helm or the API server refuse something.
+pub fn install_chart(kubeconfig: &Path, namespace: &str, values: &Value) -> anyhow::Result<()> {
+    let kubeconfig = kubeconfig.to_string_lossy();
+    helm(&["install", "--skip-crds", "--kubeconfig", &kubeconfig], namespace, values).map(drop)
+}
+
+/// Runs helm for the chart as [`RELEASE`]; answers what it prints.
+fn helm(arguments: &[&str], namespace: &str, values: &Value) -> anyhow::Result<String> {
     let helm = ensure_helm(&|line| eprintln!("{line}"))?;
     let file = tempfile::NamedTempFile::new().context("making a file for the chart's values")?;
     std::fs::write(file.path(), values.to_string()).context("writing the chart's values")?;
     let output = Command::new(helm)
-        .args(["template", RELEASE])
+        .args(arguments)
+        .arg(RELEASE)
         .arg(chart())
         .args(["--namespace", namespace, "--values"])
         .arg(file.path())
         .output()
         .context("running helm")?;
-    ensure!(output.status.success(), "helm template failed: {}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).context("reading what helm rendered")?;
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).context("parsing what helm rendered")?;
-    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
+    ensure!(output.status.success(), "helm {}: {}", arguments[0], String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).context("reading what helm prints")
 }
 
 /// Server-side apply of any objects, in their order; those without a namespace go to `namespace`.

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{Kubeconfig, control_plane::supervised, python};
@@ -58,14 +59,6 @@ impl PythonOperator {
         self.environment.join("bin/python")
     }
 
-    /// The directory of its chart that holds its definitions.
-    ///
-    /// # Errors
-    /// When Python does not know the package.
-    pub fn crds_directory(&self) -> anyhow::Result<PathBuf> {
-        Ok(self.package()?.join("operator/deployment/helm/dask-kubernetes-operator/crds"))
-    }
-
     /// The directory of its package.
     ///
     /// # Errors
@@ -76,6 +69,29 @@ impl PythonOperator {
             .output()
             .context("asking Python for the package")?;
         Ok(PathBuf::from(String::from_utf8_lossy(&find.stdout).trim()))
+    }
+
+    /// The directory of its chart.
+    fn chart(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.package()?.join("operator/deployment/helm/dask-kubernetes-operator"))
+    }
+
+    /// The directory of its chart that holds its definitions.
+    ///
+    /// # Errors
+    /// When Python does not know the package.
+    pub fn crds_directory(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.chart()?.join("crds"))
+    }
+
+    /// The default values of its chart.
+    ///
+    /// # Errors
+    /// When the package does not have them.
+    pub fn values(&self) -> anyhow::Result<Value> {
+        let file = self.chart()?.join("values.yaml");
+        let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        serde_saphyr::from_str(&text).with_context(|| format!("parsing {}", file.display()))
     }
 
     /// Its definitions: it can't work with ours, because it writes the phase past the status subresource.

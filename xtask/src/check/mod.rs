@@ -19,7 +19,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     ];
     match dependencies::check()? {
         Some(findings) => results.push(("dependencies", findings)),
-        None => eprintln!("check dependencies: left out, cargo-deny is not installed"),
+        None => eprintln!(
+            "check dependencies: SKIPPED, deny.toml is not checked without cargo-deny (cargo install cargo-deny)"
+        ),
     }
     for (name, findings) in &results {
         eprintln!("check {name}: {}", if findings.is_empty() { "ok" } else { "FAILED" });

@@ -2,7 +2,7 @@
 
 mod tree;
 
-use std::{io::Write as _, path::Path, time::Duration};
+use std::{cell::Cell, io::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
@@ -62,19 +62,26 @@ fn example(file: &str) -> std::path::PathBuf {
     workspace::root().join("plugins-examples").join(PLUGIN).join(file)
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn in_kubernetes(once: bool, component: &Path) -> anyhow::Result<()> {
-    tokio::select! {
-        result = show(once, component) => result,
-        // What was started ends with the values that hold it.
-        _ = tokio::signal::ctrl_c() => {
-            step("ending everything");
-            Ok(())
+fn in_kubernetes(once: bool, component: &Path) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a runtime")?;
+    let has_converged = Cell::new(false);
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = show(once, component, &has_converged) => result,
+            // What was started ends with the values that hold it.
+            _ = tokio::signal::ctrl_c() => {
+                step("ending everything");
+                ensure!(has_converged.get(), "interrupted before everything was there");
+                Ok(())
+            }
         }
-    }
+    });
+    // A build is not waited for; it ends with this process.
+    runtime.shutdown_background();
+    result
 }
 
-async fn show(once: bool, component: &Path) -> anyhow::Result<()> {
+async fn show(once: bool, component: &Path, has_converged: &Cell<bool>) -> anyhow::Result<()> {
     step(
         "starting a local control plane: etcd, kube-apiserver, kube-controller-manager (built first, five minutes, if it is not)",
     );
@@ -99,6 +106,7 @@ async fn show(once: bool, component: &Path) -> anyhow::Result<()> {
     let begun = Instant::now();
     apply_objects(&client, CLUSTER_NAMESPACE, &[cluster]).await?;
     converge(&client, &mut operator, begun).await?;
+    has_converged.set(true);
     explain(&binaries, &control_plane.kubeconfig_path());
     if once {
         let status = operator.stop().await?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dask_wasm_operator_cluster::lease::{Leadership, LeaseSettings, LeaseState, holder_identity};
-use dask_wasm_operator_test_support::wait_for;
+use dask_wasm_operator_test_support::{TestCluster, wait_for};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
     Api,
@@ -11,7 +11,7 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::{PATIENCE, World, in_world};
+use crate::{PATIENCE, World, in_world, proxy::Proxy};
 
 /// Shorter than in earnest, so that the tests don't wait.
 fn settings(world: &World, base: &str) -> LeaseSettings {
@@ -60,7 +60,7 @@ async fn a_standby_takes_over_what_is_released() -> anyhow::Result<()> {
 async fn a_standby_takes_over_from_one_that_died() -> anyhow::Result<()> {
     in_world(async |world| {
         let dying = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let cluster = dask_wasm_operator_test_support::TestCluster::obtain(&[]).await?;
+        let cluster = TestCluster::obtain(&[]).await?;
         let settings = settings(&world, "first");
         let first = dying
             .spawn(async move {
@@ -98,6 +98,60 @@ async fn a_holder_that_is_replaced_stops_writing() -> anyhow::Result<()> {
         first.release().await;
         let lease = leases.get("dask-wasm-operator").await?;
         assert_eq!(lease.spec.unwrap().holder_identity.as_deref(), Some("usurper"));
+        Ok(())
+    })
+    .await
+}
+
+/// A leader whose way to the API server was cut until its Lease had run out.
+async fn cut_off(world: &World) -> anyhow::Result<(Proxy, Leadership)> {
+    let cluster = TestCluster::obtain(&[]).await?;
+    let proxy = Proxy::start(cluster.kubeconfig()).await?;
+    let clients = crate::connect(&proxy.kubeconfig(cluster.kubeconfig())?).await?;
+    let leadership = Leadership::start(clients.unary, settings(world, "first"))?;
+    acquired(&leadership).await?;
+    proxy.cut();
+    let gate = leadership.gate();
+    wait_for("the Lease to run out", PATIENCE, async || Ok((!gate.allows(Duration::ZERO)).then_some(()))).await?;
+    Ok((proxy, leadership))
+}
+
+#[tokio::test]
+async fn a_holder_that_was_cut_off_goes_on_if_nobody_took_the_lease() -> anyhow::Result<()> {
+    in_world(async |world| {
+        let (proxy, leadership) = cut_off(&world).await?;
+        let leases: Api<Lease> = Api::namespaced(world.admin.clone(), &world.namespace);
+        let before = leases.get("dask-wasm-operator").await?.spec.unwrap();
+        proxy.mend();
+        tokio::time::timeout(PATIENCE, leadership.gate().opened(Duration::ZERO)).await?;
+        assert_eq!(leadership.state(), LeaseState::Leading);
+        let after = leases.get("dask-wasm-operator").await?.spec.unwrap();
+        assert_eq!(after.holder_identity, before.holder_identity);
+        assert_eq!(after.lease_transitions, before.lease_transitions);
+        leadership.release().await;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_holder_that_was_cut_off_is_lost_if_somebody_took_the_lease_or_may_have() -> anyhow::Result<()> {
+    in_world(async |world| {
+        let leases: Api<Lease> = Api::namespaced(world.admin.clone(), &world.namespace);
+        let (proxy, leadership) = cut_off(&world).await?;
+        let second = start(&world, "second")?;
+        acquired(&second).await?;
+        second.release().await;
+        proxy.mend();
+        let reason = tokio::time::timeout(PATIENCE, leadership.lost()).await?;
+        assert_eq!(reason, "another process took it", "although it was given back since");
+        assert!(!leadership.gate().allows(Duration::ZERO));
+
+        let (proxy, leadership) = cut_off(&world).await?;
+        leases.delete("dask-wasm-operator", &kube::api::DeleteParams::default()).await?;
+        proxy.mend();
+        let reason = tokio::time::timeout(PATIENCE, leadership.lost()).await?;
+        assert_eq!(reason, "it had run out and was deleted");
         Ok(())
     })
     .await

@@ -14,7 +14,6 @@ use tokio::{
 pub(crate) struct Proxy {
     up: watch::Sender<bool>,
     address: SocketAddr,
-    server: String,
 }
 
 impl Proxy {
@@ -25,21 +24,20 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let (up, is_up) = watch::channel(true);
-        let target = server.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (target, mut is_up) = (target.clone(), is_up.clone());
-                tokio::spawn(forward(client, target, async move {
+                let (server, mut is_up) = (server.clone(), is_up.clone());
+                tokio::spawn(forward(client, server, async move {
                     let _ = is_up.wait_for(|up| !up).await;
                 }));
             }
         });
-        Ok(Self { up, address, server })
+        Ok(Self { up, address })
     }
 
     /// The kubeconfig for the way through here.
-    pub(crate) fn text(&self, kubeconfig: &Kubeconfig) -> String {
-        kubeconfig.as_str().replace(&self.server, &self.address.to_string())
+    pub(crate) fn kubeconfig(&self, kubeconfig: &Kubeconfig) -> anyhow::Result<Kubeconfig> {
+        kubeconfig.with_server(&format!("https://{}", self.address))
     }
 
     /// Ends all connections, and new ones as soon as they come.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use dask_wasm_operator_cluster::{
-    client::{Clients, Connection},
     index::Index,
     watch::{WatchKey, WatchProblem, Watches},
 };
@@ -19,10 +18,7 @@ async fn a_watch_catches_up_after_an_outage() -> anyhow::Result<()> {
     in_world(async |world| {
         let cluster = TestCluster::obtain(&[]).await?;
         let proxy = Proxy::start(cluster.kubeconfig()).await?;
-        let directory = tempfile::tempdir()?;
-        let path = directory.path().join("kubeconfig");
-        std::fs::write(&path, proxy.text(cluster.kubeconfig()))?;
-        let clients = Clients::connect(&Connection::Kubeconfig { path: Some(path), context: None }).await?;
+        let clients = connect(&proxy.kubeconfig(cluster.kubeconfig())?).await?;
         let index = Arc::new(Index::new(|_| ()));
         let watches = Watches::new(clients.watch, Arc::clone(&index));
         let watch = watches.start(&world.watch_key("configmap", Some("test=yes")))?;

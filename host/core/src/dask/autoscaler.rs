@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{
     Lookup, PAUSED, Reconciler,
     cluster::{check_name, default_group_name, scheduler_name},
-    cluster_key, cluster_kind, decode_spec, deployment_kind, field_manager, pods,
+    cluster_key, cluster_kind, decode_spec, deployment_kind, field_manager, is_paused, pods,
     poll::{Poll, silence},
     scaling::{Hold, Recommendation, Situation, Verdict, decide, goal, least},
     service_kind,
@@ -155,7 +155,7 @@ impl<'a> Target<'a> {
         let scheduler = scheduler(seen, cluster)?;
         let group = group(seen, &spec)?;
         for object in [cluster, group] {
-            if object.metadata.annotations.get(PAUSED).is_some_and(|value| value == "true") {
+            if is_paused(object) {
                 let message =
                     format!("the annotation {PAUSED} of {} stops all changes; remove it to go on", object.key());
                 return Err(Obstacle::new("Paused", message));

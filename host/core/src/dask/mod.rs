@@ -45,6 +45,16 @@ use crate::{
 /// `operator.dask.org/paused: "true"` stops all writes for an object but that of its status.
 pub const PAUSED: &str = "operator.dask.org/paused";
 
+/// Whether somebody stopped all writes for an object.
+pub(crate) fn is_paused(object: &Object) -> bool {
+    object.metadata.annotations.get(PAUSED).is_some_and(|value| value == "true")
+}
+
+/// How to end that.
+pub(crate) fn end_of_pause() -> String {
+    format!("the annotation {PAUSED} stops all changes; remove it to go on")
+}
+
 /// The native reconcilers. Each is a pure description and two pure functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reconciler {

@@ -6,9 +6,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    COMPONENT_LABEL, PAUSED,
+    COMPONENT_LABEL,
     cluster::{WORKERS, default_group_name, scheduler_name},
-    deployment_kind,
+    deployment_kind, end_of_pause, is_paused,
     pods::{Pods, TroubleKind},
     service_kind, worker_group_kind,
     workergroup::{DeploymentStatus, worker_selector},
@@ -280,13 +280,8 @@ pub(super) fn conditions(
     available: Finding,
     progressing: Finding,
 ) -> Vec<Condition> {
-    let paused = seen.subject.metadata.annotations.get(PAUSED).is_some_and(|value| value == "true");
-    let progressing = if paused {
-        (
-            ConditionStatus::False,
-            "Paused".to_owned(),
-            format!("the annotation {PAUSED} stops all changes; remove it to go on"),
-        )
+    let progressing = if is_paused(&seen.subject) {
+        (ConditionStatus::False, "Paused".to_owned(), end_of_pause())
     } else {
         progressing
     };

@@ -15,7 +15,7 @@ use super::{Pass, Pipeline, SubjectState, execute::adopt};
 use crate::{
     action::WriteError,
     contract::{Call, Failure, HandlerDeclaration, Json, OwnedChild, Subject, Trigger, TriggerRequest},
-    dask::{PAUSED, Settled},
+    dask::{Settled, is_paused},
     object::{GroupVersionKind, Object, Resource},
     ownership::{Author, is_patched_by},
     plugin::{Delivery, HandlerName, KEY_ANNOTATION, Mounted, Projection, RETRY_ANNOTATION, Rights, accept, decide},
@@ -80,8 +80,8 @@ impl Pipeline<'_> {
         state: &mut SubjectState,
         now: u64,
     ) -> Pass {
-        if subject.metadata.annotations.get(PAUSED).is_some_and(|value| value == "true") {
-            return Pass::default();
+        if is_paused(subject) {
+            return Pass { findings: state.findings.clone(), ..Pass::default() };
         }
         let seen = self.snapshot(subject, &handler.children, now);
         self.forget_lost_children(state, &seen);
@@ -148,10 +148,12 @@ impl Pipeline<'_> {
                     permanent: is_permanent(error),
                     ..Problem::passing(error.kind(), format!("{}: {error}", handler.name))
                 };
-                return match error {
-                    CallError::Host(_) => disturbed(state, &seen.subject, vec![problem]),
-                    _ => failed(state, &seen.subject, vec![problem], asked_delay(error)),
-                };
+                if let CallError::Host(_) = error {
+                    // Nothing that the plugin could be blamed for, so it is not given up on the subject.
+                    let retry = state.backoff.fail(&seen.subject.metadata.uid, None, None);
+                    return tell(state, vec![problem], retry);
+                }
+                return failed(state, &seen.subject, vec![problem], asked_delay(error));
             }
         };
         let resource = |kind: &GroupVersionKind| self.observed.resource(kind);
@@ -182,7 +184,9 @@ impl Pipeline<'_> {
             done.errors.iter().map(|error| Problem::passing(error.kind(), format!("{}: {error}", handler.name))),
         );
         if !done.errors.is_empty() && done.errors.iter().all(is_passing) {
-            return Pass { writes: done.writes, ..disturbed(state, &seen.subject, Vec::new()) };
+            // What goes away by itself is no problem to be shown, and the plugin is not given up for it.
+            let retry = state.backoff.fail_to_write(&seen.subject.metadata.uid, &done.errors);
+            return Pass { writes: done.writes, ..tell(state, Vec::new(), retry) };
         }
         if !problems.is_empty() {
             return Pass { writes: done.writes, ..failed(state, &seen.subject, problems, None) };
@@ -282,13 +286,6 @@ fn failed(state: &mut SubjectState, subject: &Object, problems: Vec<Problem>, as
     let permanent = !problems.is_empty() && problems.iter().all(|problem| problem.permanent);
     let limit = if permanent { Some(0) } else { Some(PLUGIN_ATTEMPTS) };
     let retry = state.backoff.fail(&subject.metadata.uid, limit, asked);
-    tell(state, problems, retry)
-}
-
-/// Our view was old, or the host or the API server was not up to it: nothing that the plugin or its grants could be blamed for,
-/// so it is not given up on the subject. What goes away by itself is no problem to be shown.
-fn disturbed(state: &mut SubjectState, subject: &Object, problems: Vec<Problem>) -> Pass {
-    let retry = state.backoff.fail(&subject.metadata.uid, None, None);
     tell(state, problems, retry)
 }
 

@@ -74,6 +74,10 @@ pub struct SubjectState {
     backoff: Backoff,
     /// What the last pass left behind.
     findings: Findings,
+    /// Of a native reconciler: whether there was a pass that looked, so that `findings` are of this subject.
+    looked: bool,
+    /// Of a native reconciler: whether the subject was paused in the last pass.
+    paused: bool,
     /// Of a native reconciler: what the subject's scheduler has said.
     replies: Replies,
     /// Of a status that is not stored whole: what it said last.

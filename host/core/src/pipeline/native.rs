@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use serde_json::Value;
+
 use super::{Pass, Pipeline, SubjectState};
 use crate::{
     action::WriteError,
-    dask::{INVALID_NAME, Lookup, PAUSED, Reconciler, Settled, field_manager},
+    contract::{EventNote, EventSeverity},
+    dask::{INVALID_NAME, Lookup, Reconciler, Settled, end_of_pause, field_manager, is_paused},
     object::Object,
     ownership::Author,
     wanted::{Problem, Snapshot, target},
@@ -19,8 +22,10 @@ impl Pipeline<'_> {
         state: &mut SubjectState,
         now: u64,
     ) -> Pass {
-        if subject.metadata.annotations.get(PAUSED).is_some_and(|value| value == "true") {
-            return Pass::default();
+        let was_paused = std::mem::replace(&mut state.paused, is_paused(subject));
+        if state.paused && state.looked {
+            let events = if was_paused { Vec::new() } else { told_of_pause(reconciler) };
+            return Pass { findings: state.findings.clone(), events, ..Pass::default() };
         }
         let manager = field_manager(reconciler);
         let author = Author { manager: &manager, force: true, native: true };
@@ -55,6 +60,13 @@ impl Pipeline<'_> {
         let mut findings = wanted.findings;
         findings.problems.append(&mut plan.problems);
         findings.outdated = plan.outdated;
+        state.looked = true;
+        if state.paused {
+            // Nothing was done, so nothing is remembered as done.
+            findings.facts = Value::Null;
+            state.findings = findings.clone();
+            return Pass { findings, events: told_of_pause(reconciler), ..Pass::default() };
+        }
         let done = self.execute(plan, state).await;
         findings.problems.extend(done.errors.iter().filter_map(|error| problem(reconciler, subject, error)));
 
@@ -62,7 +74,7 @@ impl Pipeline<'_> {
             state.backoff.succeed();
             None
         } else {
-            Some(state.backoff.fail(&subject.metadata.uid, None, None))
+            Some(state.backoff.fail_to_write(&subject.metadata.uid, &done.errors))
         };
         state.findings = findings.clone();
         // What the record does not hold is neither done nor told.
@@ -94,9 +106,15 @@ impl Pipeline<'_> {
 
 /// Nothing is done before it is known what would restart pods.
 fn unanswered(reconciler: Reconciler, subject: &Object, error: &WriteError, state: &mut SubjectState) -> Pass {
-    let retry = state.backoff.fail(&subject.metadata.uid, None, None);
+    let retry = state.backoff.fail_to_write(&subject.metadata.uid, std::slice::from_ref(error));
     state.findings.problems = problem(reconciler, subject, error).into_iter().collect();
     Pass { retry: Some(retry), findings: state.findings.clone(), ..Pass::default() }
+}
+
+/// Of a cluster once, not for its idleness, too.
+fn told_of_pause(reconciler: Reconciler) -> Vec<EventNote> {
+    let note = EventNote { severity: EventSeverity::Normal, reason: "Paused".to_owned(), message: end_of_pause() };
+    if reconciler == Reconciler::IdleShutdown { Vec::new() } else { vec![note] }
 }
 
 fn outdated(settled: &[Settled]) -> BTreeSet<String> {

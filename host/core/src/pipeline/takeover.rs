@@ -91,7 +91,7 @@ impl Pipeline<'_> {
         Some(match self.writes.write(removal).await {
             // What changed wakes the subject again.
             Ok(_) => Pass { alive, writes: 1, ..Pass::default() },
-            Err(WriteError::Stale { .. }) => {
+            Err(WriteError::Stale { .. } | WriteError::NotLeader) => {
                 Pass { alive, requeue_after: Some(Duration::from_secs(1)), ..Pass::default() }
             }
             Err(error) => {

@@ -7,6 +7,11 @@ use serde_json::Value;
 use super::schema;
 use super::{Condition, Metadata, UpdateStrategy};
 
+/// What the definitions allow where the Python operator's set no bounds: objects that it took must stay valid. A number that
+/// can't be used is a problem of the object, with a condition that names it.
+#[cfg(feature = "schema")]
+type AnyInteger = i64;
+
 /// A Dask cluster: one scheduler, its Service and a default group of workers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -18,6 +23,7 @@ pub struct DaskClusterSpec {
     pub worker: WorkerSpec,
     /// Delete the cluster when its scheduler has been idle for so many seconds. 0: never.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(with = "AnyInteger"))]
     pub idle_timeout: u64,
     /// Name of a Secret with `ca.crt`, `tls.crt` and `tls.key`, with which the operator talks to a scheduler that wants TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,6 +54,7 @@ pub struct SchedulerSpec {
 pub struct WorkerSpec {
     /// How many workers.
     #[serde(default = "one")]
+    #[cfg_attr(feature = "schema", schemars(with = "AnyInteger"))]
     pub replicas: u32,
     /// Labels and annotations for the workers' Deployments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -252,8 +259,10 @@ pub struct DaskAutoscalerSpec {
     /// Name of the DaskCluster to scale.
     pub cluster: String,
     /// Never fewer workers than this.
+    #[cfg_attr(feature = "schema", schemars(with = "AnyInteger"))]
     pub minimum: u32,
     /// Never more workers than this. Where `minimum` is greater, `maximum` counts.
+    #[cfg_attr(feature = "schema", schemars(with = "AnyInteger"))]
     pub maximum: u32,
     /// Name of the DaskWorkerGroup to scale, in full or without `<cluster>-`. Not set: the cluster's default group. What the
     /// scheduler asks for is for the cluster as a whole: the workers of its other groups are subtracted.

@@ -318,3 +318,17 @@ fn what_the_python_operator_left_unfinished_is_finished() {
     world.ends("Succeeded", 0);
     assert_eq!((world.job_status().as_str(), world.made()), ("Successful", (false, true)));
 }
+
+#[test]
+fn that_it_is_paused_is_told_once() {
+    let mut world = World::new(simple());
+    world.edit(|job| job["metadata"]["annotations"]["operator.dask.org/paused"] = json!("true"));
+    assert_eq!(world.pass().events.len(), 1);
+    assert!(world.was_told("Paused: the annotation operator.dask.org/paused stops all changes; remove it to go on"));
+    assert_eq!((world.pass().events.len(), world.made()), (0, (false, false)));
+    world.edit(|job| job["metadata"]["annotations"]["operator.dask.org/paused"] = json!("false"));
+    world.settle();
+    assert_eq!(world.made(), (true, true));
+    world.edit(|job| job["metadata"]["annotations"]["operator.dask.org/paused"] = json!("true"));
+    assert_eq!(world.pass().events.len(), 1, "another pause is told anew");
+}

@@ -21,6 +21,7 @@ use std::{
 };
 
 use dask_wasm_operator_cluster::{
+    applier::WRITE_DEADLINE,
     events::Events,
     gate::Gate,
     index::{Change, Index},
@@ -221,7 +222,11 @@ impl Controller {
     pub(crate) async fn run(self: Arc<Self>, mut changes: mpsc::UnboundedReceiver<Change>, mut shutdown: Shutdown) {
         let mut passes = JoinSet::new();
         loop {
-            self.dispatch(&mut passes);
+            // While nothing can be written, what is to be done stays in the queue, however long it has been due.
+            let may_write = self.surroundings.gate.allows(WRITE_DEADLINE);
+            if may_write {
+                self.dispatch(&mut passes);
+            }
             let due = self.lock().queue.next_due().map(|due| self.started + Duration::from_millis(due));
             let due = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
             tokio::select! {
@@ -235,17 +240,15 @@ impl Controller {
                 }
                 Some(_) = passes.join_next(), if !passes.is_empty() => {}
                 () = self.woken.notified() => {}
-                () = sleep_until(due) => {}
+                () = self.surroundings.gate.opened(WRITE_DEADLINE), if !may_write => {}
+                () = sleep_until(due), if may_write => {}
             }
         }
         while passes.join_next().await.is_some() {}
     }
 
-    /// Starts what may be started now. Without the Lease, nothing: what is to be done stays in the queue.
+    /// Starts what may be started now.
     fn dispatch(self: &Arc<Self>, passes: &mut JoinSet<()>) {
-        if !self.surroundings.gate.allows(Duration::ZERO) {
-            return;
-        }
         let mut inner = self.lock();
         while let Some((work, at)) = inner.queue.next(self.millis(), Work::at_once) {
             let mut state = inner.states.remove(&(work.clone(), at.clone())).unwrap_or_default();
@@ -358,7 +361,7 @@ impl Controller {
             Err(error) => {
                 tracing::debug!(subject = %at, kind = error.kind(), %error, "status not written");
                 let mut inner = self.lock();
-                if let Retry::After(delay) = inner.publishing.entry(key).or_default().fail(at, None, None) {
+                if let Retry::After(delay) = inner.publishing.entry(key).or_default().fail_to_write(at, &[error]) {
                     let due = self.millis_after(delay);
                     inner.queue.wake_at(Work::Publish(reconciler), at.clone(), due);
                 }

@@ -1,12 +1,27 @@
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use dask_wasm_operator_cluster::events::EventLevel;
 use dask_wasm_operator_core::{
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, Object, Resource},
 };
+use kube::{Client, Config};
+use tokio::{sync::watch, task::yield_now, time::timeout};
 
 use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Long enough for a loop without rest to be seen.
+const A_WHILE: Duration = Duration::from_millis(100);
+
+fn cluster() -> MemoryCluster {
+    MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z")
+}
 
 /// A cluster in memory of which the first looks go wrong.
 struct Faulty {
@@ -41,27 +56,26 @@ impl Observed for Faulty {
     }
 }
 
-fn controller(observed: &Arc<Faulty>) -> Arc<Controller> {
-    let nowhere = "http://127.0.0.1:1".parse().unwrap();
-    let client = kube::Client::try_from(kube::Config::new(nowhere)).unwrap();
-    let memory = || Arc::new(MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z"));
+/// A controller that can reach nobody.
+fn controller(observed: Arc<dyn Observed>, gate: Gate) -> Arc<Controller> {
+    let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+    let cluster = Arc::new(cluster());
     Arc::new(Controller::new(Surroundings {
         index: Arc::new(Index::new(|_| {})),
-        observed: Arc::clone(observed) as Arc<dyn Observed>,
-        writes: memory(),
-        schedulers: memory(),
-        gate: Gate::open(),
+        observed,
+        writes: Arc::clone(&cluster) as Arc<dyn Writes>,
+        schedulers: cluster,
+        events: Events::start(client, gate.clone(), String::new(), EventLevel::Nothing),
+        gate,
         environment: Environment::default(),
         metrics: Arc::new(Metrics::new()),
-        events: Events::start(client, Gate::open(), "test".to_owned(), EventLevel::Nothing),
     }))
 }
 
 #[tokio::test]
 async fn a_pass_that_breaks_off_is_tried_again_and_its_place_is_free() {
-    let cluster = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
-    let observed = Arc::new(Faulty { cluster, panics: AtomicU32::new(2), looked: Notify::new() });
-    let controller = controller(&observed);
+    let observed = Arc::new(Faulty { cluster: cluster(), panics: AtomicU32::new(2), looked: Notify::new() });
+    let controller = controller(Arc::clone(&observed) as Arc<dyn Observed>, Gate::open());
     let work = Work::Reconcile(Reconciler::Autoscaler);
     let at = NamespacedName::new("ns1", "simple");
     controller.lock().queue.wake(work.clone(), at.clone());
@@ -70,7 +84,7 @@ async fn a_pass_that_breaks_off_is_tried_again_and_its_place_is_free() {
     let running = tokio::spawn(Arc::clone(&controller).run(changes_rx, Shutdown::never()));
     observed.looked.notified().await;
     while !controller.lock().queue.is_idle() {
-        tokio::task::yield_now().await;
+        yield_now().await;
     }
     assert_eq!(observed.panics.load(Ordering::Relaxed), 0);
     let inner = controller.lock();
@@ -87,4 +101,35 @@ fn what_wakes_a_subject_before_its_time_does_not_change_its_appointment() {
     assert!(!inner.take_requeue(&key, 99));
     assert!(inner.take_requeue(&key, 100));
     assert!(!inner.take_requeue(&key, 101), "it is kept once");
+}
+
+#[tokio::test]
+async fn without_the_lease_it_rests_whatever_is_due_and_begins_as_soon_as_it_is_held() {
+    let (until, gate) = watch::channel(None);
+    let controller = controller(Arc::new(cluster()), Gate::held_until(gate));
+    let work = Work::Reconcile(Reconciler::Cluster);
+    controller.lock().queue.wake(work.clone(), NamespacedName::new("n", "woken"));
+    controller.lock().queue.wake_at(work, NamespacedName::new("n", "due"), 0);
+
+    let (_changes, receiver) = mpsc::unbounded_channel();
+    let mut running = pin!(Arc::clone(&controller).run(receiver, Shutdown::never()));
+    let mut polls = 0;
+    let counted = poll_fn(|context| {
+        polls += 1;
+        running.as_mut().poll(context)
+    });
+    timeout(A_WHILE, counted).await.expect_err("it runs until it is told to stop");
+    assert!(polls < 5, "it looked {polls} times although nothing happened");
+    assert_eq!(controller.lock().queue.depth(), 1, "nothing was begun");
+
+    until.send_replace(Some(Instant::now() + PATIENCE));
+    let done = async {
+        while !controller.lock().queue.is_idle() || controller.lock().queue.next_due().is_some() {
+            yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = running => unreachable!("it was not told to stop"),
+        done = timeout(PATIENCE, done) => done.expect("what waited is done when the Lease is held"),
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use dask_wasm_operator_test_integration::{
-    manifests,
+    example, manifests,
     objects::{CLUSTER, DEPLOYMENT, GROUP, Kind, PLUGIN_RECORD, TIMEOUT, VIRTUAL_SERVICE},
 };
 use dask_wasm_operator_test_support::{
@@ -18,7 +18,7 @@ use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::site::{Site, definitions};
+use crate::site::Site;
 
 const CLUSTERS: usize = 50;
 const WORKERS: u32 = 2;
@@ -27,7 +27,7 @@ const NAMESPACE: &str = "quiet";
 /// What is claimed is that nothing happens for so long: two ends of each watch are in it.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// What the last changes are told in (statuses at most each 500 ms) is over after this.
+/// What the last changes are told in (statuses at most each 250 ms) is over after this.
 const SETTLING: Duration = Duration::from_secs(3);
 
 #[tokio::test]
@@ -35,7 +35,7 @@ async fn fifty_settled_clusters_cost_no_request_but_watches() {
     // Others would change what this operator watches.
     let binaries =
         tokio::task::spawn_blocking(|| Binaries::ensure(&|line| eprintln!("{line}"))).await.unwrap().unwrap();
-    let control_plane = ControlPlane::start(&binaries, &definitions().unwrap()).await.unwrap();
+    let control_plane = ControlPlane::start(&binaries, &example::definitions().unwrap()).await.unwrap();
     quiet(&control_plane).await.unwrap();
 }
 

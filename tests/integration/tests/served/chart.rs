@@ -1,9 +1,12 @@
 //! The chart: linted, rendered in its main combinations, and accepted by a real API server.
 
-use std::process::Command;
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use anyhow::{Context, ensure};
-use dask_wasm_operator_test_support::{chart, control_plane::ensure_helm, render_chart};
+use dask_wasm_operator_test_support::{
+    Installation, Operator, PythonOperator, chart, control_plane::ensure_helm, render_chart, wait_for,
+};
+use hyper::StatusCode;
 use kube::{
     api::{Api, DynamicObject, Patch, PatchParams},
     discovery::{Discovery, Scope},
@@ -11,8 +14,12 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
-    objects::{Objects, text},
-    stage::in_namespace,
+    endpoints::{free_port, get},
+    manifests::odd_subject,
+    objects::{CONFIG_MAP, Objects, TIMEOUT, text},
+    plugins::mounting::{odd, plugin},
+    process::{run, stderr},
+    stage::{container, in_namespace},
 };
 
 /// A plugin as the values of the documentation have it.
@@ -56,8 +63,14 @@ fn combinations() -> Vec<(&'static str, Value, bool)> {
             }),
             false,
         ),
-        ("flags of kopf", json!({"kopfArgs": ["--all-namespaces", "--verbose"]}), false),
+        ("flags of kopf", flags_of_kopf(), false),
     ]
+}
+
+/// Flags that the chart gives, too, but for the scope.
+fn flags_of_kopf() -> Value {
+    let liveness = "--liveness=http://0.0.0.0:8080/healthz";
+    json!({"kopfArgs": ["--all-namespaces", "--verbose", "--verbose", "--log-format=json", liveness]})
 }
 
 #[test]
@@ -81,6 +94,15 @@ fn values_that_nothing_reads_are_refused() -> anyhow::Result<()> {
         let error = render_chart("dask-operator", &values).err().with_context(|| format!("{values} was rendered"))?;
         ensure!(format!("{error:#}").contains(says), "{values}: {error:#}");
     }
+    Ok(())
+}
+
+#[test]
+fn the_values_of_the_python_operators_chart_are_taken() -> anyhow::Result<()> {
+    let values = PythonOperator::install()?.values()?;
+    ensure!(values["metrics"]["worker"]["podMonitor"].is_object(), "these are its values: {values}");
+    let (arguments, _) = started_with(&values)?;
+    assert_eq!(arguments.last().map(String::as_str), Some("--all-namespaces"));
     Ok(())
 }
 
@@ -144,17 +166,97 @@ fn rights_follow_the_grants() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The operator's Deployment.
+fn deployment(namespace: &str, values: &Value) -> anyhow::Result<Value> {
+    let rendered = render_chart(namespace, values)?;
+    let deployment = rendered.into_iter().find(|object| object["kind"] == "Deployment");
+    deployment.context("there is no Deployment")
+}
+
 /// The arguments of the operator's container, and its variables with their values.
 fn started_with(values: &Value) -> anyhow::Result<(Vec<String>, Vec<String>)> {
-    let rendered = render_chart("dask-operator", values)?;
-    let deployment = rendered.iter().find(|object| object["kind"] == "Deployment").context("there is no Deployment")?;
-    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
-    let arguments = container["args"].as_array().into_iter().flatten();
-    let variables = container["env"].as_array().into_iter().flatten();
+    let deployment = deployment("dask-operator", values)?;
+    let variables = container(&deployment)["env"].as_array().into_iter().flatten();
     Ok((
-        arguments.filter_map(Value::as_str).map(str::to_owned).collect(),
+        arguments(&deployment),
         variables.map(|variable| format!("{}={}", text(variable, "/name"), text(variable, "/value"))).collect(),
     ))
+}
+
+fn arguments(deployment: &Value) -> Vec<String> {
+    let arguments = container(deployment)["args"].as_array().into_iter().flatten();
+    arguments.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_program_takes_the_arguments() -> anyhow::Result<()> {
+    let disabled = json!({"disablePlugins": true, "pluginDir": "/plugins"});
+    for values in combinations().into_iter().map(|(_, values, _)| values).chain([disabled]) {
+        let (mut arguments, _) = started_with(&values)?;
+        arguments.push("--kubeconfig=/nonexistent".to_owned());
+        let output = run(&arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
+        assert_eq!(output.status.code(), Some(78), "{values}: {}", stderr(&output));
+    }
+    Ok(())
+}
+
+#[test]
+fn flags_of_kopf_come_last() -> anyhow::Result<()> {
+    let (arguments, _) = started_with(&flags_of_kopf())?;
+    let formats: Vec<_> = arguments.iter().filter(|argument| argument.starts_with("--log-format")).collect();
+    assert_eq!(formats, ["--log-format=plain", "--log-format=json"]);
+    Ok(())
+}
+
+#[test]
+fn no_plugins_means_none_of_a_directory_either() -> anyhow::Result<()> {
+    let (arguments, _) = started_with(&json!({"disablePlugins": true, "pluginDir": "/plugins"}))?;
+    let about_plugins: Vec<_> = arguments.iter().filter(|argument| argument.contains("plugin")).collect();
+    assert_eq!(about_plugins, ["--disable-plugins"]);
+    Ok(())
+}
+
+/// Kubelet makes the directory of an `emptyDir` with these permissions.
+const EMPTY_DIRECTORY: u32 = 0o777;
+
+#[tokio::test]
+async fn the_program_starts_and_compiles_plugins_in_the_volumes_of_the_pod() -> anyhow::Result<()> {
+    in_namespace(async |objects, admin| {
+        let directory = tempfile::tempdir()?;
+        let (plugins, volume) = (directory.path().join("plugins"), directory.path().join("volume"));
+        fs::create_dir(&plugins)?;
+        fs::write(plugins.join("mirror.wasm"), odd()?)?;
+        fs::write(plugins.join("mirror.yaml"), plugin("mirror", &json!({"config": {"do": "Mirror"}})).to_string())?;
+        fs::create_dir(&volume)?;
+        fs::set_permissions(&volume, fs::Permissions::from_mode(EMPTY_DIRECTORY))?;
+
+        let values = json!({"rbac": {"cluster": false}, "pluginDir": plugins});
+        let kubeconfig = Installation::apply(&admin, &objects.namespace, &values).await?.kubeconfig;
+        let deployment = deployment(&objects.namespace, &values)?;
+        let container = container(&deployment);
+        let port = free_port()?;
+        let here = |argument: &String| {
+            let argument = argument.replace(text(container, "/volumeMounts/0/mountPath"), &volume.to_string_lossy());
+            argument.replace("0.0.0.0:8080", &format!("127.0.0.1:{port}"))
+        };
+        let arguments: Vec<String> = arguments(&deployment).iter().map(here).collect();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut operator = Operator::start(&kubeconfig, &arguments)?;
+        operator.ready().await?;
+        for probe in ["livenessProbe", "readinessProbe"] {
+            let path = text(container, &format!("/{probe}/httpGet/path"));
+            assert_eq!(get(port, path).await?.0, StatusCode::OK, "{probe}");
+        }
+        objects.create(&odd_subject("first", &json!({"key": "value"}))).await?;
+        objects.until_there(CONFIG_MAP, "first-key").await.with_context(|| operator.log())?;
+        wait_for("a compiled plugin in the volume", TIMEOUT, async || {
+            let mut compiled = fs::read_dir(volume.join("compiled"))?;
+            Ok(compiled.any(|file| file.is_ok_and(|file| file.path().extension().is_some())).then_some(()))
+        })
+        .await?;
+        operator.must_run()
+    })
+    .await
 }
 
 #[test]

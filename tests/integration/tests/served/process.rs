@@ -28,7 +28,7 @@ const ROLE: Kind<'_> = Kind("rbac.authorization.k8s.io/v1", "Role");
 const LEASE_NAME: &str = "dask-wasm-operator";
 
 /// Runs the program to its end, without a word of this machine's clusters.
-fn run(arguments: &[&str]) -> anyhow::Result<Output> {
+pub(crate) fn run(arguments: &[&str]) -> anyhow::Result<Output> {
     let output = Command::new(program()?)
         .args(arguments)
         .env_remove("KUBECONFIG")
@@ -38,7 +38,7 @@ fn run(arguments: &[&str]) -> anyhow::Result<Output> {
     output.context("running the operator")
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 

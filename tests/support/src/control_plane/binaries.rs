@@ -1,6 +1,7 @@
 //! Builds the programs of the control plane from their pinned Go modules into the cache, once.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::go::{PinnedModule, explain_missing_go};
+use crate::go::{PinnedModule, RunningGo};
 
 /// Environment variable that names another root of the cache than `~/.cache/dask-wasm-operator`.
 pub const CACHE_VARIABLE: &str = "DASK_WASM_OPERATOR_CACHE";
@@ -224,14 +225,11 @@ impl<'a> Place<'a> {
         // Go writes the file piece by piece: under its final name it would pass for finished after a crash.
         let unfinished = self.binary.with_extension("unfinished");
         let _ = fs::remove_file(&self.stamp);
-        let mut go = tool.module.go();
-        go.args(["build", "-v", "-mod=readonly", "-buildvcs=false", "-trimpath"])
-            .args(["-ldflags", &self.linker_flags()?, "-o"])
-            .arg(&unfinished)
-            .arg(tool.package)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = go.spawn().map_err(explain_missing_go)?;
+        let flags = self.linker_flags()?;
+        let arguments = ["build", "-v", "-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags", &flags, "-o"];
+        let mut arguments: Vec<_> = arguments.iter().map(OsStr::new).collect();
+        arguments.extend([unfinished.as_os_str(), OsStr::new(tool.package)]);
+        let RunningGo { mut child, _lifeline } = tool.module.start_go(&arguments)?;
         let lines = BufReader::new(child.stderr.take().context("go has no stderr")?).lines();
         let last_lines = follow(tool.name, lines.map_while(Result::ok), progress);
         let status = child.wait().context("waiting for go build")?;

@@ -12,8 +12,9 @@ use anyhow::Context;
 /// file means that whoever started it is gone, and kills the process group.
 ///
 /// The group consists of the program and the watcher alone, and exists as long as the watcher lives: no process
-/// identifier is stored that another process could have taken over in the meantime.
-const SUPERVISED: &str = r#"exec 3<&0; { read -r _ <&3 || kill -KILL 0; } & exec "$@" 3<&- </dev/null"#;
+/// identifier is stored that another process could have taken over in the meantime. The watcher does not keep the
+/// program's output open.
+const SUPERVISED: &str = r#"exec 3<&0; { read -r _ <&3 || kill -KILL 0; } >/dev/null 2>&1 & exec "$@" 3<&- </dev/null"#;
 
 /// A command for `binary` that ends with its standard input, the lifeline: with whoever holds the other end.
 pub(crate) fn supervised(name: &str, binary: &Path) -> Command {

@@ -16,6 +16,7 @@ use crate::client::apply_crds;
 use crate::cluster::KUBECONFIG_VARIABLE;
 use crate::control_plane::{Binaries, ControlPlane};
 use crate::kubeconfig::Kubeconfig;
+use crate::skipped::say_skipped;
 
 /// A cluster on whose nodes pods run, and on which a test is administrator.
 #[derive(Debug)]
@@ -103,6 +104,19 @@ impl NodeCluster {
             command.env("KUBECONFIG", &self.kubeconfig_path);
             command
         })
+    }
+
+    /// Makes an image of a program of this machine that pods can run. False when the cluster is somebody else's: then this says
+    /// on the terminal that the running test is skipped.
+    ///
+    /// # Errors
+    /// When it can't be made or loaded.
+    pub async fn load_program(&self, image: &str, program: &Path) -> anyhow::Result<bool> {
+        let Some(node) = self.control_plane.as_ref().and_then(ControlPlane::node) else {
+            say_skipped(&format!("{image} can't be loaded into a cluster of somebody else's"));
+            return Ok(false);
+        };
+        node.load_program(image, program).await.map(|()| true)
     }
 
     /// A client of an administrator. A client belongs to the tokio runtime that made it: one for each test.

@@ -41,6 +41,24 @@ fn pause(node: &Path) -> Value {
     json!({"name": PAUSE, "command": [text(node), "pause"], "paths": [text(node)]})
 }
 
+/// Writes an archive to `output` with the image of a program of this machine, such as the operator's: it starts the program
+/// with the arguments that a container gives.
+pub(super) fn of_program(node: &Path, name: &str, program: &Path, output: &Path) -> anyhow::Result<()> {
+    let program = program.canonicalize().with_context(|| format!("finding {}", program.display()))?;
+    let mut paths = BTreeSet::from([program.clone()]);
+    for library in loaded_libraries(std::slice::from_ref(&program))? {
+        paths.extend(links(&library)?);
+    }
+    let description = json!({
+        "name": name,
+        "entrypoint": [text(&program)],
+        "paths": paths.iter().map(|path| text(path)).collect::<Vec<_>>(),
+        "texts": {"/etc/nsswitch.conf": "hosts: files dns\n"},
+        "output": text(output),
+    });
+    run_node_image(node, &description).with_context(|| format!("making the image {name}"))
+}
+
 /// The archive of an image of this description; made if it is not there.
 fn archive(
     name: &str,

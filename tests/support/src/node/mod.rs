@@ -94,17 +94,33 @@ impl Node {
             .await
             .with_context(|| self.programs.last().map(Program::log_tail).unwrap_or_default())?;
         for image in &self.binaries.images {
-            let mut import = tokio::process::Command::from(self.command(&self.binaries.ctr));
-            import
-                .args(["--address", configuration::CONTAINERD_SOCKET, "--namespace", "k8s.io", "images", "import"])
-                .args(["--snapshotter", "overlayfs"])
-                .arg(image)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped());
-            self.imports.push((image.clone(), import.spawn().context("starting ctr")?));
+            self.imports.push((image.clone(), self.import(image)?));
         }
         Ok(())
+    }
+
+    /// Begins to load the images of an archive.
+    fn import(&self, archive: &Path) -> anyhow::Result<Child> {
+        let mut import = tokio::process::Command::from(self.command(&self.binaries.ctr));
+        import
+            .args(["--address", configuration::CONTAINERD_SOCKET, "--namespace", "k8s.io", "images", "import"])
+            .args(["--snapshotter", "overlayfs"])
+            .arg(archive)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        import.spawn().context("starting ctr")
+    }
+
+    /// Makes an image of a program of this machine and loads it, under a name such as `localhost/program:local`.
+    ///
+    /// # Errors
+    /// When it can't be made or loaded.
+    pub async fn load_program(&self, image: &str, program: &Path) -> anyhow::Result<()> {
+        let directory = tempfile::tempdir_in(&self.directory).context("making a directory for an image")?;
+        let archive = directory.path().join("image.tar");
+        images::of_program(&self.binaries.node, image, program, &archive)?;
+        loaded(&archive, self.import(&archive)?).await
     }
 
     pub(crate) fn kube_scheduler(&self) -> &Path {
@@ -124,9 +140,7 @@ impl Node {
     /// Waits until the images are there.
     pub(crate) async fn images_loaded(&mut self) -> anyhow::Result<()> {
         for (image, import) in std::mem::take(&mut self.imports) {
-            let output = import.wait_with_output().await.context("waiting for ctr")?;
-            let errors = String::from_utf8_lossy(&output.stderr);
-            ensure!(output.status.success(), "loading {}: {}: {errors}", image.display(), output.status);
+            loaded(&image, import).await?;
         }
         Ok(())
     }
@@ -179,6 +193,13 @@ impl Node {
         self.programs.push(Program::start(name, Path::new(command.get_program()), &all, &self.directory)?);
         Ok(())
     }
+}
+
+async fn loaded(archive: &Path, import: Child) -> anyhow::Result<()> {
+    let output = import.wait_with_output().await.context("waiting for ctr")?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "loading {}: {}: {errors}", archive.display(), output.status);
+    Ok(())
 }
 
 impl Drop for Node {

@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 
 use crate::control_plane::binaries::cache_root;
+use crate::skipped::say_skipped;
 
 /// Why this machine can run no node, and what to use instead.
 #[derive(Debug, thiserror::Error)]
@@ -22,9 +22,7 @@ pub struct NodeUnavailable {
 impl NodeUnavailable {
     /// Tells who runs the tests that this one is skipped, and why.
     pub fn say_that_the_test_is_skipped(&self) {
-        let test = std::thread::current();
-        // Not eprintln: what tests print that way is shown only when they fail.
-        let _ = writeln!(std::io::stderr(), "SKIPPED {}: {self}", test.name().unwrap_or("a test"));
+        say_skipped(&self.to_string());
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{MountedHandler, disturbed};
+use super::{MountedHandler, tell};
 use crate::{
     action::{Action, Apply, ApplyTarget},
     fields::hex,
@@ -79,7 +79,8 @@ impl Pipeline<'_> {
             Err(error) => {
                 let why = format!("{}: the record of what was handled: {error}", handler.name);
                 let problems = vec![Problem::passing(error.kind(), why)];
-                *pass = Pass { writes: pass.writes, ..disturbed(state, subject, problems) };
+                let retry = state.backoff.fail_to_write(&subject.metadata.uid, &[error]);
+                *pass = Pass { writes: pass.writes, ..tell(state, problems, retry) };
             }
         }
     }

@@ -10,7 +10,6 @@ mod takeover;
 mod update;
 
 use std::{
-    cell::Cell,
     future::pending,
     ops::Deref,
     sync::{
@@ -27,6 +26,7 @@ use dask_wasm_operator_test_integration::{
     proxy::{Moment, Proxy},
 };
 use dask_wasm_operator_test_support::{Dask, DaskOptions, DaskProcesses, Operator, wait_for};
+use tokio::sync::Notify;
 
 use crate::{
     site::{Site, shared_cluster, with_site},
@@ -169,30 +169,35 @@ async fn crash<F: Flow>(flow: &F, site: &Site, n: usize, moment: Moment, expecte
         flow.prepare(&mut world).await.with_context(|| log(&operator))?;
         proxy.stop_at(n, moment);
     }
-    let crashed = Cell::new(false);
+    let restarted = Notify::new();
     let crash = async {
         proxy.stopped().await;
-        crashed.set(true);
         operator.kill()?;
         operator = site.start(&site.installation.kubeconfig, &arguments)?;
+        restarted.notify_one();
         pending().await
     };
     let flow = async {
         flow.run(&mut world).await?;
         world.becomes(expected).await?;
         proxy.pass();
-        if proxy.is_stopped() && !crashed.get() {
-            // The operator would hang at its end.
-            pending::<()>().await;
+        let crashed = proxy.is_stopped();
+        if crashed {
+            // Without that, the operator would hang at its end.
+            restarted.notified().await;
         }
-        Ok(())
+        Ok(crashed)
     };
-    let ended: anyhow::Result<()> = tokio::select! { ended = flow => ended, ended = crash => ended };
-    ended.with_context(|| log(&operator))?;
+    let ended: anyhow::Result<bool> = tokio::select! { ended = flow => ended, ended = crash => ended };
+    let crashed = ended.with_context(|| log(&operator))?;
+    if crashed {
+        // The last write may have been one that nothing depends on. A process that is just being started ends by SIGTERM itself.
+        operator.ready().await?;
+    }
     // Whatever is still on its way comes to its end, and changes nothing.
     ensure!(operator.stop().await?.success(), "{}", log(&operator));
     world.becomes(expected).await.context("when the operator has ended")?;
-    Ok(crashed.get())
+    Ok(crashed)
 }
 
 fn log(operator: &Operator) -> String {
