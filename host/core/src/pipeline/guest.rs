@@ -15,11 +15,11 @@ use crate::{
     action::{Action, Apply, ApplyTarget, WriteError},
     contract::{Call, Failure, HandlerDeclaration, Json, OwnedChild, Subject, Trigger, TriggerRequest},
     dask::{PAUSED, Settled},
-    fields::{hex, holds},
-    object::{GroupVersionKind, ManagedFields, NamespacedName, Object, ObjectKey, Resource},
+    fields::hex,
+    object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     plugin::{
-        Delivery, HANDLER_LABEL, HandlerName, KEY_ANNOTATION, Mounted, PLUGIN_LABEL, Projection, RETRY_ANNOTATION,
-        Rights, SUBJECT_UID_LABEL, accept, decide,
+        Delivery, HandlerName, KEY_ANNOTATION, Mounted, Projection, RETRY_ANNOTATION, Rights, accept, decide,
+        is_patched_by,
     },
     ports::{CallError, CallReport, Guest},
     retry::{PLUGIN_ATTEMPTS, Retry},
@@ -214,23 +214,6 @@ impl Pipeline<'_> {
         Pass { writes: done.writes, retry, ..Pass::default() }
     }
 
-    /// Removes what a handler made for a subject, because its plugin is being removed.
-    pub async fn remove(
-        &self,
-        handler: &MountedHandler,
-        at: &NamespacedName,
-        state: &mut SubjectState,
-        now: u64,
-    ) -> Pass {
-        match self.observed.get(&handler.subject.kind, at) {
-            Some(subject) => {
-                let seen = self.snapshot(&subject, &handler.children, now);
-                self.let_go(handler, &seen, state).await
-            }
-            None => Pass::default(),
-        }
-    }
-
     /// The subject is gone: whoever wants to hear of it does, once, as best as can be.
     pub(super) async fn bury(
         &self,
@@ -242,8 +225,12 @@ impl Pipeline<'_> {
         if self.observed.get(&handler.subject.kind, at).is_some() {
             return Pass::default(); // On its way out: its end is another event.
         }
+        let (writes, failures) = self.remove_children_of(&state.uid, handler).await;
+        if failures > 0 {
+            let retry = Some(state.backoff.fail(&state.uid, None, None));
+            return Pass { writes, retry, ..Pass::default() };
+        }
         let former = std::mem::take(state);
-        let writes = self.remove_children_of(&former.uid, handler).await;
         let Some(subject) = former.last_seen else { return Pass { writes, ..Pass::default() } };
         let seen = self.snapshot(&subject, &handler.children, now);
         let call = self.call(handler, &seen, Trigger::Deleted, false, handler.project(&subject), 1);
@@ -251,8 +238,9 @@ impl Pipeline<'_> {
     }
 
     /// A subject that is not seen any more is gone, or lost the labels by which it is watched. Its children are not wanted
-    /// in either case; the garbage collector looks after the first only.
-    async fn remove_children_of(&self, uid: &str, handler: &MountedHandler) -> usize {
+    /// in either case; the garbage collector looks after the first only. Answers how many were deleted, and how many could
+    /// not be.
+    async fn remove_children_of(&self, uid: &str, handler: &MountedHandler) -> (usize, usize) {
         let manager = handler.name.field_manager();
         let children = handler.children.iter().flat_map(|kind| self.observed.controlled_by(kind, uid));
         let ours = children.filter(|child| child.applied_by(&manager).is_some() && !child.is_being_deleted());
@@ -261,7 +249,8 @@ impl Pipeline<'_> {
             Some(Action::Delete { resource, object: child.key(), uid: child.metadata.uid.clone() })
         });
         let results = join_all(deletions.map(|action| self.writes.write(action))).await;
-        results.iter().filter(|result| result.is_ok()).count()
+        let deleted = results.iter().filter(|result| result.is_ok()).count();
+        (deleted, results.len() - deleted)
     }
 
     fn call(
@@ -421,23 +410,6 @@ fn is_passing(error: &WriteError) -> bool {
     matches!(error, WriteError::Stale { .. } | WriteError::NotLeader | WriteError::Unavailable { .. })
 }
 
-/// Whether there are patches of a handler in an object. Its children have the same manager and may be of the same kind as its
-/// subjects. They are told apart by what only a child is given, any of which may have been taken from it: its owner, and
-/// names that no patch may use.
-fn is_patched_by(object: &Object, manager: &str) -> bool {
-    let held = object.applied_by(manager).and_then(ManagedFields::decoded);
-    let marks = [
-        ["labels", PLUGIN_LABEL],
-        ["labels", HANDLER_LABEL],
-        ["labels", SUBJECT_UID_LABEL],
-        ["annotations", KEY_ANNOTATION],
-    ];
-    held.is_some_and(|held| {
-        !holds(&held, &["metadata", "ownerReferences"])
-            && !marks.iter().any(|[map, name]| holds(&held, &["metadata", map, name]))
-    })
-}
-
 fn is_permanent(error: &CallError) -> bool {
     matches!(error, CallError::Handler(Failure::Permanent { .. }))
 }
@@ -455,38 +427,5 @@ impl std::fmt::Debug for MountedHandler {
             .field("name", &self.name)
             .field("subject", &self.subject.kind)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn applied(fields: serde_json::Value) -> Object {
-        let entry = json!({
-            "manager": "dask-plugin/p/h", "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
-            "fieldsV1": fields,
-        });
-        let object = json!({
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "uid": "u", "managedFields": [entry]},
-        });
-        Object::from_value(&object).unwrap()
-    }
-
-    #[test]
-    fn a_child_of_the_kind_of_the_subjects_is_not_taken_for_a_patched_subject_whatever_was_taken_from_it() {
-        let label = |name: &str| json!({"f:metadata": {"f:labels": {format!("f:{name}"): {}}}});
-        for left in [
-            json!({"f:data": {}, "f:metadata": {"f:ownerReferences": {}}}),
-            label(PLUGIN_LABEL),
-            label(HANDLER_LABEL),
-            label(SUBJECT_UID_LABEL),
-            json!({"f:metadata": {"f:annotations": {format!("f:{KEY_ANNOTATION}"): {}}}}),
-        ] {
-            assert!(!is_patched_by(&applied(left.clone()), "dask-plugin/p/h"), "{left}");
-        }
-        let patched = applied(label("team"));
-        assert!(is_patched_by(&patched, "dask-plugin/p/h"));
-        assert!(!is_patched_by(&patched, "dask-plugin/p/other"));
     }
 }

@@ -6,12 +6,15 @@ mod delivery;
 mod pods;
 mod projection;
 mod subscription;
+mod traces;
 
 pub use answer::{Rights, accept};
 pub use budget::ApplyBudget;
 pub use delivery::{Delivery, Handled, decide};
 pub use projection::{FieldPathError, Projection};
 pub use subscription::{Mounted, Unserved, unserved};
+pub(crate) use traces::is_patched_by;
+pub use traces::removal;
 
 use std::collections::BTreeMap;
 
