@@ -4,6 +4,7 @@
 //! set of fields per manager, uids, resource versions, preconditions, removal of children. It simplifies: nothing is
 //! defaulted, lists of custom kinds are replaced as a whole, Deployments are available at once, conflicts are for force only.
 
+mod kinds;
 mod layers;
 
 use std::{
@@ -23,6 +24,7 @@ use crate::{
     ports::{Observed, Pending, Schedulers, Writes},
     scheduler::{Left, Scheduler, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
 };
+pub use kinds::{built_in_kinds, built_in_resources};
 use layers::{first_difference, give, merge, take_changed, take_conflicts, take_held};
 
 /// A cluster in memory.
@@ -68,9 +70,9 @@ impl MemoryCluster {
     /// When it is no object of a kind that is served.
     pub fn create(&self, mut object: Value) -> Result<ObjectKey, String> {
         let kind = object_kind(&object);
-        let resource = self.served(&kind).ok_or_else(|| {
-            format!("the kind {kind} in version {} is not known; give its CustomResourceDefinition too", kind.version)
-        })?;
+        let resource = self
+            .served(&kind)
+            .ok_or_else(|| format!("the kind {kind} is not known; give its CustomResourceDefinition too"))?;
         let name =
             object.pointer("/metadata/name").and_then(Value::as_str).ok_or("metadata.name is missing")?.to_owned();
         let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("default").to_owned();
@@ -78,7 +80,8 @@ impl MemoryCluster {
         if let Some(namespace) = &namespace {
             object["metadata"]["namespace"] = json!(namespace);
         }
-        let key = ObjectKey { kind, at: NamespacedName { namespace, name } };
+        // Whatever version is given, an object is stored once.
+        let key = ObjectKey { kind: resource.kind, at: NamespacedName { namespace, name } };
         let mut objects = self.lock();
         let stored = Stored { given: object, applied: Vec::new(), seen: Arc::new(placeholder(&key)?), generation: 0 };
         objects.stored.insert(key.clone(), stored);
@@ -441,43 +444,4 @@ impl Schedulers for MemoryCluster {
         };
         Box::pin(std::future::ready(Ok(reply)))
     }
-}
-
-/// The kinds that every cluster serves and that handlers commonly make.
-pub fn built_in_resources() -> Vec<Resource> {
-    let table: [(&str, &str, &str, &str); 22] = [
-        ("", "v1", "ConfigMap", "configmaps"),
-        ("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
-        ("", "v1", "Pod", "pods"),
-        ("", "v1", "ResourceQuota", "resourcequotas"),
-        ("", "v1", "Secret", "secrets"),
-        ("", "v1", "Service", "services"),
-        ("", "v1", "ServiceAccount", "serviceaccounts"),
-        ("apps", "v1", "DaemonSet", "daemonsets"),
-        ("apps", "v1", "Deployment", "deployments"),
-        ("apps", "v1", "ReplicaSet", "replicasets"),
-        ("apps", "v1", "StatefulSet", "statefulsets"),
-        ("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"),
-        ("batch", "v1", "CronJob", "cronjobs"),
-        ("batch", "v1", "Job", "jobs"),
-        ("networking.k8s.io", "v1", "Ingress", "ingresses"),
-        ("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies"),
-        ("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets"),
-        ("kubernetes.dask.org", "v1", "DaskCluster", "daskclusters"),
-        ("kubernetes.dask.org", "v1", "DaskWorkerGroup", "daskworkergroups"),
-        ("kubernetes.dask.org", "v1", "DaskJob", "daskjobs"),
-        ("kubernetes.dask.org", "v1", "DaskAutoscaler", "daskautoscalers"),
-        ("plugins.dask.org", "v1alpha1", "DaskPluginRecord", "daskpluginrecords"),
-    ];
-    let namespaced = table.map(|(group, version, kind, plural)| Resource {
-        kind: GroupVersionKind::new(group, version, kind),
-        plural: plural.to_owned(),
-        namespaced: true,
-    });
-    let namespace = Resource {
-        kind: GroupVersionKind::new("", "v1", "Namespace"),
-        plural: "namespaces".to_owned(),
-        namespaced: false,
-    };
-    namespaced.into_iter().chain([namespace]).collect()
 }

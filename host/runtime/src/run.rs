@@ -109,7 +109,8 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
     let (changes_tx, changes_rx) = mpsc::unbounded_channel();
     let plugins_changed = Arc::new(Notify::new());
     let namespaces_changed = Arc::new(Notify::new());
-    let changed = (Arc::clone(&plugins_changed), Arc::clone(&namespaces_changed));
+    let definitions_changed = Arc::new(Notify::new());
+    let changed = [&plugins_changed, &namespaces_changed, &definitions_changed].map(Arc::clone);
     let index = Arc::new(Index::new(sink(changes_tx, changed, operator_namespace.clone())));
     let metrics = Arc::new(Metrics::new().of_objects(Arc::clone(&index)));
     let leadership = match settings.leadership {
@@ -174,6 +175,9 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
     }
     tokio::spawn(namespaces.run(shutdown.clone()));
     if let PluginSources::Enabled { directory } = &settings.plugins {
+        // Who is confined to a list of namespaces has no right to watch what is outside of them.
+        let may_watch = !matches!(settings.scope, Scope::Namespaces(_));
+        let definitions = may_watch.then(|| resource(&discovery, &definition_kind())).transpose()?;
         let manager = PluginManager::new(ManagerSurroundings {
             engine: engine(settings.cache_directory.clone()).context("preparing to run plugins")?,
             index,
@@ -185,7 +189,9 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
             operator_namespace,
             served,
             directory: directory.clone(),
+            definitions,
             changed: plugins_changed,
+            definitions_changed,
         });
         tokio::spawn(manager.run(shutdown.clone()));
     }
@@ -350,16 +356,20 @@ fn resource(discovery: &Discovery, kind: &GroupVersionKind) -> Result<Resource, 
     Ok(served.or(summaries).with_context(|| format!("the API server does not serve {kind}"))?)
 }
 
-/// Changes go to the controller; those of plugins and their code are also told to the plugin manager, those of Namespaces to
-/// their follower. Both look by themselves.
+fn definition_kind() -> GroupVersionKind {
+    GroupVersionKind::new("apiextensions.k8s.io", "v1", "CustomResourceDefinition")
+}
+
+/// Changes go to the controller; those of plugins, their code and definitions are also told to the plugin manager, those of
+/// Namespaces to their follower. Both look by themselves.
 fn sink(
     changes_tx: mpsc::UnboundedSender<dask_wasm_operator_cluster::index::Change>,
-    (plugins_changed, namespaces_changed): (Arc<Notify>, Arc<Notify>),
+    [plugins_changed, namespaces_changed, definitions_changed]: [Arc<Notify>; 3],
     operator_namespace: String,
 ) -> impl Fn(dask_wasm_operator_cluster::index::Change) + Send + Sync + 'static {
     let plugin = DASK_PLUGIN.group_version_kind();
     let config_map = GroupVersionKind::new("", "v1", "ConfigMap");
-    let namespace = namespace_kind();
+    let (namespace, definition) = (namespace_kind(), definition_kind());
     move |change| {
         let object = change.new.as_ref().or(change.old.as_ref());
         let concerns_plugins = object.is_some_and(|object| {
@@ -371,6 +381,9 @@ fn sink(
         }
         if change.kind.same_kind(&namespace) {
             namespaces_changed.notify_one();
+        }
+        if change.kind.same_kind(&definition) {
+            definitions_changed.notify_one();
         }
         // The receiver is gone only when the process is about to end.
         let _ = changes_tx.send(change);

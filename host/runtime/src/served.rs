@@ -164,10 +164,19 @@ impl Group {
 impl ServedWatch {
     /// Waits until everything that it covers has been listed once, in the namespaces that can be served.
     pub(crate) fn when_synced(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.when(|status| status.is_synced)
+    }
+
+    /// As [`Self::when_synced`], but for what can't be listed for a reason that is its own.
+    pub(crate) fn when_settled(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.when(WatchStatus::is_settled)
+    }
+
+    fn when(&self, is_so: fn(&WatchStatus) -> bool) -> impl Future<Output = ()> + Send + use<> {
         let (id, shared) = (self.id, Arc::clone(&self.shared));
         let mut changes = shared.watches.changes();
         async move {
-            while !shared.state().accessible(id).all(|(_, status)| status.is_synced) {
+            while !shared.state().accessible(id).all(|(_, status)| is_so(&status)) {
                 if changes.changed().await.is_err() {
                     return;
                 }

@@ -1,6 +1,7 @@
 //! `dask-wasm-operator render`: what comes out for given manifests and plugins, without a cluster.
 
 use std::{
+    io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::LazyLock,
@@ -137,14 +138,104 @@ fn what_is_refused_fails_with_the_reason() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A file beside the manifests, for one test.
+fn given(name: &str, text: impl AsRef<[u8]>) -> anyhow::Result<String> {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&file, text)?;
+    Ok(file.display().to_string())
+}
+
+#[test]
+fn manifests_come_as_documents_and_lists_in_any_version_that_is_served() -> anyhow::Result<()> {
+    let widgets = given(
+        "widgets.yaml",
+        "apiVersion: v1
+kind: List
+items:
+- apiVersion: apiextensions.k8s.io/v1
+  kind: CustomResourceDefinition
+  metadata: {name: widgets.x.io}
+  spec:
+    group: x.io
+    scope: Namespaced
+    names: {kind: Widget, plural: widgets, shortNames: [wd]}
+    versions:
+    - {name: v1beta1, served: true, storage: false}
+    - {name: v1, served: true, storage: true}
+- apiVersion: x.io/v1beta1
+  kind: Widget
+  metadata: {name: listed}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: everywhere}
+rules: []
+---
+apiVersion: v1
+kind: ConfigMapList
+items:
+- {apiVersion: v1, kind: ConfigMap, metadata: {name: in-typed-list, labels: {odd: 'yes'}}, data: {key: value}}
+",
+    )?;
+    let tree = rendered(&[&widgets, &odd("odd-mirror.yaml")?, "--output=tree"])?;
+    for line in [
+        "ClusterRole.rbac.authorization.k8s.io everywhere  [given]",
+        "ConfigMap default/in-typed-list  [given]",
+        "└─ ConfigMap default/in-typed-list-key  [plugin mirror (odd)]",
+        "Widget.x.io default/listed  [given]",
+    ] {
+        ensure!(tree.lines().any(|printed| printed == line), "{line}\n{tree}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_component_may_be_packed() -> anyhow::Result<()> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&std::fs::read(component("odd-guest")?)?)?;
+    let packed = format!("--plugin={},odd-mirror.yaml", given("odd.wasm.gz", packed.finish()?)?);
+    let arguments = ["odd-subject.yaml", &packed, "--output=tree"];
+    assert_eq!(rendered(&arguments)?, rendered(&["odd-subject.yaml", &odd("odd-mirror.yaml")?, "--output=tree"])?);
+    Ok(())
+}
+
+#[test]
+fn what_would_not_be_called_fails_with_the_reason() -> anyhow::Result<()> {
+    for (name, field, says) in [
+        ("suspended", "suspend: true", "plugin suspended would not be called: spec.suspend is true"),
+        ("shadow", "mode: shadow", "this version of the operator does not serve: spec.mode: shadow"),
+        ("yielding", "onConflict: yield", "this version of the operator does not serve: spec.onConflict: yield"),
+        ("a.b", "suspend: false", "plugin a.b would not be called: metadata.name"),
+    ] {
+        let manifest =
+            format!("{{kind: DaskPlugin, metadata: {{name: {name}}}, spec: {{config: {{do: Mirror}}, {field}}}}}");
+        let manifest = given(&format!("{name}.yaml"), manifest)?;
+        let complaint = complaint(&["odd-subject.yaml", &odd(&manifest)?])?;
+        ensure!(complaint.contains(says), "{name}: {complaint}");
+    }
+    Ok(())
+}
+
 #[test]
 fn bad_input_is_named() -> anyhow::Result<()> {
+    let no_yaml = given("no-yaml.yaml", "kind: ConfigMap\nmetadata:\n  name: [a\ndata: {}\n")?;
+    let unknown = given("unknown.yaml", "{apiVersion: x.io/v1, kind: Widget, metadata: {name: a}}")?;
+    let old = given("old.yaml", "{apiVersion: autoscaling/v1, kind: HorizontalPodAutoscaler, metadata: {name: a}}")?;
+    let nameless = given("nameless.yaml", "{apiVersion: v1, kind: ConfigMap}")?;
     for (arguments, says) in [
         (vec!["absent.yaml"], "reading absent.yaml"),
         (vec!["simple.yaml", "--plugin=absent.wasm"], "reading absent.wasm"),
         (vec!["simple.yaml", "--plugin=simple.yaml"], "plugin simple (simple.yaml)"),
         (vec!["odd-mirror.yaml"], "a DaskPlugin goes beside its component: --plugin X.wasm,odd-mirror.yaml"),
         (vec![], "<FILE>"),
+        (vec![&*no_yaml], "no-yaml.yaml is no YAML"),
+        (vec![&*no_yaml], "line 3"),
+        (vec![&*unknown], "unknown.yaml: the kind Widget.x.io is not known; give its CustomResourceDefinition too"),
+        (
+            vec![&*old],
+            "old.yaml: the kind HorizontalPodAutoscaler.autoscaling is not known in version \"v1\", but in v2",
+        ),
+        (vec![&*nameless], "nameless.yaml: metadata.name is missing"),
     ] {
         let complaint = complaint(&arguments)?;
         ensure!(complaint.contains(says), "{arguments:?}: {complaint}");

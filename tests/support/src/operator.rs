@@ -83,6 +83,19 @@ impl Operator {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
+    /// Waits for a line with all of these words.
+    ///
+    /// # Errors
+    /// When there is none within a minute; with the log.
+    pub async fn until_logged(&self, words: &[&str]) -> anyhow::Result<()> {
+        let line = format!("a line with {words:?}");
+        let logged = wait_for(&line, Duration::from_secs(60), async || {
+            let log = self.log();
+            Ok(log.lines().any(|line| words.iter().all(|word| line.contains(word))).then_some(()))
+        });
+        logged.await.with_context(|| format!("its log:\n{}", self.log()))
+    }
+
     /// Waits for the line `ready`.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ mod pods;
 mod projection;
 mod rights;
 mod subscription;
+mod traces;
 
 pub use answer::accept;
 pub use budget::ApplyBudget;
@@ -14,6 +15,7 @@ pub use delivery::{Delivery, Handled, decide};
 pub use projection::{FieldPathError, Projection};
 pub use rights::Rights;
 pub use subscription::{Mounted, Unserved, unserved};
+pub use traces::removal;
 
 use std::collections::BTreeMap;
 

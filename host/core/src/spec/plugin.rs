@@ -106,6 +106,36 @@ impl Grants {
         let is_default = |kind: &KindGrant| DEFAULT_CHILDREN.contains(&(kind.group.as_str(), kind.kind.as_str()));
         !self.create.iter().all(is_default) || !self.patch.is_empty() || !self.read.is_empty() || self.delete_subject
     }
+
+    /// What both grant.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Self {
+        let patch = self.patch.iter().flat_map(|one| other.patch.iter().filter_map(move |other| one.common(other)));
+        Self {
+            create: self.create.iter().filter(|kind| other.create.contains(kind)).cloned().collect(),
+            patch: patch.collect(),
+            read: self.read.iter().filter(|read| other.read.contains(read)).cloned().collect(),
+            delete_subject: self.delete_subject && other.delete_subject,
+        }
+    }
+}
+
+impl PatchGrant {
+    /// The fields that both allow; none if there are none.
+    fn common(&self, other: &Self) -> Option<Self> {
+        if (&self.group, &self.kind) != (&other.group, &other.kind) {
+            return None;
+        }
+        let within = |field: &String, others: &[String]| {
+            others.iter().any(|other| {
+                field.strip_prefix(other.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            })
+        };
+        let ours = self.fields.iter().filter(|field| within(field, &other.fields));
+        let theirs = other.fields.iter().filter(|field| !self.fields.contains(field) && within(field, &self.fields));
+        let fields: Vec<_> = ours.chain(theirs).cloned().collect();
+        (!fields.is_empty()).then(|| Self { fields, merge: self.merge && other.merge, ..self.clone() })
+    }
 }
 
 /// A kind.
@@ -280,5 +310,26 @@ mod tests {
         assert!(exceeds(json!({ "patch": [{ "kind": "Service", "fields": ["metadata.labels"] }] })));
         assert!(exceeds(json!({ "read": [{ "kind": "Service" }] })));
         assert!(exceeds(json!({ "deleteSubject": true })));
+    }
+    #[test]
+    fn what_is_revoked_is_not_in_common_and_what_is_new_neither() {
+        let grants = |value| serde_json::from_value::<Grants>(value).unwrap();
+        let patch = |fields: &[&str], merge: bool| json!({ "kind": "Service", "fields": fields, "merge": merge });
+        let before = grants(json!({
+            "create": [{ "group": "batch", "kind": "Job" }, { "group": "apps", "kind": "Deployment" }],
+            "patch": [patch(&["metadata.labels", "metadata.annotations[\"a/b\"]"], true)],
+            "deleteSubject": true,
+        }));
+        let after = grants(json!({
+            "create": [{ "group": "batch", "kind": "Job" }, { "kind": "Pod" }],
+            "patch": [patch(&["metadata.labels.team", "metadata.annotations", "metadata.labelsToo"], false)],
+        }));
+        let common = grants(json!({
+            "create": [{ "group": "batch", "kind": "Job" }],
+            "patch": [patch(&["metadata.annotations[\"a/b\"]", "metadata.labels.team"], false)],
+        }));
+        assert_eq!(before.common(&after), common);
+        assert_eq!(before.common(&before), before);
+        assert_eq!(before.common(&Grants::default()), Grants::default());
     }
 }

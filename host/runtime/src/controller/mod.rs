@@ -5,6 +5,7 @@
 
 mod calls;
 mod figures;
+mod removal;
 mod served;
 #[cfg(test)]
 mod tests;
@@ -109,6 +110,7 @@ pub(crate) struct Controller {
     inner: Mutex<Inner>,
     handlers: RwLock<BTreeMap<HandlerName, Arc<MountedHandler>>>,
     woken: Notify,
+    pass_ended: Notify,
     figures: PluginFigures,
 }
 
@@ -152,6 +154,7 @@ impl Controller {
             inner: Mutex::default(),
             handlers: RwLock::default(),
             woken: Notify::new(),
+            pass_ended: Notify::new(),
             figures: PluginFigures::default(),
         }
     }
@@ -183,32 +186,6 @@ impl Controller {
         }
         drop(inner);
         self.woken.notify_one();
-    }
-
-    /// Unmounts a plugin's handlers and removes what they made, if that is wanted. Their subjects stay.
-    pub(crate) async fn unmount(&self, plugin: &str, remove_children: bool) {
-        let removed: Vec<_> = {
-            let mut mounted = self.handlers.write().unwrap_or_else(PoisonError::into_inner);
-            let removed = mounted.values().filter(|handler| handler.name.plugin == plugin).cloned().collect();
-            mounted.retain(|name, _| name.plugin != plugin);
-            removed
-        };
-        for handler in removed {
-            self.surroundings.metrics.forget_handler(&handler.name);
-            let work = Work::Call(handler.name.clone());
-            for subject in self.surroundings.index.list(&handler.subject.kind) {
-                let state = self.lock().states.remove(&(work.clone(), subject.at()));
-                if remove_children {
-                    let mut state = state.unwrap_or_default();
-                    let pass = self.pipeline().remove(&handler, &subject.at(), &mut state, now()).await;
-                    if pass.retry.is_some() {
-                        tracing::warn!(plugin, subject = %subject.at(), "children of the removed plugin could not be deleted; delete them by their label plugins.dask.org/plugin");
-                    }
-                }
-            }
-        }
-        self.figures.forget(plugin);
-        self.surroundings.metrics.forget_plugin(plugin);
     }
 
     /// Passes that have been running for too long.
@@ -290,6 +267,8 @@ impl Controller {
             inner.states.insert((work.clone(), at.clone()), state);
         }
         inner.queue.done(work, at);
+        drop(inner);
+        self.pass_ended.notify_waiters();
     }
 
     /// A pass panicked: a fault of ours, which is said, counted, and tried again later and later.

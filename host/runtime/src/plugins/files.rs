@@ -1,57 +1,189 @@
 //! Plugins given as files: a component, and beside it a DaskPlugin in YAML if it needs grants or configuration.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    hash::{DefaultHasher, Hash, Hasher},
+    io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, bail};
 use dask_wasm_operator_core::spec::DaskPluginSpec;
 use serde_json::{Value, json};
 
+use super::directory::Reading;
 use crate::PluginFiles;
 
-/// The documents of a YAML or JSON file.
+/// Endings of components.
+const ENDINGS: [&str; 3] = [".wasm", ".wasm.gz", ".wasm.zst"];
+
+/// A DaskPlugin is an object of an API server, which takes no more.
+const MANIFEST_BYTES: u64 = 3 << 20;
+
+/// The documents of a YAML or JSON file, which may be a pipe.
 pub(crate) fn documents(file: &Path) -> anyhow::Result<Vec<Value>> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    parse(file, &text)
+}
+
+fn parse(file: &Path, text: &str) -> anyhow::Result<Vec<Value>> {
     let documents: Vec<Value> =
-        serde_saphyr::from_multiple(&text).with_context(|| format!("{} is no YAML", file.display()))?;
+        serde_saphyr::from_multiple(text).with_context(|| format!("{} is no YAML", file.display()))?;
     Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }
 
 /// Name and specification of a plugin. Its source is the component, whatever its DaskPlugin says.
 pub(crate) fn plugin(files: &PluginFiles) -> anyhow::Result<(String, DaskPluginSpec)> {
-    let name = files
-        .wasm
-        .file_name()
-        .and_then(|name| name.to_str())
-        .and_then(|name| name.split('.').next())
-        .unwrap_or("plugin");
     let source = json!({"path": files.wasm});
     let Some(manifest) = &files.manifest else {
-        return Ok((name.to_owned(), serde_json::from_value(json!({"source": source}))?));
+        return Ok((stem(&files.wasm), serde_json::from_value(json!({"source": source}))?));
     };
-    let found = documents(manifest)?
+    let text =
+        read(manifest, MANIFEST_BYTES).map_err(anyhow::Error::from).and_then(|text| Ok(String::from_utf8(text)?));
+    let text = text.with_context(|| format!("reading {}", manifest.display()))?;
+    let found = parse(manifest, &text)?
         .into_iter()
         .find(|document| document.get("kind").and_then(Value::as_str) == Some("DaskPlugin"));
     let Some(mut document) = found else { bail!("{} holds no DaskPlugin", manifest.display()) };
-    let name = document.pointer("/metadata/name").and_then(Value::as_str).unwrap_or(name).to_owned();
+    let name = document.pointer("/metadata/name").and_then(Value::as_str);
+    let name = name.map_or_else(|| stem(&files.wasm), str::to_owned);
     let mut spec = document["spec"].take();
+    if !spec.is_object() {
+        bail!("{}: spec is missing", manifest.display());
+    }
     spec["source"] = source;
     let spec = serde_json::from_value(spec).with_context(|| format!("{}: spec", manifest.display()))?;
     Ok((name, spec))
 }
 
+/// What a component is called without its endings.
+pub(super) fn stem(wasm: &Path) -> String {
+    let name = wasm.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let stem = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending));
+    stem.or_else(|| Path::new(name).file_stem()?.to_str()).unwrap_or_default().to_owned()
+}
+
+/// What the plugin directory and the files of plugins look like. Reads the disk, which may take its time.
+pub(super) struct Survey {
+    /// What the directory holds; none: there is no directory.
+    pub(super) listing: Option<Result<Vec<Reading>, String>>,
+    /// A mark of each component's file, another one when it was changed.
+    pub(super) marks: BTreeMap<PathBuf, u64>,
+}
+
+impl Survey {
+    /// Of a directory, and of files that DaskPlugins name.
+    pub(super) fn make(directory: Option<&Path>, mut paths: Vec<PathBuf>) -> Self {
+        let listing = directory.map(|directory| list(directory).map_err(|error| format!("{error:#}")));
+        paths.extend(listing.iter().flatten().flatten().map(|reading| reading.wasm.clone()));
+        let marks = paths.into_iter().map(|path| (path.clone(), mark(&path))).collect();
+        Self { listing, marks }
+    }
+}
+
 /// The plugins of a directory: each `NAME.wasm` (or `.wasm.gz`, `.wasm.zst`), with `NAME.yaml` beside it if there is one.
-pub(crate) fn directory(directory: &Path) -> anyhow::Result<Vec<PluginFiles>> {
-    let entries = std::fs::read_dir(directory)
-        .with_context(|| format!("reading the plugin directory {}", directory.display()))?;
-    let mut found: Vec<_> = entries
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter_map(|wasm| {
-            let name = wasm.file_name()?.to_str()?;
-            let stem = [".wasm", ".wasm.gz", ".wasm.zst"].iter().find_map(|ending| name.strip_suffix(ending))?;
-            let manifest: PathBuf = directory.join(format!("{stem}.yaml"));
-            Some(PluginFiles { manifest: manifest.exists().then_some(manifest), wasm })
-        })
-        .collect();
-    found.sort_by(|one, other| one.wasm.cmp(&other.wasm));
-    Ok(found)
+fn list(directory: &Path) -> anyhow::Result<Vec<Reading>> {
+    let context = || format!("reading the plugin directory {}", directory.display());
+    let mut readings = Vec::new();
+    for entry in fs::read_dir(directory).with_context(context)? {
+        let wasm = entry.with_context(context)?.path();
+        let name = wasm.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !ENDINGS.iter().any(|ending| name.ends_with(ending)) {
+            continue;
+        }
+        let manifest = directory.join(format!("{}.yaml", stem(&wasm)));
+        let manifest = manifest.try_exists().with_context(context)?.then_some(manifest);
+        let has_manifest = manifest.is_some();
+        let plugin = plugin(&PluginFiles { wasm: wasm.clone(), manifest }).map_err(|error| format!("{error:#}"));
+        readings.push(Reading { wasm, has_manifest, plugin });
+    }
+    Ok(readings)
+}
+
+fn mark(path: &Path) -> u64 {
+    let metadata = fs::metadata(path).map(|metadata| {
+        let (modified, changed) =
+            ((metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec()));
+        (metadata.dev(), metadata.ino(), metadata.len(), modified, changed)
+    });
+    let mut hasher = DefaultHasher::new();
+    metadata.map_err(|error| error.kind()).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Reads a regular file: anything else may never end. More than `limit` bytes are an error.
+pub(super) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    let read = File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if read as u64 > limit {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_of_a_bounded_size_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        for path in [pipe.as_path(), Path::new("/dev/zero"), directory.path()] {
+            let error = read(path, 10).unwrap_err();
+            assert!(error.to_string().contains("no regular file"), "{}: {error}", path.display());
+        }
+        let file = directory.path().join("file");
+        fs::write(&file, "0123456789").unwrap();
+        assert_eq!(read(&file, 10).unwrap(), b"0123456789");
+        assert_eq!(read(&file, 9).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn a_directory_is_surveyed_with_what_is_wrong_in_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        for name in ["a.wasm", "b.wasm.gz", "c.d.wasm.zst", "README", "e.wasm"] {
+            fs::write(path(name), "code").unwrap();
+        }
+        fs::write(path("a.yaml"), r#"{"kind": "DaskPlugin", "metadata": {"name": "other"}, "spec": {}}"#).unwrap();
+        fs::write(path("b.yaml"), "spec: [").unwrap();
+        fs::write(path("e.yaml"), r#"{"kind": "DaskPlugin", "metadata": {"name": "e"}}"#).unwrap();
+        let survey = Survey::make(Some(directory.path()), vec![path("absent.wasm")]);
+        assert_eq!(survey.marks.len(), 5);
+        let mut readings = survey.listing.unwrap().unwrap();
+        readings.sort_by(|one, other| one.wasm.cmp(&other.wasm));
+        let names: Vec<_> = readings
+            .iter()
+            .map(|reading| match &reading.plugin {
+                Ok((name, _)) => name.clone(),
+                Err(why) => why.replace(&*directory.path().to_string_lossy(), ""),
+            })
+            .collect();
+        assert_eq!((&*names[0], &*names[2]), ("other", "c.d"));
+        assert!(names[1].starts_with("/b.yaml is no YAML"), "{}", names[1]);
+        assert_eq!(names[3], "/e.yaml: spec is missing");
+        assert!(Survey::make(Some(&path("absent")), Vec::new()).listing.unwrap().is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_or_goes_has_another_mark() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, next) = (directory.path().join("a"), directory.path().join("b"));
+        fs::write(&file, "1").unwrap();
+        let first = mark(&file);
+        assert_eq!(mark(&file), first);
+        fs::write(&next, "2").unwrap();
+        fs::rename(&next, &file).unwrap();
+        let second = mark(&file);
+        assert_ne!(second, first);
+        fs::remove_file(&file).unwrap();
+        assert_ne!(mark(&file), second);
+    }
 }

@@ -1,17 +1,25 @@
 //! Plugins from their DaskPlugin to handlers that can be called: where their code comes from, and what of them is served.
 
+mod awaited;
+mod directory;
 mod files;
 mod manager;
 mod mount;
+mod mounting;
 mod prepare;
+mod refusal;
 mod source;
 mod status;
+mod statuses;
+mod sweep;
 mod watches;
 
 pub(crate) use files::{documents, plugin};
 pub(crate) use manager::{ManagerSurroundings, PluginManager};
 pub(crate) use mount::{Mountable, mount};
 pub(crate) use prepare::{engine, prepare};
+pub(crate) use refusal::refusal;
+pub(crate) use source::Code;
 
 /// The whole chain of causes.
 fn chain(error: &dyn std::error::Error) -> String {

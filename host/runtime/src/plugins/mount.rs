@@ -9,7 +9,7 @@ use dask_wasm_operator_core::{
     contract::{HandlerDeclaration, KindReference, Manifest},
     object::{GroupVersionKind, Resource},
     pipeline::MountedHandler,
-    plugin::{HandlerName, Mounted, PLUGIN_NAME_MAX, Projection, Rights, unserved},
+    plugin::{HandlerName, Mounted, Projection, Rights, unserved},
     ports::Guest,
     spec::{ConflictPolicy, DaskPluginSpec, HandlerState, HandlerStatus, Limits, LimitsSpec},
 };
@@ -84,13 +84,6 @@ fn mount_handler(
     rights: Result<&Rights, &NotServed>,
     resolve: &dyn Fn(&KindReference) -> Result<Resource, String>,
 ) -> Result<MountedHandler, NotServed> {
-    if plugin.name.len() > PLUGIN_NAME_MAX {
-        let why = format!(
-            "metadata.name of the DaskPlugin has {} characters, at most {PLUGIN_NAME_MAX} are allowed",
-            plugin.name.len()
-        );
-        return Err(("InvalidName", why));
-    }
     let unserved: Vec<_> = unserved(declaration).into_iter().map(|unserved| unserved.what).collect();
     if !unserved.is_empty() {
         let why = format!("this version of the operator does not serve: {}", unserved.join(", "));

@@ -1,24 +1,36 @@
 //! Where a plugin's code is: ConfigMaps, or files.
 
-use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use dask_wasm_operator_core::{
     object::{GroupVersionKind, NamespacedName},
     ports::Observed,
-    spec::{ConfigMapKeys, DaskPluginSpec, SelectedSource, SourceError},
+    spec::{COMPONENT_BYTES, ConfigMapKeys, DaskPluginSpec, SelectedSource, SourceError},
 };
 use serde::Deserialize;
 
-/// The bytes of a source, in order, and their fingerprint.
-pub(crate) struct Code {
-    pub(crate) parts: Vec<Vec<u8>>,
-    pub(crate) fingerprint: u64,
-    /// Whether people who can't edit the DaskPlugin may be able to change the code.
-    pub(crate) is_config_map: bool,
+use super::files;
+
+/// The code of a plugin.
+pub(crate) enum Code {
+    /// What ConfigMaps hold, in order. People who can't edit the DaskPlugin may be able to change it.
+    ConfigMaps(Vec<Vec<u8>>),
+    /// It is in a file.
+    File(PathBuf),
+}
+
+impl Code {
+    /// The bytes, in order. Reads the file.
+    pub(crate) fn read(self) -> Result<Vec<Vec<u8>>, CodeError> {
+        match self {
+            Self::ConfigMaps(parts) => Ok(parts),
+            Self::File(path) => match files::read(&path, COMPONENT_BYTES) {
+                Ok(bytes) => Ok(vec![bytes]),
+                Err(source) => Err(CodeError::File { path, source }),
+            },
+        }
+    }
 }
 
 /// Why there is no code.
@@ -101,8 +113,8 @@ struct ConfigMapData {
     binary_data: std::collections::BTreeMap<String, String>,
 }
 
-/// Reads the code of a plugin: ConfigMaps from what is observed, files from disk.
-pub(crate) fn read(spec: &DaskPluginSpec, namespace: &str, observed: &dyn Observed) -> Result<Code, CodeError> {
+/// Finds the code of a plugin.
+pub(crate) fn find(spec: &DaskPluginSpec, namespace: &str, observed: &dyn Observed) -> Result<Code, CodeError> {
     match spec.source.select()? {
         SelectedSource::ConfigMap(source) => {
             let first = ConfigMapKeys { name: source.name.clone(), keys: source.keys.clone() };
@@ -114,24 +126,12 @@ pub(crate) fn read(spec: &DaskPluginSpec, namespace: &str, observed: &dyn Observ
             if parts.len() > 1 && spec.source.sha256.is_none() {
                 return Err(CodeError::JoinedWithoutDigest);
             }
-            Ok(code(parts, true))
+            Ok(Code::ConfigMaps(parts))
         }
-        SelectedSource::Path(path) => file(Path::new(path)),
+        SelectedSource::Path(path) => Ok(Code::File(path.into())),
         SelectedSource::Script(_) => Err(CodeError::NotServed { kind: "script" }),
         SelectedSource::Oci(_) => Err(CodeError::NotServed { kind: "oci" }),
     }
-}
-
-/// Reads a component from a file.
-pub(crate) fn file(path: &Path) -> Result<Code, CodeError> {
-    let bytes = std::fs::read(path).map_err(|source| CodeError::File { path: path.to_owned(), source })?;
-    Ok(code(vec![bytes], false))
-}
-
-fn code(parts: Vec<Vec<u8>>, is_config_map: bool) -> Code {
-    let mut hasher = DefaultHasher::new();
-    parts.hash(&mut hasher);
-    Code { parts, fingerprint: hasher.finish(), is_config_map }
 }
 
 fn config_map(wanted: &ConfigMapKeys, namespace: &str, observed: &dyn Observed) -> Result<Vec<Vec<u8>>, CodeError> {

@@ -27,10 +27,10 @@ pub(super) struct Serving {
 
 /// What the newest specification and code came to.
 #[derive(Clone, Debug)]
-pub(super) struct Newest {
+pub(crate) struct Newest {
     pub(super) state: PluginState,
     pub(super) reason: String,
-    pub(super) message: String,
+    pub(crate) message: String,
     /// Its digest, if it is known.
     pub(super) digest: Option<String>,
 }

@@ -1,5 +1,6 @@
 //! `render`: the pipeline and the plugins of `run` over a cluster in memory, until nothing changes.
 
+mod kinds;
 mod manifests;
 mod output;
 
@@ -7,10 +8,9 @@ use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use dask_wasm_operator_core::{
-    contract::KindReference,
     dask::{Environment, Reconciler},
-    memory::{MemoryCluster, built_in_resources},
-    object::{GroupVersionKind, NamespacedName, ObjectKey, Resource},
+    memory::MemoryCluster,
+    object::{GroupVersionKind, NamespacedName, ObjectKey},
     pipeline::{Handler, Pipeline, SubjectState},
     plugin::HandlerName,
     ports::{Guest, Schedulers},
@@ -20,9 +20,10 @@ use dask_wasm_operator_core::{
 
 use crate::{
     Failure, PluginFiles, RenderArgs,
-    plugins::{Mountable, engine, mount, plugin, prepare},
+    plugins::{Code, Mountable, engine, mount, plugin, prepare, refusal},
     print,
 };
+use kinds::Kinds;
 
 /// Rounds over all objects. One that needs more is going round in circles.
 const ROUNDS: usize = 20;
@@ -35,14 +36,17 @@ pub(crate) fn render(arguments: RenderArgs) -> Result<(), Failure> {
     let RenderArgs { files, plugins, output } = arguments;
     let runtime = tokio::runtime::Builder::new_current_thread().build().context("starting the event loop")?;
     let manifests = manifests::read(&files)?;
-    let mut resources = built_in_resources();
-    resources.extend(manifests.definitions);
+    let mut kinds = Kinds::built_in();
+    manifests.definitions.iter().for_each(|definition| kinds.define(definition));
     let plugins: Vec<_> = plugins.iter().map(|files| Ok((files, plugin(files)?))).collect::<anyhow::Result<_>>()?;
-    plugins.iter().for_each(|(_, (_, spec))| assume_granted(spec, &mut resources));
-    let handlers = load(&plugins, &resources)?;
-    let cluster = MemoryCluster::new(resources, &rfc3339(NOW));
+    plugins.iter().for_each(|(_, (_, spec))| kinds.assume_granted(spec));
+    let handlers = load(&plugins, &kinds)?;
+    let cluster = MemoryCluster::new(kinds.resources(), &rfc3339(NOW));
     for (file, object) in manifests.objects {
-        cluster.create(object).map_err(|why| anyhow::anyhow!("{}: {why}", file.display()))?;
+        let text = |field: &str| object.get(field).and_then(serde_json::Value::as_str).unwrap_or_default();
+        let kind = GroupVersionKind::from_api_version(text("apiVersion"), text("kind"));
+        let created = kinds.check(&kind).and_then(|()| cluster.create(object));
+        created.map_err(|why| anyhow::anyhow!("{}: {why}", file.display()))?;
     }
     let report = runtime.block_on(settle(&cluster, &handlers))?;
     print(&output::write(&cluster, output)?)?;
@@ -56,56 +60,32 @@ fn cache_directory() -> PathBuf {
     base.unwrap_or_else(std::env::temp_dir).join("dask-wasm-operator").join("compiled")
 }
 
-/// Kinds that are granted are taken to be served, in namespaces and in version v1, unless a definition says more.
-fn assume_granted(spec: &DaskPluginSpec, resources: &mut Vec<Resource>) {
-    for grant in &spec.grants.create {
-        let kind = GroupVersionKind::new(&grant.group, "v1", &grant.kind);
-        if !resources.iter().any(|resource| resource.kind.same_kind(&kind)) {
-            let plural = format!("{}s", grant.kind.to_lowercase());
-            resources.push(Resource { kind, plural, namespaced: true });
-        }
-    }
-}
-
-fn load(plugins: &[(&PluginFiles, (String, DaskPluginSpec))], resources: &[Resource]) -> anyhow::Result<Vec<Handler>> {
+fn load(plugins: &[(&PluginFiles, (String, DaskPluginSpec))], kinds: &Kinds) -> anyhow::Result<Vec<Handler>> {
     let mut handlers = Vec::from(Reconciler::ALL.map(Handler::Native));
     if plugins.is_empty() {
         return Ok(handlers);
     }
     let engine = engine(cache_directory())?;
     for (files, (name, spec)) in plugins {
-        let bytes = std::fs::read(&files.wasm).with_context(|| format!("reading {}", files.wasm.display()))?;
+        if let Some(refusal) = refusal(name, spec) {
+            bail!("plugin {name} would not be called: {}", refusal.message);
+        }
+        let parts =
+            Code::File(files.wasm.clone()).read().with_context(|| format!("reading {}", files.wasm.display()))?;
+        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
         let loaded = Arc::new(
-            prepare(&engine, &[&bytes], spec).with_context(|| format!("plugin {name} ({})", files.wasm.display()))?,
+            prepare(&engine, &parts, spec).with_context(|| format!("plugin {name} ({})", files.wasm.display()))?,
         );
         let guest: Arc<dyn Guest> = loaded.clone();
         let digest = loaded.digest().to_string();
         let mountable = Mountable { name, spec, manifest: loaded.manifest(), digest: &digest, guest };
-        let mounting = mount(&mountable, &|reference| resolve(reference, resources));
+        let mounting = mount(&mountable, &|reference| kinds.resolve(reference));
         if let Some(status) = mounting.statuses.iter().find(|status| status.state == HandlerState::NotServed) {
             bail!("plugin {name}: handler {}: {}", status.name, status.message.as_deref().unwrap_or("is not served"));
         }
         handlers.extend(mounting.handlers.into_iter().map(Handler::Plugin));
     }
     Ok(handlers)
-}
-
-/// Without an API server, kinds are known from the built-in list and the given definitions.
-fn resolve(reference: &KindReference, resources: &[Resource]) -> Result<Resource, String> {
-    let group = |resource: &&Resource| reference.group.as_ref().is_none_or(|group| *group == resource.kind.group);
-    let name = |resource: &&Resource| {
-        let singular = resource.kind.kind.eq_ignore_ascii_case(&reference.name);
-        singular || resource.plural.eq_ignore_ascii_case(&reference.name)
-    };
-    let found: Vec<_> = resources.iter().filter(group).filter(name).collect();
-    match found.as_slice() {
-        [one] => Ok((*one).clone()),
-        [] => Err(format!("the kind {} is not known; give its CustomResourceDefinition as a FILE too", reference.name)),
-        several => {
-            let names: Vec<_> = several.iter().map(|resource| resource.kind.to_string()).collect();
-            Err(format!("{} could be {}; name the group too", reference.name, names.join(" or ")))
-        }
-    }
 }
 
 /// Looks at every subject of every handler until nothing is written. Answers what could not be done, a line each.

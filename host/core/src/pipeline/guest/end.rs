@@ -32,23 +32,6 @@ impl Pipeline<'_> {
         Pass { writes: done.writes, retry: Some(retry), ..Pass::default() }
     }
 
-    /// Removes what a handler made for a subject, because its plugin is being removed.
-    pub async fn remove(
-        &self,
-        handler: &MountedHandler,
-        at: &NamespacedName,
-        state: &mut SubjectState,
-        now: u64,
-    ) -> Pass {
-        match self.observed.get(&handler.subject.kind, at) {
-            Some(subject) => {
-                let seen = self.snapshot(&subject, &handler.children, now);
-                self.let_go(handler, &seen, state).await
-            }
-            None => Pass::default(),
-        }
-    }
-
     /// The subject is not seen any more: it is gone, or lost the labels by which it is watched. Nothing is wanted for it in
     /// either case. Whoever wants to hear of its end does if it is gone, once, as best as can be.
     pub(in crate::pipeline) async fn bury(

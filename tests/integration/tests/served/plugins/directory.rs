@@ -1,6 +1,6 @@
 //! Plugins from a directory of the operator's machine.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use odd_guest::Description;
 use serde_json::json;
@@ -18,14 +18,32 @@ async fn a_directory_of_plugins_is_served_and_followed() -> anyhow::Result<()> {
     fs::write(path("mirror.wasm"), odd()?)?;
     fs::write(path("mirror.yaml"), plugin("mirror", &json!({"config": {"do": "Mirror"}})).to_string())?;
     fs::write(path("broken.wasm"), "<html>")?;
+    fs::write(path("broken.wasm.gz"), odd()?)?;
+    fs::write(path("no_name.wasm"), odd()?)?;
+    anyhow::ensure!(Command::new("mkfifo").arg(path("pipe.wasm")).status()?.success());
     let argument = format!("--plugin-dir={}", directory.path().display());
     on_stage_with(&json!({}), &[&argument], async |stage| {
         stage.subject("first", &json!({"key": "value"})).await?;
         let child = stage.until_there(CONFIG_MAP, "first-key").await?;
         assert_eq!(child["metadata"]["labels"]["plugins.dask.org/plugin"], "mirror");
         assert_eq!(stage.list(PLUGIN, "").await?.len(), 0);
-        let log = stage.operator.log();
-        anyhow::ensure!(log.lines().any(|line| line.contains("broken") && line.contains("NotWasm")), "{log}");
+        for words in [
+            ["broken", "NotWasm"],
+            ["broken.wasm.gz", "NameTaken"],
+            ["no_name", "InvalidName"],
+            ["pipe", "FileNotReadable"],
+        ] {
+            stage.operator.until_logged(&words).await?;
+        }
+
+        // What can't be read says nothing of what is there.
+        let aside = tempfile::tempdir()?;
+        let moved = aside.path().join("plugins");
+        fs::rename(directory.path(), &moved)?;
+        stage.operator.until_logged(&["the plugin directory can't be read"]).await?;
+        stage.the_mirror_works("meanwhile").await?;
+        fs::rename(&moved, directory.path())?;
+        stage.get(CONFIG_MAP, "first-key").await?;
 
         // A file that takes its place, and one that goes.
         let newer = odd_that_says(Description::Newer)?;

@@ -6,3 +6,5 @@ mod directory;
 mod failures;
 mod istio;
 pub(crate) mod mounting;
+mod removal;
+mod sources;

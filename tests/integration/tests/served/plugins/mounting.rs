@@ -36,6 +36,12 @@ pub(crate) fn odd_that_says(description: Description) -> anyhow::Result<Vec<u8>>
     Ok(description.of(odd()?))
 }
 
+/// The guest that uses WASI.
+pub(crate) fn wasi() -> anyhow::Result<&'static [u8]> {
+    static WASI: Built = LazyLock::new(|| build("wasi-guest"));
+    built(&WASI)
+}
+
 /// The example plugin.
 pub(crate) fn istio() -> anyhow::Result<&'static [u8]> {
     static ISTIO: Built = LazyLock::new(|| build("istio-virtual-service"));

@@ -1,0 +1,44 @@
+//! The end of plugins.
+
+use std::sync::PoisonError;
+
+use tokio::time::Instant;
+
+use super::{Controller, Inner, Work};
+
+impl Work {
+    fn is_of_plugin(&self, plugin: &str) -> bool {
+        matches!(self, Self::Call(name) if name.plugin == plugin)
+    }
+}
+
+impl Controller {
+    /// Waits until no pass of a plugin that was begun before an instant is under way.
+    pub(crate) async fn passes_ended(&self, plugin: &str, begun_before: Instant) {
+        let under_way = |inner: &Inner| {
+            inner.running.iter().any(|((work, _), since)| work.is_of_plugin(plugin) && *since <= begun_before)
+        };
+        loop {
+            let ended = self.pass_ended.notified();
+            if !under_way(&self.lock()) {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Drops what is remembered of a plugin, unless it is mounted again.
+    pub(crate) fn forget(&self, plugin: &str) {
+        let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
+        if handlers.keys().any(|name| name.plugin == plugin) {
+            return;
+        }
+        let mut inner = self.lock();
+        inner.states.retain(|(work, _), _| !work.is_of_plugin(plugin));
+        inner.requeues.retain(|(work, _), _| !work.is_of_plugin(plugin));
+        inner.budgets.remove(plugin);
+        drop(inner);
+        self.figures.forget(plugin);
+        self.surroundings.metrics.forget_plugin(plugin);
+    }
+}

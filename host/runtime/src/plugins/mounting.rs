@@ -1,0 +1,204 @@
+//! From plugins that are loaded to handlers that are called, and back.
+
+use std::sync::Arc;
+
+use dask_wasm_operator_cluster::{discovery::KindTable, watch::WatchKey};
+use dask_wasm_operator_core::{
+    contract::KindReference,
+    object::Resource,
+    pipeline::MountedHandler,
+    ports::Guest,
+    spec::{Grants, PluginState, RemovalPolicy},
+};
+use tokio::time::Instant;
+
+use super::{
+    manager::{PluginManager, Prepared},
+    mount::{Mountable, Mounting, mount},
+    status::{Newest, Serving},
+    sweep::{Declared, Reach, Sweep},
+    watches::start_watches,
+};
+use crate::served::ServedWatch;
+
+/// Handlers whose watches are in sync.
+pub(super) struct Mount {
+    plugin: String,
+    looked_at: Option<u64>,
+    prepared: Prepared,
+    mounting: Mounting,
+}
+
+/// What serves a plugin's calls.
+pub(super) struct Served {
+    prepared: Prepared,
+    handlers: Vec<String>,
+    declared: Declared,
+}
+
+impl PluginManager {
+    /// Resolves what a loaded plugin asks for and starts the watches that its handlers need.
+    pub(super) fn prepare_mount(&mut self, name: &str) {
+        let table = self.surroundings.discovery.table();
+        let resolve = |reference: &KindReference| resolve(&table, reference);
+        let Some(entry) = self.plugins.get_mut(name) else { return };
+        let Some(prepared) = entry.prepared.clone() else { return };
+        let mut mounting = prepared.mount(name, &resolve);
+        entry.missing = prepared.kinds().filter(|kind| resolve(kind).is_err()).cloned().collect();
+        // What the former code needs is let go only when this one is called: without news it would be misled.
+        entry.watches_to_come = start_watches(&mut mounting, &self.surroundings.served, &resolve);
+        entry.standing.newest =
+            Newest::new(PluginState::Describing, "WatchesStarting", "what its handlers watch is being read");
+        let sync: Vec<_> = entry.watches_to_come.iter().map(ServedWatch::when_synced).collect();
+        let mount = Mount { plugin: name.to_owned(), looked_at: entry.looked_at, prepared, mounting };
+        let mounts_tx = self.mounts_tx.clone();
+        tokio::spawn(async move {
+            futures::future::join_all(sync).await;
+            // The manager may be gone by now.
+            let _ = mounts_tx.send(mount);
+        });
+        self.await_kinds();
+        self.show_soon();
+    }
+
+    /// All that the handlers need is known: they are called from now on.
+    pub(super) fn mounted(&mut self, mount: Mount) {
+        let Mount { plugin: name, looked_at, prepared, mounting } = mount;
+        let Some(entry) = self.plugins.get_mut(&name).filter(|entry| entry.looked_at == looked_at) else { return };
+        let manifest = prepared.loaded.manifest();
+        let table = self.surroundings.discovery.table();
+        let declared = Declared::by(manifest, &|reference| Some(resolve(&table, reference).ok()?.kind));
+        let unswept = self.sweeps.stop(&name);
+        let drops = entry.served.as_ref().is_some_and(|former| former.declared.exceeds(&declared));
+        let must_sweep = drops || unswept.is_some();
+        entry.reach.join(unswept.unwrap_or_default());
+        self.surroundings.controller.mount(&name, &mounting.handlers);
+        let former_watches = std::mem::replace(&mut entry.watches, std::mem::take(&mut entry.watches_to_come));
+        entry.standing.serving = Some(Serving {
+            digest: prepared.loaded.digest().to_string(),
+            manifest: manifest.clone(),
+            handlers: mounting.statuses,
+        });
+        entry.standing.newest = if mounting.handlers.is_empty() {
+            Newest::new(
+                PluginState::NotServed,
+                "NoHandlerServed",
+                "none of its handlers is served; status.handlers says why",
+            )
+        } else {
+            let called = format!("{} handlers are called", mounting.handlers.len());
+            let message = match mounting.ungranted.as_slice() {
+                [] => called,
+                ungranted => format!("{called}; asked for and not granted: {}", ungranted.join(", ")),
+            };
+            Newest::new(PluginState::Ready, "Ready", message)
+        };
+        tracing::info!(plugin = name, handlers = mounting.handlers.len(), "plugin mounted");
+        let handlers = mounting.handlers.iter().map(|handler| handler.name.handler.clone()).collect();
+        entry.served = Some(Served { prepared, handlers, declared: declared.clone() });
+        if must_sweep {
+            let (plugin, reach) = (name, entry.reach.clone());
+            let sweep = Sweep { plugin, reach, declared, is_removal: false };
+            self.sweeps.start(&self.surroundings, sweep, former_watches);
+        }
+        self.show_soon();
+    }
+
+    /// What is not granted any more is taken from what serves at once, whatever becomes of the newer specification and code.
+    pub(super) fn revoke(&mut self, name: &str, grants: &Grants) {
+        let Some(served) = self.plugins.get_mut(name).and_then(|entry| entry.served.as_mut()) else { return };
+        let left = served.prepared.spec.grants.common(grants);
+        if left == served.prepared.spec.grants {
+            return;
+        }
+        served.prepared.spec.grants = left;
+        let table = self.surroundings.discovery.table();
+        let mut mounting = served.prepared.mount(name, &|reference| resolve(&table, reference));
+        let is_served = |handler: &Arc<MountedHandler>| served.handlers.contains(&handler.name.handler);
+        mounting.handlers.retain(is_served);
+        tracing::info!(plugin = name, "grants were revoked");
+        self.surroundings.controller.mount(name, &mounting.handlers);
+    }
+
+    /// Its handlers are not called any more; children stay.
+    pub(super) fn halt(&mut self, name: &str, newest: Newest) {
+        tracing::info!(plugin = name, reason = newest.reason, message = newest.message, "plugin halted");
+        self.surroundings.controller.mount(name, &[]);
+        if let Some(entry) = self.plugins.get_mut(name) {
+            entry.standing.newest = newest;
+            entry.standing.serving = None;
+            (entry.prepared, entry.served) = (None, None);
+            entry.missing.clear();
+            entry.watches.clear();
+            entry.watches_to_come.clear();
+        }
+        self.await_kinds();
+        self.show_soon();
+    }
+
+    /// It is gone, and with it what it made, if that is wanted.
+    pub(super) fn remove(&mut self, name: &str) {
+        let Some(entry) = self.plugins.remove(name) else { return };
+        let prune = entry.on_removal == Some(RemovalPolicy::Prune);
+        tracing::info!(plugin = name, prune, "plugin removed");
+        self.surroundings.controller.mount(name, &[]);
+        let reach = if prune { entry.reach } else { Reach::default() };
+        let (plugin, declared) = (name.to_owned(), Declared::nothing());
+        let sweep = Sweep { plugin, reach, declared, is_removal: true };
+        self.sweeps.start(&self.surroundings, sweep, entry.watches);
+        self.await_kinds();
+    }
+
+    /// Looks out for kinds as long as plugins wait for some.
+    fn await_kinds(&mut self) {
+        if self.plugins.values().all(|entry| entry.missing.is_empty()) {
+            self.awaited.stop();
+            self.definitions = None;
+            return;
+        }
+        self.awaited.soon(Instant::now());
+        if let Some(definitions) = self.surroundings.definitions.as_ref().filter(|_| self.definitions.is_none()) {
+            let key = WatchKey { resource: definitions.clone(), namespace: None, labels: None };
+            match self.surroundings.watches.start(&key) {
+                Ok(handle) => self.definitions = Some(handle),
+                Err(error) => tracing::warn!(%error, "that kinds are defined is not noticed at once"),
+            }
+        }
+    }
+
+    /// Asks for kinds that were missed, and mounts what can be served with those that are there now.
+    pub(super) async fn ask_for_kinds(&mut self) {
+        if let Err(error) = self.surroundings.discovery.refresh().await {
+            tracing::debug!(%error, "which kinds are served can't be asked");
+        }
+        self.awaited.asked(Instant::now());
+        let table = self.surroundings.discovery.table();
+        // Where newer code or grants are no good, what serves stays as it was mounted.
+        let can_be_served = self.plugins.iter().filter(|(_, entry)| {
+            matches!(entry.standing.newest.state, PluginState::Ready | PluginState::NotServed)
+                && entry.missing.iter().any(|kind| table.resolve(kind).is_ok())
+        });
+        let names: Vec<_> = can_be_served.map(|(name, _)| name.clone()).collect();
+        names.iter().for_each(|name| self.prepare_mount(name));
+    }
+}
+
+impl Prepared {
+    fn mount(&self, name: &str, resolve: &dyn Fn(&KindReference) -> Result<Resource, String>) -> Mounting {
+        let guest: Arc<dyn Guest> = self.loaded.clone();
+        let digest = self.loaded.digest().to_string();
+        let manifest = self.loaded.manifest();
+        mount(&Mountable { name, spec: &self.spec, manifest, digest: &digest, guest }, resolve)
+    }
+
+    /// The kinds that it needs.
+    fn kinds(&self) -> impl Iterator<Item = &KindReference> {
+        let manifest = self.loaded.manifest();
+        let subjects = manifest.handlers.iter().map(|handler| &handler.subscription.kind);
+        subjects.chain(&manifest.permissions.create)
+    }
+}
+
+fn resolve(table: &KindTable, reference: &KindReference) -> Result<Resource, String> {
+    table.resolve(reference).map(|served| served.resource.clone()).map_err(|error| error.to_string())
+}
