@@ -40,6 +40,12 @@ impl Flow for Takeover {
         cluster["spec"]["scheduler"]["service"] = made["service"]["spec"].clone();
         cluster["spec"]["worker"] = made["wg"]["spec"]["worker"].clone();
         cluster["metadata"]["finalizers"] = json!([KOPF_FINALIZER]);
+        cluster["metadata"]["labels"] = json!({"test-label": "label-value"});
+        cluster["metadata"]["annotations"] = json!({"test-annotation": "annotation-value"});
+        cluster["spec"]["scheduler"]["metadata"] = json!({
+            "labels": {"scheduler-sublabel": "label-value"},
+            "annotations": {"scheduler-subannotation": "annotation-value"},
+        });
         let cluster = world.create(&marked(&cluster)).await?;
         let group = world.create(&owned(&made["wg"], &cluster)).await?;
         world.create(&owned(&made["scheduler"], &cluster)).await?;
