@@ -2,7 +2,6 @@
 
 use anyhow::{Context, ensure};
 use dask_wasm_operator_test_integration::{
-    clusters::workers,
     manifests::{self, SIMPLE, SIMPLE_GROUP},
     objects::{CLUSTER, DEPLOYMENT, GROUP, TIMEOUT, text, uid},
 };
@@ -33,12 +32,20 @@ impl Flow for Takeover {
     const COMES_LATER: bool = true;
 
     async fn prepare(&self, world: &mut World<'_>) -> anyhow::Result<()> {
-        let made: Value = serde_json::from_str(MADE).context("parsing the Python operator's objects")?;
+        // It made them in a namespace of that name.
+        let made = MADE.replace(".ns1.svc", &format!(".{}.svc", world.namespace));
+        let made: Value = serde_json::from_str(&made).context("parsing the Python operator's objects")?;
         let mut cluster = manifests::cluster(SIMPLE, 1);
         cluster["spec"]["scheduler"]["spec"] = made["scheduler"]["spec"]["template"]["spec"].clone();
         cluster["spec"]["scheduler"]["service"] = made["service"]["spec"].clone();
         cluster["spec"]["worker"] = made["wg"]["spec"]["worker"].clone();
         cluster["metadata"]["finalizers"] = json!([KOPF_FINALIZER]);
+        cluster["metadata"]["labels"] = json!({"test-label": "label-value"});
+        cluster["metadata"]["annotations"] = json!({"test-annotation": "annotation-value"});
+        cluster["spec"]["scheduler"]["metadata"] = json!({
+            "labels": {"scheduler-sublabel": "label-value"},
+            "annotations": {"scheduler-subannotation": "annotation-value"},
+        });
         let cluster = world.create(&marked(&cluster)).await?;
         let group = world.create(&owned(&made["wg"], &cluster)).await?;
         world.create(&owned(&made["scheduler"], &cluster)).await?;
@@ -55,14 +62,16 @@ impl Flow for Takeover {
         world.until_running(SIMPLE, 2).await?;
         let cluster = world.get(CLUSTER, SIMPLE).await?;
         ensure!(cluster["metadata"]["finalizers"].is_null(), "kopf's finalizer is still there");
-        // Deployments are rolled out once: no pod was made anew.
-        wait_for("both workers to be rolled out", TIMEOUT, async || {
-            let workers = world.list(DEPLOYMENT, &workers(SIMPLE_GROUP)).await?;
-            let is_first = |worker: &Value| {
-                worker["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "1"
-                    && worker["status"]["observedGeneration"] == worker["metadata"]["generation"]
+        // Deployments are of the present template, and rolled out once: no pod was made anew.
+        wait_for("scheduler and workers to be rolled out", TIMEOUT, async || {
+            let deployments = world.list(DEPLOYMENT, "").await?;
+            let is_first = |deployment: &Value| {
+                let annotations = &deployment["metadata"]["annotations"];
+                annotations["operator.dask.org/template-hash"].is_string()
+                    && annotations["deployment.kubernetes.io/revision"] == "1"
+                    && deployment["status"]["observedGeneration"] == deployment["metadata"]["generation"]
             };
-            Ok(workers.iter().all(is_first).then_some(()))
+            Ok(deployments.iter().all(is_first).then_some(()))
         })
         .await
     }
