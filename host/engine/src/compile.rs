@@ -224,6 +224,14 @@ pub enum CompileError {
         /// Why.
         source: io::Error,
     },
+    /// More functions or globals than an instance may have.
+    #[error(
+        "the component is larger than a call's place in memory; make it smaller, or split its largest module: {message}"
+    )]
+    Large {
+        /// The engine's words.
+        message: String,
+    },
     /// The result can't be kept: the host's fault.
     #[error(transparent)]
     Cache(#[from] crate::cache::CacheError),
@@ -242,6 +250,7 @@ impl CompileError {
             Self::Time { .. } => "CompileTimeExceeded",
             Self::Memory { .. } => "CompileMemoryExceeded",
             Self::Crashed { .. } => "CompileCrashed",
+            Self::Large { .. } => "ComponentTooLarge",
             Self::Start { .. } | Self::Lost { .. } | Self::Cache(_) | Self::Load { .. } => "HostFailure",
         }
     }

@@ -15,6 +15,7 @@ use crate::{
     artifact::Artifact,
     cache::{Cache, CacheError, Key},
     compile::{CompileError, Compiler},
+    inspect::{MEMORIES, TABLES},
     ticker::Ticker,
 };
 
@@ -63,16 +64,26 @@ impl Shared {
         let mut hasher = DefaultHasher::new();
         self.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
         let key = Key { wasm: artifact.digest, engine: hasher.finish() };
-        let compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is there already waits for no compiler.
         let path = match self.cache.find(&key)? {
             Some(path) => path,
-            None => self.cache.insert(&key, |file| compiler.compile(&artifact.wasm, file))?,
+            None => {
+                let compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
+                match self.cache.find(&key)? {
+                    Some(path) => path,
+                    None => self.cache.insert(&key, |file| compiler.compile(&artifact.wasm, file))?,
+                }
+            }
         };
         // SAFETY: the file was written by our own compiling process, into a directory that only we can write, and its content
         // is what it was then: its checksum was compared, or it was written just now.
         #[expect(unsafe_code, reason = "loading compiled code is running it; see the safety comment")]
         let component = unsafe { Component::deserialize_file(&self.wasmtime, path) };
-        component.map_err(|error| CompileError::Load { message: format!("{error:#}") })
+        component.map_err(|error| {
+            let message = format!("{error:#}");
+            // Memories and tables were counted before; what is left is what the engine keeps of each function and global.
+            if message.contains(BEYOND_POOL) { CompileError::Large { message } } else { CompileError::Load { message } }
+        })
     }
 }
 
@@ -94,9 +105,13 @@ fn runtime_engine() -> wasmtime::Result<wasmtime::Engine> {
         .or_else(|_| wasmtime::Engine::new(&config()))
 }
 
-/// Calls of all plugins at once. One that finds no place is tried again later. 4 GiB of address space each, and memory only for
+/// Calls of all plugins at once, each with as many memories and tables as a component may have, so that no plugin takes the
+/// place of another's. One that finds no place is tried again later. A memory takes 4 GiB of address space, and memory only for
 /// what is touched.
 const CALLS: u32 = 256;
+
+/// What wasmtime says of a component that is larger than a place in the pool.
+const BEYOND_POOL: &str = "does not fit in pooling allocator requirements";
 
 /// Memories that stay with their plugin between calls, and how much of each: a Rust guest touches 0.1 MiB.
 const WARM_MEMORIES: u32 = 16;
@@ -110,12 +125,13 @@ fn pool(pagemap_scan: Enabled, keep_resident: usize) -> PoolingAllocationConfig 
     let core_instances = CORE_INSTANCES.maximum;
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(CALLS)
-        .total_core_instances(CALLS * 16)
-        .total_memories(CALLS)
-        .total_tables(CALLS * 4)
+        .total_core_instances(CALLS * core_instances)
+        .total_memories(CALLS * MEMORIES)
+        .total_tables(CALLS * TABLES)
         .max_core_instances_per_component(core_instances)
-        .max_memories_per_component(core_instances)
-        .max_tables_per_component(core_instances)
+        .max_memories_per_component(MEMORIES)
+        .max_tables_per_component(TABLES)
+        .max_tables_per_module(TABLES)
         .max_memory_size(usize::try_from(MEMORY_BYTES.maximum).unwrap_or(usize::MAX))
         .table_elements(usize::try_from(TABLE_ELEMENTS.maximum).unwrap_or(usize::MAX))
         .max_unused_warm_slots(WARM_MEMORIES)

@@ -3,17 +3,21 @@
 //! Nothing is believed here that the compiler does not check again; the point is an answer in a millisecond that says to the
 //! plugin's author what to change.
 
+mod needs;
+
 use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use semver::Version;
 use wasmparser::{
-    BinaryReaderError, CanonicalFunction, CanonicalOption, ComponentExternalKind, ComponentTypeRef, Encoding, Instance,
-    Parser, Payload,
+    BinaryReaderError, CanonicalFunction, CanonicalOption, ComponentAlias, ComponentExternalKind,
+    ComponentOuterAliasKind, ComponentTypeRef, Encoding, Instance, Parser, Payload,
 };
 
 use dask_wasm_operator_core::spec::{Limits, Profile};
 
 use crate::abi::SERVED;
+use needs::Needs;
+pub(crate) use needs::{MEMORIES, TABLES};
 
 /// The packages of WASI 0.2 that [`crate::wasi`] answers.
 const WASI_PACKAGES: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
@@ -28,9 +32,7 @@ pub(crate) struct Inspection {
 /// Reads the component and refuses what could not be served.
 pub(crate) fn inspect(wasm: &[u8], profile: Profile, limits: &Limits) -> Result<Inspection, InspectError> {
     let outside = Outside::read(wasm)?;
-    if outside.core_instances > limits.core_instances {
-        return Err(InspectError::CoreInstances { found: outside.core_instances, limit: limits.core_instances });
-    }
+    outside.needs.within(limits)?;
     let names = || outside.imports.iter().chain(&outside.exports).map(String::as_str);
     if let Some(name) = names().find(|name| operator_version(name).is_some_and(|version| !is_served(&version))) {
         return Err(InspectError::InterfaceVersion { name: name.to_owned(), served: SERVED.clone() });
@@ -74,7 +76,10 @@ fn is_served(version: &Version) -> bool {
 struct Outside {
     imports: BTreeSet<String>,
     exports: BTreeSet<String>,
-    core_instances: u32,
+    /// What each core module of the component needs, in the order of their indices.
+    modules: Vec<Needs>,
+    /// What all its core instances need together.
+    needs: Needs,
 }
 
 impl Outside {
@@ -93,7 +98,12 @@ impl Outside {
                 Payload::Version { .. } => depth += 1,
                 Payload::End(_) => depth = depth.saturating_sub(1),
                 payload if depth == 1 => outside.read_root(payload)?,
-                payload => refuse_inner_code(&payload)?,
+                payload => {
+                    refuse_inner_code(&payload)?;
+                    if let Some(module) = outside.modules.last_mut() {
+                        module.add_sections(payload)?;
+                    }
+                }
             }
         }
         Ok(outside)
@@ -105,6 +115,9 @@ impl Outside {
                 for import in section {
                     let import = import.map_err(InspectError::malformed)?;
                     // A type that is imported is a name for a shape, not something to be provided.
+                    if matches!(import.ty, ComponentTypeRef::Module(_)) {
+                        self.modules.push(Needs::default());
+                    }
                     if !matches!(import.ty, ComponentTypeRef::Type(_)) {
                         self.imports.insert(import.name.name.to_owned());
                     }
@@ -120,8 +133,22 @@ impl Outside {
             }
             Payload::InstanceSection(section) => {
                 for instance in section {
-                    if let Instance::Instantiate { .. } = instance.map_err(InspectError::malformed)? {
-                        self.core_instances += 1;
+                    if let Instance::Instantiate { module_index, .. } = instance.map_err(InspectError::malformed)? {
+                        let module = usize::try_from(module_index).ok().and_then(|index| self.modules.get(index));
+                        self.needs.add_instance(module.copied().unwrap_or_default());
+                    }
+                }
+            }
+            Payload::ModuleSection { .. } => self.modules.push(Needs::default()),
+            Payload::ComponentAliasSection(section) => {
+                for alias in section {
+                    // Of a module that comes from elsewhere nothing is known here; the engine has the last word.
+                    if matches!(
+                        alias.map_err(InspectError::malformed)?,
+                        ComponentAlias::InstanceExport { kind: ComponentExternalKind::Module, .. }
+                            | ComponentAlias::Outer { kind: ComponentOuterAliasKind::CoreModule, .. }
+                    ) {
+                        self.modules.push(Needs::default());
                     }
                 }
             }
@@ -227,6 +254,42 @@ pub enum InspectError {
         /// How many may be.
         limit: u32,
     },
+    /// More memories than any component may have.
+    #[error(
+        "the component has {found} memories, more than the {limit} allowed; link its modules so that they share one"
+    )]
+    Memories {
+        /// How many.
+        found: u32,
+        /// How many may be.
+        limit: u32,
+    },
+    /// More tables than any component may have.
+    #[error("the component has {found} tables, more than the {limit} allowed; link its modules so that they share one")]
+    Tables {
+        /// How many.
+        found: u32,
+        /// How many may be.
+        limit: u32,
+    },
+    /// Memory from the start on above the limit.
+    #[error("the component begins with {found} bytes of memory, more than the {limit} allowed (spec.limits.memory)")]
+    Memory {
+        /// Bytes.
+        found: u64,
+        /// Bytes that may be.
+        limit: u64,
+    },
+    /// Tables from the start on above the limit.
+    #[error(
+        "the component begins with {found} table elements, more than the {limit} allowed (spec.limits.tableElements)"
+    )]
+    TableElements {
+        /// How many.
+        found: u64,
+        /// How many may be.
+        limit: u64,
+    },
 }
 
 impl InspectError {
@@ -246,6 +309,10 @@ impl InspectError {
             Self::Composed => "Composed",
             Self::Encoding => "StringEncoding",
             Self::CoreInstances { .. } => "CoreInstancesExceeded",
+            Self::Memories { .. } => "MemoriesExceeded",
+            Self::Tables { .. } => "TablesExceeded",
+            Self::Memory { .. } => "MemoryExceeded",
+            Self::TableElements { .. } => "TableExceeded",
         }
     }
 }

@@ -50,6 +50,7 @@ enum Expected {
     Child(&'static str),
     NoChildren,
     Patch(&'static str),
+    NoPatches,
     Nothing,
     Error(&'static str, &'static str),
 }
@@ -58,7 +59,7 @@ enum Expected {
 const NOTHING_LEFT: &str = "0 calls, 0 bytes";
 
 fn expected(behaviour: Behaviour) -> Expected {
-    use Expected::{Child, Error, NoChildren, Nothing, Patch};
+    use Expected::{Child, Error, NoChildren, NoPatches, Nothing, Patch};
     match behaviour {
         Behaviour::Answer => Child(r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"simple"}}"#),
         Behaviour::Loop | Behaviour::Fill | Behaviour::LoopLog => Error("DeadlineExceeded", "its deadline of 100ms"),
@@ -77,6 +78,7 @@ fn expected(behaviour: Behaviour) -> Expected {
         Behaviour::Flaky => Error("TemporaryFailure", "attempt 1 fails on purpose"),
         // The subject has no data.
         Behaviour::Mirror | Behaviour::Told => NoChildren,
+        Behaviour::Note => NoPatches,
         Behaviour::Copy => Child(
             r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"simple-copy","namespace":"default","uid":"8c2f"}}"#,
         ),
@@ -102,6 +104,7 @@ fn each_behaviour_has_its_named_answer_and_a_healthy_plugin_goes_on() {
             (Expected::Patch(body), result) => {
                 assert_eq!(result.unwrap().patches.unwrap()[0].body, body, "{behaviour:?}");
             }
+            (Expected::NoPatches, result) => assert_eq!(result.unwrap().patches, Some(vec![]), "{behaviour:?}"),
             (Expected::Nothing, result) => assert_eq!(result, Ok(Outcome::default()), "{behaviour:?}"),
             (Expected::Error(kind, text), Err(error)) => {
                 assert_eq!(error.kind(), kind, "{behaviour:?}: {error}");

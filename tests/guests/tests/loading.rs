@@ -38,7 +38,7 @@ fn wat(name: &str) -> Vec<u8> {
 }
 
 /// File in `wat/`, step, kind, and what the message must say.
-const REFUSED: [(&str, Stage, &str, &str); 10] = [
+const REFUSED: [(&str, Stage, &str, &str); 18] = [
     ("core-module.wat", Stage::Check, "CoreModule", "wasm-tools component new"),
     ("other-world.wat", Stage::Check, "WrongWorld", "does not export dask:operator/handler@0.1.0, but [\"run\"]"),
     (
@@ -53,6 +53,14 @@ const REFUSED: [(&str, Stage, &str, &str); 10] = [
     ("composed.wat", Stage::Check, "Composed", "mount each as a plugin"),
     ("utf16.wat", Stage::Check, "StringEncoding", "choose UTF-8"),
     ("many-instances.wat", Stage::Check, "CoreInstancesExceeded", "65 core instances, more than the 64"),
+    ("type-import.wat", Stage::Check, "InterfaceMismatch", "acme"),
+    ("unknown-function.wat", Stage::Check, "InterfaceMismatch", "read-secret"),
+    ("other-signature.wat", Stage::Check, "InterfaceMismatch", "wasi:random/random"),
+    ("large-memory.wat", Stage::Check, "MemoryExceeded", "536936448 bytes of memory, more than the 134217728"),
+    ("many-memories.wat", Stage::Check, "MemoriesExceeded", "5 memories, more than the 4"),
+    ("large-table.wat", Stage::Check, "TableExceeded", "100001 table elements, more than the 100000"),
+    ("many-tables.wat", Stage::Check, "TablesExceeded", "17 tables, more than the 16"),
+    ("tables.wat", Stage::Check, "InterfaceMismatch", "build it against the wit files"),
     ("simd.wat", Stage::Compile, "InvalidComponent", "SIMD"),
 ];
 
@@ -106,7 +114,7 @@ fn describing(description: Description) -> Vec<u8> {
 
 fn expected(description: Description) -> Result<(), (&'static str, &'static str)> {
     match description {
-        Description::Honest | Description::Newer | Description::Unserved => Ok(()),
+        Description::Honest | Description::Newer | Description::Unserved | Description::Edges => Ok(()),
         Description::Loop => Err(("DeadlineExceeded", "`describe` failed")),
         Description::Panic => Err(("Trap", "`describe` failed")),
         Description::OtherVersion => {
@@ -150,14 +158,26 @@ fn a_panic_in_describe_tells_its_message() {
 #[test]
 fn limits_below_what_a_component_begins_with_are_told_with_the_figure() {
     let with = |limits| refusal(component("odd-guest"), &PluginSettings { limits, ..PluginSettings::default() });
-    let LoadError::Describe { source } = with(Limits { memory_bytes: 64 << 10, ..Limits::default() }) else {
-        panic!("expected describe")
-    };
-    assert_eq!(source, CallError::Memory(64 << 10));
-    let LoadError::Describe { source } = with(Limits { table_elements: 1, ..Limits::default() }) else {
-        panic!("expected describe")
-    };
-    assert_eq!(source, CallError::Table(1));
+    for (limits, kind, figure) in [
+        (Limits { memory_bytes: 64 << 10, ..Limits::default() }, "MemoryExceeded", "the 65536 allowed"),
+        (Limits { table_elements: 1, ..Limits::default() }, "TableExceeded", "the 1 allowed"),
+    ] {
+        let error = with(limits);
+        assert_eq!((error.stage(), error.kind()), (Stage::Check, kind), "{error}");
+        assert!(error.to_string().contains(figure), "{error}");
+    }
+}
+
+/// What the engine keeps of each function and global has its place, too.
+#[test]
+fn a_component_beyond_a_call_s_place_in_memory_is_refused_by_name() {
+    let globals = "(global (mut i64) (i64.const 0))".repeat(200_000);
+    let component = format!(
+        r#"(component (core module $code {globals}) (core instance (instantiate $code)) (instance $handler)
+            (export "dask:operator/handler@0.1.0" (instance $handler)))"#
+    );
+    let error = refusal(&wat::parse_str(component).unwrap(), &PluginSettings::default());
+    assert_eq!((error.stage(), error.kind()), (Stage::Compile, "ComponentTooLarge"), "{error}");
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::{
 };
 
 use dask_operator_sdk::{
-    Call, Child, Failure, Handler, KindReference, Outcome, Patch, PatchPermission, Plugin, TriggerRequest, Value,
-    ValueTest, json,
+    Call, Child, Failure, Handler, KindReference, Outcome, Patch, PatchPermission, Plugin, Trigger, TriggerRequest,
+    Value, ValueTest, json,
 };
 use serde::{Deserialize, Serialize, de::IntoDeserializer};
 
@@ -70,11 +70,13 @@ pub enum Behaviour {
     Ungranted,
     /// Patches an annotation of the subject to what it is not.
     Flip,
+    /// Keeps what the subject's data say under `note` as an annotation of it; without it none.
+    Note,
 }
 
 impl Behaviour {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Answer,
         Self::Loop,
         Self::Fill,
@@ -99,6 +101,7 @@ impl Behaviour {
         Self::Told,
         Self::Ungranted,
         Self::Flip,
+        Self::Note,
     ];
 }
 
@@ -125,6 +128,8 @@ pub enum Description {
     Newer,
     /// Declares, beside one that is served, handlers that ask for what the operator does not serve yet.
     Unserved,
+    /// Declares, beside the usual one, a handler that logs when subjects begin and end.
+    Edges,
 }
 
 /// What the tests look for in the component; one letter follows.
@@ -134,7 +139,7 @@ static DESCRIPTION: [u8; DESCRIBE.len() + 1] = *b"what the odd guest says of its
 
 impl Description {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Honest,
         Self::Loop,
         Self::Panic,
@@ -145,6 +150,7 @@ impl Description {
         Self::Large,
         Self::Newer,
         Self::Unserved,
+        Self::Edges,
     ];
 
     /// The letter that stands for it in the component.
@@ -160,6 +166,7 @@ impl Description {
             Self::Large => b'M',
             Self::Newer => b'N',
             Self::Unserved => b'U',
+            Self::Edges => b'E',
         }
     }
 
@@ -198,6 +205,9 @@ pub fn plugin() -> Plugin {
         Description::Unserved => honest("1.0")
             .handler(all("late").on(TriggerRequest::Updated), handle)
             .handler(handler("choosy").field("data.key", ValueTest::Present), handle),
+        Description::Edges => {
+            honest("1.0").handler(all("edges").on(TriggerRequest::Created).on(TriggerRequest::Deleted), tell)
+        }
         Description::Loop => endless(),
         Description::Panic => boom("describing"),
         Description::OtherVersion => {
@@ -210,6 +220,18 @@ pub fn plugin() -> Plugin {
         Description::Empty => plugin("odd"),
         Description::Large => plugin(&large_text()).handler(handler("odd"), handle),
     }
+}
+
+/// Logs why it is called.
+fn tell(call: &Call) -> Result<Outcome, Failure> {
+    let what = match call.trigger {
+        Trigger::Created if call.redelivery => "created, again",
+        Trigger::Created => "created",
+        Trigger::Deleted => "deleted",
+        _ => "what nobody asked for",
+    };
+    dask_operator_sdk::log::info(format!("{}: {what}.", call.subject.name));
+    Ok(Outcome::default())
 }
 
 /// Does what the configuration says.
@@ -291,6 +313,12 @@ fn behave(behaviour: Behaviour, call: &Call) -> Result<Outcome, Failure> {
             let flipped =
                 if metadata.annotations.get("side").is_some_and(|side| side == "heads") { "tails" } else { "heads" };
             Ok(Outcome::default().patch(Patch::subject(&json!({"metadata": {"annotations": {"side": flipped}}}))?))
+        }
+        Behaviour::Note => {
+            let Subject { data, .. } = call.subject()?;
+            let note = |note: &String| Patch::subject(&json!({"metadata": {"annotations": {"note": note}}}));
+            let patches = data.get("note").map(note).into_iter().collect::<Result<_, _>>()?;
+            Ok(Outcome { patches: Some(patches), ..Outcome::default() })
         }
     }
 }
