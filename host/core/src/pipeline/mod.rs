@@ -120,6 +120,11 @@ impl SubjectState {
         self.replies.note(call, result, now);
     }
 
+    /// Whether the scheduler had no answer to this call the last time.
+    pub fn was_called_in_vain(&self, call: &SchedulerCall) -> bool {
+        self.replies.fresh(call, Duration::MAX, u64::MAX).is_some_and(|heard| heard.result.is_err())
+    }
+
     /// Whether anything is remembered that must not be dropped with the subject.
     pub fn is_spent(&self) -> bool {
         self.last_seen.is_none() && self.uid.is_empty()

@@ -274,7 +274,8 @@ impl Controller {
         self.schedule(&mut inner, Work::Reconcile(reconciler), at, &pass);
         // A call that changes something is made when what is recorded about it is written.
         if pass.retry.is_none() {
-            self.call_schedulers(&mut inner, &Work::Reconcile(reconciler), at, std::mem::take(&mut pass.calls));
+            let calls = std::mem::take(&mut pass.calls);
+            self.call_schedulers(&mut inner, &Work::Reconcile(reconciler), at, state, calls);
         }
         drop(inner);
         for event in &pass.events {
