@@ -15,14 +15,17 @@ use dask_wasm_operator_test_support::{
     control_plane::{Binaries, ControlPlane},
 };
 
-use crate::{guests, workspace};
+use crate::{
+    bench::{self, BenchCommand, IdleArgs},
+    guests, workspace,
+};
 
 #[derive(Args, Debug, Default)]
 pub(crate) struct TestArgs {
     /// Run them against this cluster, as its administrator, instead of a local control plane.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Run the long ones, too: repeats and soaks.
+    /// Run the long ones, too: repeats and soaks; and, if nothing is left out, `cargo xtask bench idle`.
     #[arg(long)]
     full: bool,
     /// Only those of this package. May be given several times.
@@ -32,8 +35,17 @@ pub(crate) struct TestArgs {
     filter: Option<String>,
 }
 
+pub(crate) fn run(args: TestArgs) -> anyhow::Result<()> {
+    let with_bench = args.full && args.kubeconfig.is_none() && args.packages.is_empty() && args.filter.is_none();
+    run_tests(args)?;
+    if with_bench {
+        bench::run(BenchCommand::Idle(IdleArgs::default()))?;
+    }
+    Ok(())
+}
+
 #[tokio::main(flavor = "current_thread")]
-pub(crate) async fn run(args: TestArgs) -> anyhow::Result<()> {
+async fn run_tests(args: TestArgs) -> anyhow::Result<()> {
     let TestArgs { kubeconfig, full, packages, filter } = args;
     workspace::ensure_guest_target()?;
     workspace::build_operator()?;

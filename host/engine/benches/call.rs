@@ -20,6 +20,13 @@ use dask_wasm_operator_engine::{COMPILE_SUBCOMMAND, Compiler, Engine, EngineSett
 const WARM_UP: usize = 500;
 const CALLS: usize = 5_000;
 
+/// The most for a call in a fresh sandbox, at p50.
+const MOST: Duration = Duration::from_micros(250);
+
+/// The most in times of the native function, at p50, for one that reads its object whole. Where that does little, what the
+/// sandbox takes by itself is all there is.
+const MOST_TIMES_NATIVE: f64 = 3.0;
+
 /// Bytes of the subject.
 const SUBJECT: usize = 4 << 10;
 
@@ -37,13 +44,42 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     println!("one call about an object of {SUBJECT} bytes, {CALLS} calls in turn; p50, p95, p99");
     let service = service();
     let whole = Call { config: json!({"do": "Copy"}).to_string(), ..testing::call("odd", &service) };
-    measure(&engine, "odd-guest", odd_guest::plugin, &whole)?;
-    measure(&engine, "istio-virtual-service", istio_virtual_service::plugin, &testing::call("dashboard", &service))?;
-    Ok(ExitCode::SUCCESS)
+    let copy = measure(&engine, "odd-guest", odd_guest::plugin, &whole)?;
+    let example = measure(
+        &engine,
+        "istio-virtual-service",
+        istio_virtual_service::plugin,
+        &testing::call("dashboard", &service),
+    )?;
+    let times_native = copy.wasm.as_secs_f64() / copy.native.as_secs_f64();
+    let slowest = copy.wasm.max(example.wasm);
+    let mut code = ExitCode::SUCCESS;
+    for (what, figure, most) in [
+        ("µs, the slower one", slowest.as_secs_f64() * 1e6, MOST.as_secs_f64() * 1e6),
+        ("times native, odd-guest", times_native, MOST_TIMES_NATIVE),
+    ] {
+        println!("p50 in {what}: {figure:.2}, at most {most:.2}");
+        if figure > most {
+            eprintln!("error: beyond the bounds: p50 in {what}: {figure:.2}, at most {most:.2}");
+            code = ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
+}
+
+/// Times of one call at p50.
+struct Middle {
+    native: Duration,
+    wasm: Duration,
 }
 
 /// Calls a plugin in the sandbox and natively, in turn.
-fn measure(engine: &Engine, package: &str, native_plugin: fn() -> Plugin, call: &Call) -> Result<(), Box<dyn Error>> {
+fn measure(
+    engine: &Engine,
+    package: &str,
+    native_plugin: fn() -> Plugin,
+    call: &Call,
+) -> Result<Middle, Box<dyn Error>> {
     let component = fs::read(dask_operator_componentize::build(package)?)?;
     let (first, plugin) = timed(|| engine.prepare(&[&component], &PluginSettings::default()));
     let plugin = plugin?;
@@ -88,7 +124,7 @@ fn measure(engine: &Engine, package: &str, native_plugin: fn() -> Plugin, call: 
         wasm.as_secs_f64() / native.as_secs_f64(),
         wasm.saturating_sub(native)
     );
-    Ok(())
+    Ok(Middle { native, wasm })
 }
 
 fn timed<T>(function: impl FnOnce() -> T) -> (Duration, T) {

@@ -28,8 +28,8 @@ use dask_wasm_operator_cluster::{
 };
 use dask_wasm_operator_core::{
     dask::{
-        COMPONENT_LABEL, autoscaler_kind, cluster_kind, deployment_kind, job_kind, pod_kind, pod_summary_kind,
-        pod_summary_resource, service_kind, worker_group_kind,
+        COMPONENT_LABEL, autoscaler_kind, cluster_kind, deployment_kind, idle_since, job_kind, pod_kind,
+        pod_summary_kind, pod_summary_resource, service_kind, worker_group_kind,
     },
     object::{GroupVersionKind, Resource},
     ports::{Observed, Writes},
@@ -129,7 +129,7 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
         observed: Arc::clone(&observed),
         writes: Arc::clone(&writes),
         gate: gate.clone(),
-        schedulers: Arc::new(schedulers(&clients, &settings)),
+        schedulers: Arc::new(schedulers(&clients, &settings, Arc::clone(&index))),
         environment: settings.environment.clone(),
         metrics: Arc::clone(&metrics),
         events: Events::start(clients.unary.clone(), gate, host_name(), settings.events),
@@ -294,14 +294,16 @@ async fn warn_of_absent_namespaces(clients: &Clients, scope: &Scope) {
 }
 
 /// In a pod, schedulers are reached by the names of their Services; elsewhere through the API server.
-fn schedulers(clients: &Clients, settings: &RunSettings) -> SchedulerClient {
+fn schedulers(clients: &Clients, settings: &RunSettings, index: Arc<Index>) -> SchedulerClient {
     let route = if settings.in_pod {
         Route::ServiceDns { cluster_domain: settings.environment.cluster_domain.clone() }
     } else {
         Route::PortForward(clients.watch.clone())
     };
     let given = settings.scheduler_addresses.iter().map(|given| (given.cluster.clone(), given.address.clone()));
-    SchedulerClient::new(clients.unary.clone(), Addresses { given: given.collect(), route }, Deadlines::default())
+    let addresses = Addresses { given: given.collect(), route };
+    SchedulerClient::new(clients.unary.clone(), addresses, Deadlines::default())
+        .with_idle_since(move |cluster| index.get(&cluster_kind(), cluster).and_then(|cluster| idle_since(&cluster)))
 }
 
 /// The namespaces that are known before anything is read; none: all are served.

@@ -22,9 +22,18 @@ use tokio::time::Instant;
 
 use super::{
     bare::{self, Verb},
+    bounds::Bounds,
     process::{Usage, release, usage},
     watcher::{Statuses, Times, Watcher},
 };
+
+/// The longest until every object exists, in times of the bare client.
+const MOST_TIMES_BARE: f64 = 1.6;
+
+/// The most processor time and memory, in parts of the Python operator's.
+const MOST_CPU_OF_PEER: f64 = 1.0 / 13.0;
+const MOST_MEMORY_OF_PEER: f64 = 1.0 / 5.0;
+
 #[derive(Args, Debug)]
 pub(crate) struct ConvergeArgs {
     /// DaskClusters.
@@ -132,26 +141,22 @@ async fn measure(args: &ConvergeArgs, program: &std::path::Path) -> anyhow::Resu
     let objects = |row: &Row| row.times.objects.as_secs_f64();
     let statuses = |row: &Row| row.times.statuses.map_or(f64::NAN, |time| time.as_secs_f64());
     let floor = median("bare client, apply", objects);
-    println!(
-        "medians: objects {:.2} × the bare client's apply, statuses {:.2} ×",
-        median(OPERATOR, objects) / floor,
-        median(OPERATOR, statuses) / floor
-    );
+    println!("medians, in times of the bare client's apply: statuses {:.2}", median(OPERATOR, statuses) / floor);
+    let mut bounds = Bounds::default();
+    bounds.at_most("objects, in times of the bare client's apply", median(OPERATOR, objects) / floor, MOST_TIMES_BARE);
     if args.peer {
         drop(control_plane);
         let peer = peer_row(&binaries, load).await?;
+        let peer = peer.usage.context("the Python operator is measured")?;
+        println!("the worst round of ours, in parts of the Python operator's");
         let ours = |figure: fn(&Usage) -> f64| {
-            rows.iter().filter_map(|row| row.usage.as_ref()).map(figure).fold(0.0, f64::max)
+            rows.iter().filter_map(|row| row.usage.as_ref()).map(figure).fold(f64::NAN, f64::max)
         };
-        if let Some(usage) = peer.usage {
-            println!(
-                "the Python operator uses {:.1} × the processor time and {:.1} × the memory of the worst round of ours",
-                usage.cpu_seconds / ours(|usage| usage.cpu_seconds),
-                usage.peak_mib / ours(|usage| usage.peak_mib),
-            );
-        }
+        let (cpu, memory) = (ours(|usage| usage.cpu_seconds), ours(|usage| usage.peak_mib));
+        bounds.at_most("processor time", cpu / peer.cpu_seconds, MOST_CPU_OF_PEER);
+        bounds.at_most("peak memory", memory / peer.peak_mib, MOST_MEMORY_OF_PEER);
     }
-    Ok(())
+    bounds.check()
 }
 
 const OPERATOR: &str = "dask-wasm-operator";

@@ -25,6 +25,7 @@ use tokio::{
 };
 
 use super::{
+    bounds::Bounds,
     converge::{Load, dask_cluster, dask_clusters, namespace},
     process::{release, usage},
     watcher::{Statuses, Watcher},
@@ -45,17 +46,42 @@ const BACKED_OFF: Duration = Duration::from_secs(120);
 /// Clusters that are made while the others are polled.
 const NEW: usize = 10;
 
+/// Largest resident set, in MiB.
+const MOST_MEMORY: f64 = 100.0;
+
+/// The longest that a new cluster waits for its objects, in seconds.
+const LONGEST_WAIT: f64 = 1.0;
+
+/// How the schedulers of a row behave, and what polling them may cost.
+struct Schedulers {
+    what: &'static str,
+    /// `HOST:PORT[,HOST:PORT]` of each.
+    address: String,
+    /// When the operator asks them as it does from then on.
+    settled: Duration,
+    /// How often each is asked at least, in seconds; none: as seldom as the operator likes.
+    interval: Option<f64>,
+    /// Percent of a core.
+    most_cpu: f64,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct IdleArgs {
     /// DaskClusters with spec.idleTimeout.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = Self::default().clusters)]
     clusters: usize,
     /// For how many seconds.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = Self::default().seconds)]
     seconds: u64,
     /// Measure this program instead of building one.
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
+}
+
+impl Default for IdleArgs {
+    fn default() -> Self {
+        Self { clusters: 1_000, seconds: 60, program: None }
+    }
 }
 
 pub(crate) fn run(args: IdleArgs) -> anyhow::Result<()> {
@@ -88,8 +114,16 @@ async fn measure(args: &IdleArgs, program: &std::path::Path) -> anyhow::Result<(
         "{:<22}{:>12}{:>12}{:>12}{:>12}{:>16}",
         "schedulers", "polls / s", "% of a core", "MiB", "peak MiB", "new cluster, s"
     );
+    let mut bounds = Bounds::default();
     let dask = Dask::install(Dask::NEWEST)?.start(DaskOptions::default()).await?;
-    bench.row("answer", &format!("{},{}", dask.comm(), dask.dashboard()), Duration::ZERO).await?;
+    let answering = Schedulers {
+        what: "answer",
+        address: format!("{},{}", dask.comm(), dask.dashboard()),
+        settled: Duration::ZERO,
+        interval: Some(5.0),
+        most_cpu: 10.0,
+    };
+    bench.row(&answering, &mut bounds).await?;
     drop(dask);
     let silent = TcpListener::bind(("127.0.0.1", 0)).await.context("finding a port")?;
     let address = silent.local_addr().context("finding a port")?;
@@ -99,7 +133,15 @@ async fn measure(args: &IdleArgs, program: &std::path::Path) -> anyhow::Result<(
             connections.push(connection);
         }
     });
-    bench.row("are silent", &format!("{address},{address}"), BACKED_OFF).await
+    let silent = Schedulers {
+        what: "are silent",
+        address: format!("{address},{address}"),
+        settled: BACKED_OFF,
+        interval: None,
+        most_cpu: 1.0,
+    };
+    bench.row(&silent, &mut bounds).await?;
+    bounds.check()
 }
 
 impl Bench<'_> {
@@ -169,8 +211,9 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Measures an operator whose schedulers are all at this address, some time after its start.
-    async fn row(&self, what: &str, address: &str, after: Duration) -> anyhow::Result<()> {
+    /// Measures an operator whose schedulers are all of this kind.
+    async fn row(&self, schedulers: &Schedulers, bounds: &mut Bounds) -> anyhow::Result<()> {
+        let Schedulers { what, address, settled, interval, most_cpu } = schedulers;
         let port = free_port()?;
         let mut operator = self.start(address, port).await?;
         let asked = async || {
@@ -180,7 +223,7 @@ impl Bench<'_> {
         let clusters = self.load.clusters as f64;
         wait_for("every scheduler to be asked", PATIENCE, async || Ok((asked().await? >= clusters).then_some(())))
             .await?;
-        sleep(after).await;
+        sleep(*settled).await;
         let (calls, before) = (asked().await?, usage(operator.pid())?);
         let begun = Instant::now();
         sleep(self.window).await;
@@ -195,6 +238,13 @@ impl Bench<'_> {
             after.peak_mib,
             new.as_secs_f64(),
         );
+        if let Some(interval) = interval {
+            // A tenth less: each is asked an interval after it has answered.
+            bounds.at_least(&format!("{what}: polls / s"), polls, 0.9 * clusters / interval);
+        }
+        bounds.at_most(&format!("{what}: % of a core"), cpu, *most_cpu);
+        bounds.at_most(&format!("{what}: peak MiB"), after.peak_mib, MOST_MEMORY);
+        bounds.at_most(&format!("{what}: new cluster, s"), new.as_secs_f64(), LONGEST_WAIT);
         operator.stop().await?;
         Ok(())
     }

@@ -317,35 +317,33 @@ fn call_with(operation: &str) -> SchedulerCall {
 
 #[tokio::test]
 async fn an_answer_may_end_at_every_byte() -> anyhow::Result<()> {
-    let operations = [HANDSHAKE, "identity", "workers_to_close", "adaptive_target", "versions", "retire_workers"];
-    may_end_at_every_byte(Dask::OLDEST, &operations).await?;
-    may_end_at_every_byte(Dask::NEWEST, &[&operations[..], &["check_idle"]].concat()).await
-}
-
-async fn may_end_at_every_byte(release: &str, operations: &[&str]) -> anyhow::Result<()> {
-    let recording = Recording::load(release)?;
-    let broken = Arc::new(Mutex::new((String::new(), Reaction::Close(Vec::new()))));
-    let reaction = Arc::clone(&broken);
-    let messages: anyhow::Result<BTreeMap<_, _>> =
-        recording.comm.keys().map(|operation| Ok((operation.clone(), recording.message(operation)?))).collect();
-    let messages = messages?;
-    let answers = messages.clone();
-    let double = Double::comm(move |operation| match &*reaction.lock().unwrap() {
-        (broken, reaction) if broken == operation => reaction.clone(),
-        _ => replayed(&answers, operation),
-    })
-    .await?;
-    let client = client(&[("c", &double.address)], NOWHERE, Deadlines::default())?;
-    for &operation in operations {
-        for end in 0..messages[operation].len() {
-            let bytes = &messages[operation][..end];
-            for reaction in [Reaction::Close(bytes.to_vec()), Reaction::Reset(bytes.to_vec())] {
-                *broken.lock().unwrap() = (operation.to_owned(), reaction);
-                let result = say(&client, "c", call_with(operation)).await;
-                let Err(SchedulerError::Unreachable(text)) = &result else {
-                    panic!("{release} {operation} {end}: {result:?}")
-                };
-                assert!(text.contains(operation), "{end} bytes of {operation} of {release}: {text}");
+    let of_all = [HANDSHAKE, "identity", "workers_to_close", "adaptive_target", "versions", "retire_workers"];
+    let of_new = [&of_all[..], &["check_idle"]].concat();
+    for (release, operations) in [(Dask::OLDEST, of_all.to_vec()), (Dask::NEWEST, of_new)] {
+        let recording = Recording::load(release)?;
+        let broken = Arc::new(Mutex::new((String::new(), Reaction::Close(Vec::new()))));
+        let reaction = Arc::clone(&broken);
+        let messages: anyhow::Result<BTreeMap<_, _>> =
+            recording.comm.keys().map(|operation| Ok((operation.clone(), recording.message(operation)?))).collect();
+        let messages = messages?;
+        let answers = messages.clone();
+        let double = Double::comm(move |operation| match &*reaction.lock().unwrap() {
+            (broken, reaction) if broken == operation => reaction.clone(),
+            _ => replayed(&answers, operation),
+        })
+        .await?;
+        let client = client(&[("c", &double.address)], NOWHERE, Deadlines::default())?;
+        for operation in operations {
+            for end in 0..messages[operation].len() {
+                let bytes = &messages[operation][..end];
+                for reaction in [Reaction::Close(bytes.to_vec()), Reaction::Reset(bytes.to_vec())] {
+                    *broken.lock().unwrap() = (operation.to_owned(), reaction);
+                    let result = say(&client, "c", call_with(operation)).await;
+                    let Err(SchedulerError::Unreachable(text)) = &result else {
+                        panic!("{release} {operation} {end}: {result:?}")
+                    };
+                    assert!(text.contains(operation), "{end} bytes of {operation} of {release}: {text}");
+                }
             }
         }
     }

@@ -127,6 +127,11 @@ impl SubjectState {
         self.replies.note(call, result, now);
     }
 
+    /// Whether the scheduler had no answer to this call the last time.
+    pub fn was_called_in_vain(&self, call: &SchedulerCall) -> bool {
+        self.replies.fresh(call, Duration::MAX, u64::MAX).is_some_and(|heard| heard.result.is_err())
+    }
+
     /// Forgets what is remembered of another object of the same name.
     fn is_about(&mut self, subject: &Object) {
         if self.uid != subject.metadata.uid {

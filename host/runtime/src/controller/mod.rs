@@ -313,7 +313,8 @@ impl Controller {
         let at_status = self.millis_after(window);
         inner.queue.wake_at(Work::Publish(reconciler), at.clone(), at_status);
         self.schedule(&mut inner, Work::Reconcile(reconciler), at, &pass);
-        self.call_schedulers(&mut inner, &Work::Reconcile(reconciler), at, std::mem::take(&mut pass.calls));
+        let calls = std::mem::take(&mut pass.calls);
+        self.call_schedulers(&mut inner, &Work::Reconcile(reconciler), at, state, calls);
         drop(inner);
         for event in &pass.events {
             tracing::info!(handler = reconciler.name(), subject = %at, reason = event.reason, "{}", event.message);
