@@ -229,7 +229,7 @@ fn bad_input_is_named() -> anyhow::Result<()> {
         (vec!["odd-mirror.yaml"], "a DaskPlugin goes beside its component: --plugin X.wasm,odd-mirror.yaml"),
         (vec![], "<FILE>"),
         (vec![&*no_yaml], "no-yaml.yaml is no YAML"),
-        (vec![&*no_yaml], "line 3"),
+        (vec![&*no_yaml], "line 4 column 5"),
         (vec![&*unknown], "unknown.yaml: the kind Widget.x.io is not known; give its CustomResourceDefinition too"),
         (
             vec![&*old],

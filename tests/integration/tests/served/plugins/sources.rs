@@ -31,7 +31,7 @@ async fn code_may_be_packed_and_in_pieces() -> anyhow::Result<()> {
         let zstd = compress_to_vec(odd()?, CompressionLevel::Fastest);
         let (first, rest) = zstd.split_at(zstd.len() / 3);
         let (second, third) = rest.split_at(rest.len() / 2);
-        stage.create(&keys("gzip", &[("odd.wasm.gz", &gzip)])).await?;
+        stage.create(&keys("gzip", &[("odd.wasm.gz", gzip.as_slice())])).await?;
         stage.create(&keys("zstd", &[("1", first), ("2", second)])).await?;
         stage.create(&keys("zstd-more", &[("3", third)])).await?;
         let sources = [
