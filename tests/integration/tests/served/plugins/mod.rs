@@ -6,3 +6,4 @@ mod directory;
 mod failures;
 mod istio;
 pub(crate) mod mounting;
+mod subjects;
