@@ -1,4 +1,5 @@
 //! Code that runs before a call begins and after it has ended is under the limits of the call, too.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
 
 use std::{env, path::Path, time::Duration};
 

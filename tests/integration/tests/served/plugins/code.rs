@@ -152,11 +152,16 @@ async fn what_is_not_served_yet_is_named_and_the_rest_goes_on() -> anyhow::Resul
 #[tokio::test]
 async fn fields_of_the_specification_that_are_not_served_yet_are_named() -> anyhow::Result<()> {
     on_stage(async |stage| {
-        let spec = json!({"config": {"do": "Mirror"}, "serviceAccountName": "somebody", "mode": "shadow"});
+        let grants = json!({"read": [{"kind": "Pod"}], "patch": [{"kind": "Pod", "fields": ["spec"], "merge": true}]});
+        let spec = json!({
+            "config": {"do": "Mirror"}, "serviceAccountName": "somebody", "mode": "shadow", "grants": grants,
+        });
         stage.mount("careful", odd()?, &spec).await?;
         let message = stage.until_state("careful", "NotServed", "NotServedYet").await?;
-        ensure!(message.contains("spec.serviceAccountName, spec.mode: shadow"), "{message}");
-        stage.merge(PLUGIN, "careful", &json!({"spec": {"serviceAccountName": null, "mode": null}})).await?;
+        let unserved = "spec.serviceAccountName, spec.mode: shadow, spec.grants.read, spec.grants.patch[].merge";
+        ensure!(message.contains(unserved), "{message}");
+        let served = json!({"spec": {"serviceAccountName": null, "mode": null, "grants": null}});
+        stage.merge(PLUGIN, "careful", &served).await?;
         stage.until_ready("careful").await?;
         Ok(())
     })

@@ -8,3 +8,4 @@ mod istio;
 pub(crate) mod mounting;
 mod removal;
 mod sources;
+mod subjects;
