@@ -6,6 +6,7 @@ pub mod action;
 pub mod contract;
 pub mod dask;
 pub mod fields;
+pub mod glob;
 pub mod memory;
 pub mod names;
 pub mod object;

@@ -11,7 +11,7 @@ pub use answer::{Rights, accept};
 pub use budget::ApplyBudget;
 pub use delivery::{Delivery, Handled, decide};
 pub use projection::{FieldPathError, Projection};
-pub use subscription::{Mounted, Unserved, unserved};
+pub use subscription::{Mounted, SubscriptionError, unserved};
 
 use std::collections::BTreeMap;
 

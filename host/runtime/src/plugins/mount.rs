@@ -77,7 +77,7 @@ fn mount_handler(
         );
         return Err(("InvalidName", why));
     }
-    let unserved: Vec<_> = unserved(declaration).into_iter().map(|unserved| unserved.what).collect();
+    let unserved = unserved(declaration);
     if !unserved.is_empty() {
         let why = format!("this version of the operator does not serve: {}", unserved.join(", "));
         return Err(("NotServedYet", why));
@@ -94,7 +94,7 @@ fn mount_handler(
         return Err(("NeverReadable", "Secrets are not shown to plugins, whatever is granted".to_owned()));
     }
     let mounted = Mounted::new(declaration, &namespaces.names)
-        .map_err(|error| ("InvalidSubscription", format!("subscription.labels: {error}")))?;
+        .map_err(|error| ("InvalidSubscription", format!("subscription.{error}")))?;
     let projection = declaration.projection.as_ref().map(Projection::parse).transpose();
     let projection = projection.map_err(|error| ("InvalidSubscription", format!("projection: {error}")))?;
     let limits = Limits::resolve(plugin.spec.limits.as_ref().unwrap_or(&LimitsSpec::default()))
