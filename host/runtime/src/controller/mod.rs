@@ -5,6 +5,7 @@
 
 mod calls;
 mod figures;
+mod progress;
 mod served;
 mod wake;
 
@@ -50,9 +51,6 @@ const PLUGIN_AT_ONCE: usize = 4;
 
 /// A status is written at most so often, so that many changes make one write. Clients poll it four times a second.
 const STATUS_WINDOW: Duration = Duration::from_millis(250);
-
-/// The longest that a pass may take before it counts as stuck for the health check: several writes with their retries.
-const PASS_LIMIT: Duration = Duration::from_secs(120);
 
 /// What is to be done for a subject.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,8 +115,9 @@ struct Inner {
     publishing: HashMap<(Reconciler, NamespacedName), Backoff>,
     /// Subjects that wait for an object that is not there.
     waiting: HashSet<(Reconciler, NamespacedName)>,
-    /// Since when each pass has been running.
-    running: HashMap<(Work, NamespacedName), Instant>,
+    running: HashMap<(Work, NamespacedName), progress::Running>,
+    /// When a write was last answered.
+    answered: Option<Instant>,
     /// Keys whose appointment is a requeue that the handler asked for.
     requeues: HashSet<(Work, NamespacedName)>,
     /// Writes of each plugin.
@@ -175,7 +174,10 @@ impl Controller {
                 let state = self.lock().states.remove(&(work.clone(), subject.at()));
                 if remove_children {
                     let mut state = state.unwrap_or_default();
-                    let pass = self.pipeline().remove(&handler, &subject.at(), &mut state, now()).await;
+                    let pass = self
+                        .pipeline(&*self.surroundings.writes)
+                        .remove(&handler, &subject.at(), &mut state, now())
+                        .await;
                     if pass.retry.is_some() {
                         tracing::warn!(plugin, subject = %subject.at(), "children of the removed plugin could not be deleted; delete them by their label plugins.dask.org/plugin");
                     }
@@ -185,11 +187,11 @@ impl Controller {
         self.figures.forget(plugin);
     }
 
-    /// Passes that have been running for too long.
-    pub(crate) fn stuck(&self) -> Vec<String> {
-        let inner = self.lock();
-        let stuck = inner.running.iter().filter(|(_, since)| since.elapsed() > PASS_LIMIT);
-        stuck.map(|((work, at), _)| format!("{} {at}", work.label())).collect()
+    /// Takes note of changes, for [`Self::run`] to work on, and does nothing yet.
+    pub(crate) async fn note(&self, changes: &mut mpsc::UnboundedReceiver<Change>) {
+        while let Some(change) = changes.recv().await {
+            self.wake(&change);
+        }
     }
 
     /// Works until told to stop, then waits for the passes that are on their way.
@@ -230,7 +232,7 @@ impl Controller {
                 inner.queue.done(work, at);
                 continue;
             }
-            inner.running.insert((work.clone(), at.clone()), Instant::now());
+            inner.running.insert((work.clone(), at.clone()), progress::Running::new());
             let controller = Arc::clone(self);
             passes.spawn(async move { controller.work(work, at, state).await });
         }
@@ -254,7 +256,8 @@ impl Controller {
     }
 
     async fn reconcile(self: &Arc<Self>, reconciler: Reconciler, at: &NamespacedName, state: &mut SubjectState) {
-        let mut pass = self.pipeline().reconcile(&Handler::Native(reconciler), at, state, now()).await;
+        let writes = self.writes(Work::Reconcile(reconciler), at);
+        let mut pass = self.pipeline(&writes).reconcile(&Handler::Native(reconciler), at, state, now()).await;
         let mut inner = self.lock();
         let key = (reconciler, at.clone());
         if !pass.alive {
@@ -292,7 +295,8 @@ impl Controller {
     async fn publish(&self, reconciler: Reconciler, at: &NamespacedName) {
         let key = (reconciler, at.clone());
         let findings = self.lock().findings.get(&key).cloned().unwrap_or_default();
-        match self.pipeline().publish(reconciler, at, &findings, now()).await {
+        let writes = self.writes(Work::Publish(reconciler), at);
+        match self.pipeline(&writes).publish(reconciler, at, &findings, now()).await {
             Ok(notes) => {
                 self.lock().publishing.remove(&key);
                 let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
@@ -329,7 +333,8 @@ impl Controller {
             return;
         }
         let subject = ObjectKey { kind: handler.subject.kind.clone(), at: at.clone() };
-        let pass = self.pipeline().reconcile(&Handler::Plugin(Arc::clone(&handler)), at, state, now()).await;
+        let writes = self.writes(work.clone(), at);
+        let pass = self.pipeline(&writes).reconcile(&Handler::Plugin(Arc::clone(&handler)), at, state, now()).await;
         if let Some(report) = &pass.call {
             self.surroundings.metrics.plugin_called(&name.plugin, &name.handler, report);
             log_guest(name, at, report);
@@ -394,12 +399,8 @@ impl Controller {
         }
     }
 
-    fn pipeline(&self) -> Pipeline<'_> {
-        Pipeline {
-            observed: self.surroundings.observed.as_ref(),
-            writes: self.surroundings.writes.as_ref(),
-            environment: &self.surroundings.environment,
-        }
+    fn pipeline<'a>(&'a self, writes: &'a dyn Writes) -> Pipeline<'a> {
+        Pipeline { observed: self.surroundings.observed.as_ref(), writes, environment: &self.surroundings.environment }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
