@@ -10,13 +10,8 @@ use crate::{
 const HEADER: &str = "# Generated from the Rust types by `cargo xtask gen`; do not edit.\n";
 
 /// The scopes, by their keys in the file of rights.
-const SCOPES: [(&str, Scope); 5] = [
-    ("served", Scope::Served),
-    ("operator", Scope::Operator),
-    ("cluster", Scope::Cluster),
-    ("matching", Scope::Matching),
-    ("named", Scope::Named),
-];
+const SCOPES: [(&str, Scope); 4] =
+    [("served", Scope::Served), ("operator", Scope::Operator), ("matching", Scope::Matching), ("named", Scope::Named)];
 
 /// All custom resource definitions as a stream of YAML documents, as `dask-wasm-operator crds` prints it.
 pub fn crds_yaml() -> String {

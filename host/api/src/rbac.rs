@@ -14,8 +14,6 @@ pub enum Scope {
     Served,
     /// In the operator's own namespace.
     Operator,
-    /// On objects without a namespace. An operator that is confined to a list of namespaces does without.
-    Cluster,
     /// On objects without a namespace, where the namespaces that are served are those that match a pattern.
     Matching,
     /// Wherever Dask objects are served, on single objects that the administrator names. The operator does without until a
@@ -46,9 +44,16 @@ pub const TABLE: [Rights; 20] = [
     Rights {
         scope: Scope::Served,
         group: "kubernetes.dask.org",
-        resources: &["daskclusters", "daskworkergroups", "daskjobs", "daskautoscalers"],
+        resources: &["daskclusters", "daskworkergroups"],
         verbs: MANAGE,
         why: "serves them; makes the default group of a cluster and the cluster of a job, deletes idle and finished clusters",
+    },
+    Rights {
+        scope: Scope::Served,
+        group: "kubernetes.dask.org",
+        resources: &["daskjobs", "daskautoscalers"],
+        verbs: &["get", "list", "watch", "patch"],
+        why: "serves them; releases those that the Python operator held",
     },
     Rights {
         scope: Scope::Served,
@@ -129,7 +134,7 @@ pub const TABLE: [Rights; 20] = [
         scope: Scope::Served,
         group: "events.k8s.io",
         resources: &["events"],
-        verbs: &["create", "patch"],
+        verbs: &["create"],
         why: "tells users what happened to their objects",
     },
     Rights {
@@ -157,22 +162,15 @@ pub const TABLE: [Rights; 20] = [
         scope: Scope::Operator,
         group: "events.k8s.io",
         resources: &["events"],
-        verbs: &["create", "patch"],
+        verbs: &["create"],
         why: "tells administrators what happened to a plugin",
     },
     Rights {
         scope: Scope::Operator,
         group: "coordination.k8s.io",
         resources: &["leases"],
-        verbs: &["get", "create", "update", "patch"],
+        verbs: &["get", "create", "update"],
         why: "only the replica that holds the Lease writes",
-    },
-    Rights {
-        scope: Scope::Cluster,
-        group: "apiextensions.k8s.io",
-        resources: &["customresourcedefinitions"],
-        verbs: WATCH,
-        why: "notices kinds that are installed after a plugin that needs them",
     },
     Rights {
         scope: Scope::Matching,
@@ -269,9 +267,10 @@ pub fn required_access(served: Served<'_>, operator_namespace: &str) -> BTreeSet
         let namespaces: Vec<Option<&str>> = match (rights.scope, served) {
             (Scope::Operator, _) => vec![Some(operator_namespace)],
             (Scope::Served, Served::Namespaces(names)) => names.iter().map(|name| Some(name.as_str())).collect(),
-            (Scope::Served | Scope::Cluster, Served::AllNamespaces | Served::Matching)
-            | (Scope::Matching, Served::Matching) => vec![None],
-            (Scope::Cluster | Scope::Matching | Scope::Named, _) => vec![],
+            (Scope::Served, Served::AllNamespaces | Served::Matching) | (Scope::Matching, Served::Matching) => {
+                vec![None]
+            }
+            (Scope::Matching | Scope::Named, _) => vec![],
         };
         for (namespace, &name) in
             namespaces.iter().flat_map(|namespace| rights.resources.iter().map(move |name| (namespace, name)))

@@ -270,8 +270,7 @@ async fn patterns_follow_the_namespaces_as_they_come_and_go() -> anyhow::Result<
         ensure!(status.success(), "{status}:\n{}", operator.log());
         for (request, code) in requests(&installation).await? {
             let is_of_namespaces = request.contains(" /api/v1/namespaces?");
-            let is_of_definitions = request.contains("/customresourcedefinitions");
-            ensure!(!spans_namespaces(&request) || is_of_namespaces || is_of_definitions, "{request}");
+            ensure!(!spans_namespaces(&request) || is_of_namespaces, "{request}");
             ensure!(code != 403 || request.contains(&home.name("b")), "{request} was forbidden");
             ensure!(!request.contains(&not.namespace), "{request}");
         }
