@@ -179,11 +179,6 @@ impl Replies {
         let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         self.heard.get(call.name()).filter(|heard| now.saturating_sub(heard.at) <= age)
     }
-
-    /// Forgets the reply to a call: what it was for has been done.
-    pub fn forget(&mut self, call: &SchedulerCall) {
-        self.heard.remove(call.name());
-    }
 }
 
 #[cfg(test)]

@@ -120,7 +120,7 @@ impl SubjectState {
         self.replies.note(call, result, now);
     }
 
-    /// Whether anything is remembered that must not be dropped with the subject.
+    /// Whether nothing is remembered: no pass has found the subject, or its end has been dealt with.
     pub fn is_spent(&self) -> bool {
         self.last_seen.is_none() && self.uid.is_empty()
     }
