@@ -5,6 +5,7 @@
 pub mod action;
 pub mod contract;
 pub mod dask;
+pub mod error;
 pub mod fields;
 pub mod glob;
 pub mod memory;

@@ -17,7 +17,7 @@ use super::{
     poll::{Poll, silence},
     scaling::{Hold, Recommendation, Situation, Verdict, decide, goal},
     service_kind,
-    status::{Finding, conditions, previous, scheduler_available},
+    status::{conditions, previous, scheduler_available},
     worker_group_kind,
 };
 use crate::{
@@ -25,7 +25,9 @@ use crate::{
     fields,
     object::{ManagedFields, NamespacedName, Object},
     scheduler::{Scheduler, SchedulerCall, SchedulerReply},
-    spec::{ConditionStatus, DaskAutoscalerSpec, DaskAutoscalerStatus, DaskWorkerGroupSpec, DaskWorkerGroupStatus},
+    spec::{
+        ConditionStatus, DaskAutoscalerSpec, DaskAutoscalerStatus, DaskWorkerGroupSpec, DaskWorkerGroupStatus, Finding,
+    },
     time::{epoch_millis, rfc3339},
     wanted::{Findings, Problem, Snapshot, SubjectPatch, Wanted, WantedFields},
 };
@@ -155,7 +157,7 @@ impl<'a> Target<'a> {
         let scheduler = scheduler(seen, cluster)?;
         let group = group(seen, &spec)?;
         for object in [cluster, group] {
-            if object.metadata.annotations.get(PAUSED).is_some_and(|value| value == "true") {
+            if object.is_paused() {
                 let message =
                     format!("the annotation {PAUSED} of {} stops all changes; remove it to go on", object.key());
                 return Err(Obstacle::new("Paused", message));

@@ -27,8 +27,8 @@ const _: () = assert!(NAME_MAX == 53, "the length that clients of the Python ope
 /// cluster's changes: scaling writes only the group.
 const COPIED_REPLICAS: &str = "operator.dask.org/copied-replicas";
 
-/// What the Python operator has dealt with, as JSON.
-const KOPF_LAST_HANDLED: &str = "kopf.zalando.org/last-handled-configuration";
+/// Where kopf 1.x notes what it has handled, as JSON, unless it is told otherwise, which the Python operator does not.
+pub const KOPF_LAST_HANDLED: &str = "kopf.zalando.org/last-handled-configuration";
 
 /// The default group's workers, for the status.
 pub(super) const WORKERS: &str = "workers";

@@ -17,9 +17,8 @@ use crate::{
     object::Object,
     spec::{
         ClusterPhase, Condition, ConditionStatus, DaskClusterSpec, DaskClusterStatus, DaskWorkerGroupSpec,
-        DaskWorkerGroupStatus, UpdateStrategy, UpdateStrategyType,
+        DaskWorkerGroupStatus, Finding, UpdateStrategy, UpdateStrategyType,
     },
-    time::rfc3339,
     wanted::{Findings, Problem, Snapshot},
 };
 
@@ -160,9 +159,6 @@ fn is_worker(object: &Object) -> bool {
     object.kind.same_kind(&deployment_kind()) && component.is_some_and(|component| component == "worker")
 }
 
-/// Status, reason and message of one condition.
-pub(super) type Finding = (ConditionStatus, String, String);
-
 pub(super) fn scheduler_available(seen: &Snapshot, scheduler: Option<&Object>) -> Finding {
     let Some(scheduler) = scheduler else {
         return (
@@ -271,7 +267,7 @@ pub(super) fn conditions(
     available: Finding,
     progressing: Finding,
 ) -> Vec<Condition> {
-    let paused = seen.subject.metadata.annotations.get(PAUSED).is_some_and(|value| value == "true");
+    let paused = seen.subject.is_paused();
     let progressing = if paused {
         (
             ConditionStatus::False,
@@ -283,17 +279,6 @@ pub(super) fn conditions(
     };
     [("Available", available), ("Progressing", progressing), ("Degraded", degradation(problems))]
         .into_iter()
-        .map(|(type_, (status, reason, message))| {
-            let before = previous.iter().find(|condition| condition.type_ == type_ && condition.status == status);
-            Condition {
-                type_: type_.to_owned(),
-                status,
-                observed_generation: seen.subject.metadata.generation,
-                last_transition_time: before
-                    .map_or_else(|| rfc3339(seen.now), |before| before.last_transition_time.clone()),
-                reason,
-                message,
-            }
-        })
+        .map(|(type_, finding)| Condition::found(type_, finding, previous, seen.subject.metadata.generation, seen.now))
         .collect()
 }

@@ -14,7 +14,7 @@ use super::{Answer, Pass, Pipeline, SubjectState, execute::adopt};
 use crate::{
     action::{Action, Apply, ApplyTarget, WriteError},
     contract::{Call, Failure, HandlerDeclaration, Json, OwnedChild, Subject, Trigger, TriggerRequest},
-    dask::{PAUSED, Settled},
+    dask::Settled,
     fields::{hex, holds},
     object::{GroupVersionKind, ManagedFields, NamespacedName, Object, ObjectKey, Resource},
     plugin::{
@@ -75,7 +75,7 @@ impl Pipeline<'_> {
         state: &mut SubjectState,
         now: u64,
     ) -> Pass {
-        if subject.metadata.annotations.get(PAUSED).is_some_and(|value| value == "true") {
+        if subject.is_paused() {
             return Pass::default();
         }
         let seen = self.snapshot(subject, &handler.children, now);

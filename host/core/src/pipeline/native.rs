@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{Pass, Pipeline, SubjectState, execute::adopt};
 use crate::{
     action::WriteError,
-    dask::{INVALID_NAME, Lookup, PAUSED, Reconciler, Settled, field_manager, settle},
+    dask::{INVALID_NAME, Lookup, Reconciler, Settled, field_manager, settle},
     object::{NamespacedName, Object},
     wanted::{Problem, Snapshot, WantedChild, target},
 };
@@ -18,7 +18,7 @@ impl Pipeline<'_> {
         state: &mut SubjectState,
         now: u64,
     ) -> Pass {
-        if subject.metadata.annotations.get(PAUSED).is_some_and(|value| value == "true") {
+        if subject.is_paused() {
             return Pass::default();
         }
         let manager = field_manager(reconciler);

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{FieldPathError, HandlerName, KEY_ANNOTATION, Projection, pods};
 use crate::{
     contract::{KindReference, Outcome, Patch, PatchStrategy, PatchTarget, Permissions},
+    dask::OWN_PREFIXES,
     names::{check_dns_label, check_dns_subdomain},
     object::{GroupVersionKind, Object, Resource},
     spec::{DEFAULT_CHILDREN, Grants, Limits},
@@ -38,9 +39,6 @@ const RESERVED_METADATA: [&str; 10] = [
     "deletionTimestamp",
     "selfLink",
 ];
-
-/// Prefixes of labels and annotations that are the host's.
-const RESERVED_PREFIXES: [&str; 2] = ["plugins.dask.org/", "operator.dask.org/"];
 
 /// What a plugin may do: what it asks for, and was granted, and the policy allows.
 #[derive(Clone, Debug)]
@@ -257,7 +255,7 @@ fn check_entries(metadata: &Map<String, Value>) -> Result<(), String> {
         let Some(entries) = metadata.get(map).filter(|value| !value.is_null()) else { continue };
         let entries = entries.as_object().ok_or_else(|| format!("metadata.{map} is no object"))?;
         for (key, value) in entries {
-            if RESERVED_PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
+            if OWN_PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
                 return Err(format!("metadata.{map}[{key:?}] is reserved for the operator"));
             }
             if !value.is_string() {

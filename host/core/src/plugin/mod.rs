@@ -10,7 +10,7 @@ mod subscription;
 pub use answer::{Rights, accept};
 pub use budget::ApplyBudget;
 pub use delivery::{Delivery, Handled, decide};
-pub use projection::{FieldPathError, Projection};
+pub use projection::{FieldPathError, Projection, check_field_path};
 pub use subscription::{Mounted, SubscriptionError, unserved};
 
 use std::collections::BTreeMap;

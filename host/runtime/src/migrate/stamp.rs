@@ -6,15 +6,10 @@
 
 use std::collections::BTreeSet;
 
+use dask_wasm_operator_core::dask::{KOPF_LAST_HANDLED, WORKER_ORDINALS};
 use serde_json::{Map, Value, json};
 
 use super::objects::text;
-
-/// Where kopf 1.x notes what it has handled, unless it is told otherwise, which the Python operator does not.
-pub(super) const LAST_HANDLED: &str = "kopf.zalando.org/last-handled-configuration";
-
-/// What is written on a group of which this operator has made workers.
-const WORKER_ORDINALS: &str = "operator.dask.org/worker-ordinals";
 
 /// Prefix of annotations that kopf takes for those of operators made with it, as such or behind a further `name.`.
 const KOPF_PREFIX: &str = "kopf.zalando.org";
@@ -35,7 +30,7 @@ fn noted_status(kind: &str) -> Option<&'static str> {
 pub(super) fn stamp(object: &Value, suspended: &BTreeSet<String>) -> Option<Value> {
     is_handled(object, suspended).then(|| {
         let noted = format!("{}\n", Value::Object(essence(object)));
-        json!({"metadata": {"annotations": {LAST_HANDLED: noted}}})
+        json!({"metadata": {"annotations": {KOPF_LAST_HANDLED: noted}}})
     })
 }
 
@@ -44,7 +39,7 @@ fn is_handled(object: &Value, suspended: &BTreeSet<String>) -> bool {
     let annotation = |name: &str| object["metadata"]["annotations"].get(name).is_some();
     match text(object, "/kind") {
         "DaskCluster" => !["", "Created"].contains(&text(object, "/status/phase")),
-        "DaskWorkerGroup" => annotation(WORKER_ORDINALS) || annotation(LAST_HANDLED),
+        "DaskWorkerGroup" => annotation(WORKER_ORDINALS) || annotation(KOPF_LAST_HANDLED),
         "DaskJob" => {
             let key = format!("{}/{}", text(object, "/metadata/namespace"), text(object, "/metadata/name"));
             !["", "JobCreated"].contains(&text(object, "/status/jobStatus")) || suspended.contains(&key)
@@ -117,7 +112,7 @@ mod tests {
             "metadata": {
                 "name": "simple", "uid": "u", "labels": {"a": "b"},
                 "annotations": {
-                    LAST_HANDLED: "old", "x.kopf.zalando.org/y": "", "mine.example/kopf-managed": "yes", "mine.example/z": "",
+                    KOPF_LAST_HANDLED: "old", "x.kopf.zalando.org/y": "", "mine.example/kopf-managed": "yes", "mine.example/z": "",
                     "kubectl.kubernetes.io/last-applied-configuration": "{}", "keep.example/k": "v",
                 },
             },

@@ -13,13 +13,4 @@ pub(crate) use manager::{ManagerSurroundings, PluginManager};
 pub(crate) use mount::{Mountable, mount};
 pub(crate) use prepare::{engine, prepare};
 
-/// The whole chain of causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
+use dask_wasm_operator_core::error::chain;

@@ -3,7 +3,7 @@
 mod manifests;
 mod output;
 
-use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use dask_wasm_operator_core::{
@@ -22,6 +22,7 @@ use crate::{
     Failure, PluginFiles, RenderArgs,
     plugins::{Mountable, engine, mount, plugin, prepare},
     print,
+    settings::cache_directory,
 };
 
 /// Rounds over all objects. One that needs more is going round in circles.
@@ -49,13 +50,6 @@ pub(crate) fn render(arguments: RenderArgs) -> Result<(), Failure> {
     if report.is_empty() { Ok(()) } else { Err(anyhow::anyhow!("not everything could be made:{report}").into()) }
 }
 
-/// Compiled forms are kept between runs where the user's caches are.
-fn cache_directory() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let base = base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    base.unwrap_or_else(std::env::temp_dir).join("dask-wasm-operator").join("compiled")
-}
-
 /// Kinds that are granted are taken to be served, in namespaces and in version v1, unless a definition says more.
 fn assume_granted(spec: &DaskPluginSpec, resources: &mut Vec<Resource>) {
     for grant in &spec.grants.create {
@@ -72,7 +66,7 @@ fn load(plugins: &[(&PluginFiles, (String, DaskPluginSpec))], resources: &[Resou
     if plugins.is_empty() {
         return Ok(handlers);
     }
-    let engine = engine(cache_directory())?;
+    let engine = engine(cache_directory().join("compiled"))?;
     for (files, (name, spec)) in plugins {
         let bytes = std::fs::read(&files.wasm).with_context(|| format!("reading {}", files.wasm.display()))?;
         let loaded = Arc::new(
