@@ -97,7 +97,7 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
         operator.serve(admin, shutdown.clone());
     }
     let mut beside = tokio::select! {
-        begun = operator.begin(&settings, &shutdown) => begun?,
+        begun = operator.begin(&settings, shutdown.clone()) => begun?,
         // From the first on: changes must not pile up while something can't be listed.
         () = operator.controller.note(&mut changes_rx) => return Err(anyhow!("nothing is heard of changes any more").into()),
         () = shutdown.requested() => return end(leadership).await,
@@ -218,7 +218,7 @@ impl Operator {
     }
 
     /// Waits until what is in the cluster has been read, and starts what works beside the controller.
-    async fn begin(&self, settings: &RunSettings, shutdown: &Shutdown) -> Result<Vec<Task>, Failure> {
+    async fn begin(&self, settings: &RunSettings, shutdown: Shutdown) -> Result<Vec<Task>, Failure> {
         let mut namespaces = NamespaceFollower {
             scope: settings.scope.clone(),
             index: Arc::clone(&self.index),
@@ -248,7 +248,7 @@ impl Operator {
                 directory: directory.clone(),
                 changed: Arc::clone(&self.plugins_changed),
             });
-            tasks.push(Task::spawn("plugin manager", manager.run(shutdown.clone())));
+            tasks.push(Task::spawn("plugin manager", manager.run(shutdown)));
         }
         self.in_sync.store(true, Ordering::Release);
         tracing::info!("ready");
