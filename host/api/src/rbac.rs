@@ -42,13 +42,20 @@ const WATCH: &[&str] = &["get", "list", "watch"];
 const MANAGE: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
 
 /// What the operator may do.
-pub const TABLE: [Rights; 20] = [
+pub const TABLE: [Rights; 21] = [
     Rights {
         scope: Scope::Served,
         group: "kubernetes.dask.org",
-        resources: &["daskclusters", "daskworkergroups", "daskjobs", "daskautoscalers"],
+        resources: &["daskclusters", "daskworkergroups"],
         verbs: MANAGE,
         why: "serves them; makes the default group of a cluster and the cluster of a job, deletes idle and finished clusters",
+    },
+    Rights {
+        scope: Scope::Served,
+        group: "kubernetes.dask.org",
+        resources: &["daskjobs", "daskautoscalers"],
+        verbs: &["get", "list", "watch", "patch"],
+        why: "serves them; releases those that the Python operator held",
     },
     Rights {
         scope: Scope::Served,
@@ -129,7 +136,7 @@ pub const TABLE: [Rights; 20] = [
         scope: Scope::Served,
         group: "events.k8s.io",
         resources: &["events"],
-        verbs: &["create", "patch"],
+        verbs: &["create"],
         why: "tells users what happened to their objects",
     },
     Rights {
@@ -157,14 +164,14 @@ pub const TABLE: [Rights; 20] = [
         scope: Scope::Operator,
         group: "events.k8s.io",
         resources: &["events"],
-        verbs: &["create", "patch"],
+        verbs: &["create"],
         why: "tells administrators what happened to a plugin",
     },
     Rights {
         scope: Scope::Operator,
         group: "coordination.k8s.io",
         resources: &["leases"],
-        verbs: &["get", "create", "update", "patch"],
+        verbs: &["get", "create", "update"],
         why: "only the replica that holds the Lease writes",
     },
     Rights {

@@ -38,7 +38,6 @@ mod tests {
             singular: "daskcluster".into(),
             short_names: vec![],
             subresources: subresources.iter().map(|name| (*name).to_owned()).collect(),
-            verbs: vec![],
         };
         let table: KindTable = [served("v1", &["scale", "status"]), served("v1beta1", &[])].into_iter().collect();
         let found = installed(&table, "kubernetes.dask.org", "DaskCluster").unwrap();

@@ -34,8 +34,6 @@ pub struct ServedKind {
     pub short_names: Vec<String>,
     /// Names of subresources, `status`.
     pub subresources: Vec<String>,
-    /// What can be done with it, `watch`.
-    pub verbs: Vec<String>,
 }
 
 /// The kinds that are served; of each group the preferred version first.
@@ -219,7 +217,6 @@ fn served_kind(group: &str, version: &str, resource: APIResourceDiscovery) -> Op
         singular: resource.singular_resource.unwrap_or_default(),
         short_names: resource.short_names,
         subresources: resource.subresources.into_iter().filter_map(|subresource| subresource.subresource).collect(),
-        verbs: resource.verbs,
     })
 }
 
@@ -237,7 +234,6 @@ mod tests {
             singular: singular.into(),
             short_names: short.iter().map(|name| (*name).to_owned()).collect(),
             subresources: vec![],
-            verbs: vec![],
         }
     }
 

@@ -1,8 +1,9 @@
 //! One request and its answer, with a deadline. Retrying is the caller's business: only it knows what may be sent twice.
 
-use std::{error::Error as _, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
+use dask_wasm_operator_core::error::chain;
 use http::{Method, Request, StatusCode, header};
 use kube::{Client, client::Body, core::Status};
 use serde::de::DeserializeOwned;
@@ -71,21 +72,6 @@ fn describe(status: &Status) -> String {
         ("", reason) => reason.to_owned(),
         (message, _) => message.to_owned(),
     }
-}
-
-/// An error with its causes: kube's client wraps what happened several times.
-fn chain(error: &kube::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// A good answer.

@@ -5,7 +5,9 @@
 pub mod action;
 pub mod contract;
 pub mod dask;
+pub mod error;
 pub mod fields;
+pub mod glob;
 pub mod inheritance;
 pub mod memory;
 pub mod names;

@@ -55,6 +55,46 @@ pub fn check_dns_subdomain(value: &str) -> Result<(), NameError> {
     }
 }
 
+/// What labels and annotations are named by: at most 63 characters, behind a DNS subdomain and a slash or not.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_qualified_name(value: &str) -> Result<(), NameError> {
+    let name = match value.split_once('/') {
+        Some((prefix, name)) => {
+            check_dns_subdomain(prefix)?;
+            name
+        }
+        None => value,
+    };
+    check_length(name, DNS_LABEL_MAX)?;
+    check_words(name)
+}
+
+/// The value of a label, which may be empty.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_label_value(value: &str) -> Result<(), NameError> {
+    if value.is_empty() {
+        return Ok(());
+    }
+    check_length(value, DNS_LABEL_MAX)?;
+    check_words(value)
+}
+
+/// Letters of either case and digits, with `-`, `_` and `.` between them.
+fn check_words(value: &str) -> Result<(), NameError> {
+    let is_alphanumeric = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = value.as_bytes();
+    let is_word = bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte));
+    if is_word && is_alphanumeric(bytes.first()) && is_alphanumeric(bytes.last()) {
+        Ok(())
+    } else {
+        Err(NameError::Characters { value: value.to_owned(), also: ", upper case ones, '-', '_' or '.'" })
+    }
+}
+
 fn check_length(value: &str, max: usize) -> Result<(), NameError> {
     match value.len() {
         0 => Err(NameError::Empty),

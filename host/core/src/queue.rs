@@ -119,11 +119,6 @@ impl<G: Clone + Ord + Hash, K: Clone + Ord + Hash> Queue<G, K> {
     pub fn depth(&self) -> usize {
         self.ready.values().map(VecDeque::len).sum()
     }
-
-    /// Whether nothing is ready or being worked on.
-    pub fn is_idle(&self) -> bool {
-        self.ready.is_empty() && self.entries.values().all(|entry| !entry.running)
-    }
 }
 
 #[cfg(test)]
@@ -160,7 +155,7 @@ mod tests {
         queue.done("h", 1);
         assert_eq!(next(&mut queue, 0), Some(("h", 1)), "it was woken meanwhile");
         queue.done("h", 1);
-        assert!(queue.is_idle() && queue.entries.is_empty());
+        assert!(queue.ready.is_empty() && queue.entries.is_empty());
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
+use crate::names::{check_label_value, check_qualified_name};
+
 /// A parsed selector. All requirements must hold; without any it selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector(Vec<Requirement>);
@@ -32,9 +34,11 @@ impl Selector {
     /// # Errors
     /// Names the requirement that can't be read.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
+        if trim(text).is_empty() {
+            return Ok(Self::default());
+        }
         split_outside_parentheses(text)
-            .map(str::trim)
-            .filter(|requirement| !requirement.is_empty())
+            .map(trim)
             .map(|requirement| parse(requirement).ok_or_else(|| SelectorError { requirement: requirement.to_owned() }))
             .collect::<Result<_, _>>()
             .map(Self)
@@ -73,8 +77,11 @@ fn parse(requirement: &str) -> Option<Requirement> {
     }
     if let Some(list) = requirement.strip_suffix(')') {
         let (head, list) = list.split_once('(')?;
+        if trim(list).is_empty() {
+            return None;
+        }
         let values = list.split(',').map(value_of).collect::<Option<Vec<_>>>()?;
-        let (key, operator) = head.trim().rsplit_once(char::is_whitespace)?;
+        let (key, operator) = trim(head).rsplit_once(is_space)?;
         return match operator {
             "in" => Some(Requirement::In(key_of(key)?, values)),
             "notin" => Some(Requirement::NotIn(key_of(key)?, values)),
@@ -88,15 +95,22 @@ fn parse(requirement: &str) -> Option<Requirement> {
 }
 
 fn key_of(text: &str) -> Option<String> {
-    let key = text.trim();
-    let allowed = |character: char| character.is_ascii_alphanumeric() || "-_./".contains(character);
-    (!key.is_empty() && key.chars().all(allowed)).then(|| key.to_owned())
+    let key = trim(text);
+    check_qualified_name(key).ok().map(|()| key.to_owned())
 }
 
 fn value_of(text: &str) -> Option<String> {
-    let value = text.trim();
-    let allowed = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
-    value.chars().all(allowed).then(|| value.to_owned())
+    let value = trim(text);
+    check_label_value(value).ok().map(|()| value.to_owned())
+}
+
+fn trim(text: &str) -> &str {
+    text.trim_matches(is_space)
+}
+
+/// What Kubernetes takes for space.
+fn is_space(character: char) -> bool {
+    matches!(character, ' ' | '\t' | '\r' | '\n')
 }
 
 #[cfg(test)]
@@ -131,9 +145,38 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_named() {
-        for bad in ["a in b", "a ~ b", "=a", "a in (b", "a b", "a=b&watch=true"] {
+    fn what_the_api_server_refuses_is_named() {
+        let (long, longer) = ("x".repeat(63), "x".repeat(64));
+        for bad in [
+            "a in b",
+            "a ~ b",
+            "=a",
+            "a in (b",
+            "a in ()",
+            "a b",
+            "a=b&watch=true",
+            "a//b",
+            "a/b/c",
+            "/b",
+            "a/",
+            "A_b/c",
+            "a..b/c",
+            "-a",
+            "a.",
+            "a=-b",
+            "a=b_",
+            "a=b,",
+            ",a",
+            "a,,b",
+            "a\u{a0}",
+            &longer,
+            &format!("a={longer}"),
+            &format!("{}/b", "x".repeat(254)),
+        ] {
             assert!(Selector::parse(bad).is_err(), "{bad}");
+        }
+        for good in [&*format!("example.com/{long}={long}"), "A_b.c-d", "a=", "a in (,b)", " a in( b ) , ! c"] {
+            assert!(Selector::parse(good).is_ok(), "{good}");
         }
     }
 }

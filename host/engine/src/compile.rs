@@ -83,8 +83,10 @@ impl Compiler {
         let (code, signal) = (status.code(), status.signal());
         if status.success() {
             Ok(())
-        } else if !in_time || signal == Some(Signal::XCPU.as_raw()) || signal == Some(Signal::KILL.as_raw()) {
+        } else if !in_time || signal == Some(Signal::XCPU.as_raw()) {
             Err(CompileError::Time { seconds: CPU_SECONDS })
+        } else if signal == Some(Signal::KILL.as_raw()) {
+            Err(CompileError::Killed { bytes: COMPILE_MEMORY_BYTES })
         } else if code == Some(INVALID.into()) {
             Err(CompileError::Invalid { message })
         } else if OUT_OF_MEMORY.iter().any(|words| message.contains(words)) {
@@ -202,6 +204,15 @@ pub enum CompileError {
         /// The limit.
         bytes: u64,
     },
+    /// Somebody ended it by SIGKILL, as the operating system does where memory is short: the host's fault.
+    #[error(
+        "the compiling process was killed, most likely because the container or the machine is short of memory; \
+         allow the operator {bytes} bytes more for it"
+    )]
+    Killed {
+        /// What compiling may take.
+        bytes: u64,
+    },
     /// The compiler failed.
     #[error("the compiling process ended with {status}: {message}")]
     Crashed {
@@ -251,7 +262,9 @@ impl CompileError {
             Self::Memory { .. } => "CompileMemoryExceeded",
             Self::Crashed { .. } => "CompileCrashed",
             Self::Large { .. } => "ComponentTooLarge",
-            Self::Start { .. } | Self::Lost { .. } | Self::Cache(_) | Self::Load { .. } => "HostFailure",
+            Self::Killed { .. } | Self::Start { .. } | Self::Lost { .. } | Self::Cache(_) | Self::Load { .. } => {
+                "HostFailure"
+            }
         }
     }
 }

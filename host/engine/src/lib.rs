@@ -32,4 +32,4 @@ pub use compile::{COMPILE_SUBCOMMAND, CompileError, Compiler, compile_child};
 pub use engine::{Engine, EngineError, EngineSettings};
 pub use inspect::InspectError;
 pub use manifest::ManifestError;
-pub use plugin::{LoadError, LoadedPlugin, PluginSettings, Stage};
+pub use plugin::{LoadError, LoadedPlugin, PluginSettings};

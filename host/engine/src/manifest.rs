@@ -3,24 +3,21 @@
 
 use std::{collections::BTreeSet, mem::discriminant, time::Duration};
 
-use dask_wasm_operator_core::contract::{
-    AnnotationCondition, FieldCondition, HandlerDeclaration, KindReference, Manifest, PatchPermission, Permissions,
-    RelatedRequest, RelatedSelection, Subscription, TriggerRequest, ValueTest,
+use dask_wasm_operator_core::{
+    contract::{
+        AnnotationCondition, FieldCondition, HandlerDeclaration, KindReference, Manifest, PatchPermission, Permissions,
+        RelatedRequest, RelatedSelection, Subscription, TriggerRequest, ValueTest,
+    },
+    names::DNS_LABEL_MAX,
+    plugin::{HANDLER_NAME_MAX, check_field_path},
 };
 use semver::Version;
-
-/// With a plugin's name of at most 63 characters it makes a field manager of at most 128: `dask-plugin/<plugin>/<handler>`.
-const HANDLER_NAME: usize = 40;
-const _: () = assert!("dask-plugin/".len() + 63 + "/".len() + HANDLER_NAME <= 128);
 
 /// Entries of any list. The largest example has 17 handlers.
 const ENTRIES: usize = 64;
 
 /// Bytes of any text: selectors, expressions, paths.
 const TEXT: usize = 4 << 10;
-
-/// A DNS label, Kubernetes' form for most names.
-const LABEL: usize = 63;
 
 /// The shortest interval of a timer.
 const SHORTEST_TIMER: Duration = Duration::from_secs(1);
@@ -58,7 +55,7 @@ pub(crate) fn validate(manifest: &Manifest, interface: &Version) -> Checked {
 
 fn handler(at: &At, handler: &HandlerDeclaration) -> Checked {
     let HandlerDeclaration { name, subscription, triggers, projection, related } = handler;
-    at.field("name").label(name, HANDLER_NAME)?;
+    at.field("name").label(name, HANDLER_NAME_MAX)?;
     self::subscription(&at.field("subscription"), subscription)?;
     self::triggers(&at.field("triggers"), triggers)?;
     paths(&at.field("projection"), projection.as_deref().unwrap_or_default())?;
@@ -71,7 +68,7 @@ fn subscription(at: &At, subscription: &Subscription) -> Checked {
     self::kind(&at.field("kind"), kind)?;
     at.field("namespaces").each(namespaces, |at, pattern| {
         let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'*');
-        at.matches(pattern, LABEL, fits, "a namespace, or a pattern like team-*")
+        at.matches(pattern, DNS_LABEL_MAX, fits, "a namespace, or a pattern like team-*")
     })?;
     at.field("labels").optional_text(labels.as_deref())?;
     at.field("annotations").each(annotations, |at, AnnotationCondition { key, test }| {
@@ -116,7 +113,7 @@ fn triggers(at: &At, triggers: &[TriggerRequest]) -> Checked {
 
 fn related(at: &At, related: &RelatedRequest) -> Checked {
     let RelatedRequest { name, kind, selection, projection } = related;
-    at.field("name").label(name, LABEL)?;
+    at.field("name").label(name, DNS_LABEL_MAX)?;
     self::kind(&at.field("kind"), kind)?;
     match selection {
         RelatedSelection::Labels(text) | RelatedSelection::Named(text) => at.field("selection").text(text)?,
@@ -150,42 +147,18 @@ fn kind(at: &At, kind: &KindReference) -> Checked {
         )?;
     }
     if let Some(version) = version {
-        at.field("version").matches(version, LABEL, is_name, "an API version like v1")?;
+        at.field("version").matches(version, DNS_LABEL_MAX, is_name, "an API version like v1")?;
     }
-    at.field("name").matches(name, LABEL, is_name, "a kind like Service")
+    at.field("name").matches(name, DNS_LABEL_MAX, is_name, "a kind like Service")
 }
 
 fn paths(at: &At, paths: &[String]) -> Checked {
     at.each(paths, |at, path| self::path(at, path))
 }
 
-/// Names joined by dots, or in brackets and quotes.
 fn path(at: &At, path: &str) -> Checked {
     at.text(path)?;
-    let mut rest = path;
-    while !rest.is_empty() {
-        let next = match rest.strip_prefix("[\"") {
-            Some(quoted) => quoted.split_once("\"]").filter(|(name, _)| !name.is_empty()).map(|(_, rest)| rest),
-            None => {
-                let end = rest.find(['.', '[']).unwrap_or(rest.len());
-                let (name, rest) = rest.split_at(end);
-                let is_name = !name.is_empty()
-                    && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'$'));
-                is_name.then_some(rest)
-            }
-        };
-        rest = match next {
-            Some("") => "",
-            Some(next) if next.starts_with("[\"") => next,
-            Some(next) if next.len() > 1 && next.starts_with('.') && !next.starts_with(".[") => &next[1..],
-            _ => {
-                return at.refuse(format!(
-                    "{path:?} is no path; write names joined by dots, metadata.labels[\"dask.org/component\"]"
-                ));
-            }
-        };
-    }
-    Ok(())
+    check_field_path(path).or_else(|error| at.refuse(error.to_string()))
 }
 
 /// A place in the manifest.
@@ -371,22 +344,5 @@ mod tests {
         let found =
             refusal(|manifest| manifest.handlers[0].triggers = vec![TriggerRequest::Timer(Duration::from_millis(999))]);
         assert!(found.starts_with("handlers[0].triggers[0]: timer(999) is too short"), "{found}");
-    }
-
-    #[test]
-    fn paths_are_names_joined_by_dots_or_in_brackets() {
-        let at = At::root();
-        for good in [
-            "spec",
-            "spec.worker.replicas",
-            "metadata.labels[\"dask.org/component\"]",
-            "data[\"a.b\"].c",
-            "a[\"b\"][\"c\"]",
-        ] {
-            assert_eq!(path(&at, good), Ok(()), "{good}");
-        }
-        for bad in ["", ".", "a.", ".a", "a..b", "a[b]", "a[\"b\"", "a[\"\"]", "a.[\"b\"]", "a b", "a[\"b\"]c", "a/b"] {
-            assert!(path(&at, bad).is_err(), "{bad}");
-        }
     }
 }

@@ -127,19 +127,6 @@ fn lost() -> CallError {
     CallError::Host("its thread ended before it had answered; this is a fault of the operator".into())
 }
 
-/// The steps of loading, as they are shown in a DaskPlugin's status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Bytes, digest.
-    Read,
-    /// What the component is and imports.
-    Check,
-    /// Native code.
-    Compile,
-    /// What it says of itself.
-    Describe,
-}
-
 /// Why a plugin is not ready.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -172,16 +159,6 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// The step that failed.
-    pub fn stage(&self) -> Stage {
-        match self {
-            Self::Artifact(_) => Stage::Read,
-            Self::Inspect(_) | Self::Link { .. } => Stage::Check,
-            Self::Compile(_) => Stage::Compile,
-            Self::Describe { .. } | Self::Manifest(_) => Stage::Describe,
-        }
-    }
-
     /// A constant word for labels, reasons and log fields. `HostFailure` is the only one that is not the plugin's fault.
     pub fn kind(&self) -> &'static str {
         match self {

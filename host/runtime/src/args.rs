@@ -11,7 +11,7 @@ use clap::{
 };
 use dask_wasm_operator_cluster::{events::EventLevel, scheduler::Given};
 use dask_wasm_operator_core::{
-    dask::EXCLUDED_PREFIXES,
+    dask::{DEFAULT_CLUSTER_DOMAIN, EXCLUDED_PREFIXES},
     names::{NameError, check_dns_label, check_dns_subdomain},
 };
 use tracing_subscriber::filter::Targets;
@@ -64,7 +64,7 @@ pub(crate) struct RunArgs {
     pub(crate) ignored: IgnoredArgs,
 
     /// DNS domain of the cluster; schedulers are reached at `NAME.NAMESPACE.svc.DOMAIN`.
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = subdomain, env = "DASK_WASM_OPERATOR_CLUSTER_DOMAIN")]
+    #[arg(long, value_name = "DOMAIN", default_value = DEFAULT_CLUSTER_DOMAIN, value_parser = subdomain, env = "DASK_WASM_OPERATOR_CLUSTER_DOMAIN")]
     pub(crate) cluster_domain: String,
     /// Where a scheduler is reached, if not at its Service: `NAMESPACE/CLUSTER=HOST:PORT[,HOST:DASHBOARD_PORT]`.
     #[arg(long, value_name = "ADDRESS")]

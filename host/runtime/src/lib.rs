@@ -7,6 +7,7 @@ mod admin;
 mod args;
 mod controller;
 mod exit;
+mod health;
 mod metrics;
 mod migrate;
 mod namespaces;
@@ -16,7 +17,10 @@ mod run;
 mod served;
 mod settings;
 mod shutdown;
+mod start;
+mod task;
 mod telemetry;
+mod watched;
 mod writes;
 
 use std::io::{self, Write as _};

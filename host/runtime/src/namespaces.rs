@@ -1,6 +1,6 @@
 //! Keeps what is watched and worked on to the namespaces that are served, as these come and go.
 //!
-//! Where all namespaces are served, there is nothing to do. A namespace is worked on when all of its objects are known: with half of
+//! Where all namespaces are served, there is nothing to follow. A namespace is worked on when all of its objects are known: with half of
 //! them, workers that exist would be made again. `run` starts it; it writes nothing.
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -51,9 +51,6 @@ impl NamespaceFollower {
 
     /// Works until told to stop.
     pub(crate) async fn run(mut self, mut shutdown: Shutdown) {
-        if self.scope == Scope::AllNamespaces {
-            return;
-        }
         let mut changes = self.watches.changes();
         loop {
             if let Err(error) = self.look() {

@@ -1,7 +1,7 @@
 //! What the program is to do, as values that need no further judgement.
 //!
 //! Made from the arguments before any task starts. Every argument is taken out by name, so that a forgotten one does not
-//! compile. Nothing else reads the environment.
+//! compile.
 
 mod scope;
 
@@ -225,7 +225,7 @@ impl TryFrom<RunArgs> for RunSettings {
             } else {
                 PluginSources::Enabled { directory: plugin_dir }
             },
-            cache_directory: cache_dir.unwrap_or_else(|| default_cache_directory(|name| env::var_os(name))),
+            cache_directory: cache_dir.unwrap_or_else(cache_directory),
             environment: Environment {
                 cluster_domain,
                 scale_down_deadline: Duration::from_secs(scale_down_deadline),
@@ -242,6 +242,11 @@ impl TryFrom<RunArgs> for RunSettings {
             unusable,
         })
     }
+}
+
+/// Where compiled plugins are kept unless something else is said.
+pub(crate) fn cache_directory() -> PathBuf {
+    default_cache_directory(|name| env::var_os(name))
 }
 
 fn default_cache_directory(variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {

@@ -16,10 +16,11 @@ use dask_wasm_operator_core::{
 };
 use http::{Method, StatusCode};
 use kube::Client;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::{
-    sync::Semaphore,
-    time::{Instant, sleep},
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, sleep, timeout_at},
 };
 
 use crate::{
@@ -51,7 +52,7 @@ pub struct Applier {
     client: Client,
     index: Arc<Index>,
     gate: Gate,
-    /// Hands out permits in the order in which they were asked for.
+    /// One for each attempt that is on its way.
     permits: Semaphore,
 }
 
@@ -63,12 +64,10 @@ impl Applier {
     }
 
     async fn perform(&self, action: Action) -> Result<Written, WriteError> {
-        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
-        let deadline = Instant::now() + TOTAL_DEADLINE;
         match action {
-            Action::Apply(apply) => self.apply(&apply, deadline).await,
-            Action::DryRun(apply) => self.dry_run(&apply, deadline).await,
-            Action::Delete { resource, object, uid } => self.delete(&resource, object, &uid, deadline).await,
+            Action::Apply(apply) => self.apply(&apply).await,
+            Action::DryRun(apply) => self.dry_run(&apply).await,
+            Action::Delete { resource, object, uid } => self.delete(&resource, object, &uid).await,
             Action::RemoveFinalizer { resource, object, uid, resource_version, position, annotations } => {
                 let patch = json!([
                     {"op": "test", "path": "/metadata/uid", "value": uid},
@@ -76,50 +75,48 @@ impl Applier {
                     {"op": "remove", "path": format!("/metadata/finalizers/{position}")},
                     {"op": "add", "path": "/metadata/annotations", "value": annotations},
                 ]);
-                self.patch(&resource, object, &uid, &patch, deadline).await
+                self.patch(&resource, object, &uid, &patch).await
             }
-            Action::Inherit { resource, object, uid, manager } => {
-                self.inherit(&resource, object, &uid, &manager, deadline).await
-            }
+            Action::Inherit { resource, object, uid, manager } => self.inherit(&resource, object, &uid, &manager).await,
         }
     }
 
-    async fn apply(&self, apply: &Apply, deadline: Instant) -> Result<Written, WriteError> {
+    async fn apply(&self, apply: &Apply) -> Result<Written, WriteError> {
         let path = apply_path(apply).map_err(|error| bad_name(apply.object.clone(), &error))?;
         let call = Call { content_type: APPLY, ..Call::json(Method::PATCH, &path, &apply.body) };
-        let failure = match self.send(&call, Some(apply).filter(|apply| apply.creates), deadline).await {
+        let failure = match self.send(&call, Some(apply).filter(|apply| apply.creates)).await {
             Ok((status, wire)) => {
                 if apply.creates
                     && status == StatusCode::OK
                     && let Some(owner) = stranger(&wire, apply)
                 {
-                    self.withdraw(apply, &wire.metadata.uid, deadline).await?;
+                    self.withdraw(apply, &wire.metadata.uid).await?;
                     return Err(WriteError::Foreign { object: apply.object.clone(), owner });
                 }
                 return Ok(Written::Applied(self.learn(&apply.resource, wire)));
             }
             Err(failure) => failure,
         };
-        Err(self.why_not(apply, failure, deadline).await)
+        Err(self.why_not(apply, failure).await)
     }
 
     /// Lets nobody know what the object would be but the caller.
-    async fn dry_run(&self, apply: &Apply, deadline: Instant) -> Result<Written, WriteError> {
+    async fn dry_run(&self, apply: &Apply) -> Result<Written, WriteError> {
         let path = apply_path(apply).map_err(|error| bad_name(apply.object.clone(), &error))?;
         let path = with_parameter(path, "dryRun", "All");
         let call = Call { content_type: APPLY, ..Call::json(Method::PATCH, &path, &apply.body) };
-        match self.send(&call, None, deadline).await {
+        match self.send(&call, None).await {
             Ok((_, wire)) => Ok(Written::Applied(Arc::new(self.index.object(&apply.resource.kind, wire)))),
-            Err(failure) => Err(self.why_not(apply, failure, deadline).await),
+            Err(failure) => Err(self.why_not(apply, failure).await),
         }
     }
 
-    async fn why_not(&self, apply: &Apply, failure: Failure, deadline: Instant) -> WriteError {
+    async fn why_not(&self, apply: &Apply, failure: Failure) -> WriteError {
         let Failure::Request(error) = failure else { return WriteError::NotLeader };
         let object = apply.object.clone();
         let RequestError::Status(status) = &error else { return unavailable(object, "apply", &error) };
         match judge(status, apply) {
-            Verdict::Taken => self.who_has(apply, deadline, &error).await,
+            Verdict::Taken => self.who_has(apply, &error).await,
             Verdict::Conflict => WriteError::Conflict { object, message: conflicts(status) },
             Verdict::Refused => refused(object, status.code, &status.reason, &error),
             Verdict::Stale => {
@@ -138,11 +135,9 @@ impl Applier {
         object: ObjectKey,
         uid: &str,
         manager: &str,
-        deadline: Instant,
     ) -> Result<Written, WriteError> {
         let path = path::object(resource, &object.at).map_err(|error| bad_name(object.clone(), &error))?;
-        let answer = Call::get(&path).send(&self.client, left(deadline)).await;
-        let live: Value = match answer.and_then(|answer| answer.decode()) {
+        let live: Value = match self.read(&path).await {
             Ok(live) => live,
             Err(error) if error.code() == 404 => {
                 self.index.deleted(&object, uid);
@@ -159,7 +154,7 @@ impl Applier {
             {"op": "test", "path": "/metadata/resourceVersion", "value": live["metadata"]["resourceVersion"]},
             {"op": "replace", "path": "/metadata/managedFields", "value": entries},
         ]);
-        self.patch(resource, object, uid, &patch, deadline).await
+        self.patch(resource, object, uid, &patch).await
     }
 
     /// Lets the index know what the server answered.
@@ -170,7 +165,7 @@ impl Applier {
     }
 
     /// Takes our fields, owner reference included, out of an object that turned out to be somebody else's.
-    async fn withdraw(&self, apply: &Apply, uid: &str, deadline: Instant) -> Result<(), WriteError> {
+    async fn withdraw(&self, apply: &Apply, uid: &str) -> Result<(), WriteError> {
         let path = apply_path(apply).map_err(|error| bad_name(apply.object.clone(), &error))?;
         let nothing = json!({
             "apiVersion": apply.resource.kind.api_version(),
@@ -178,7 +173,7 @@ impl Applier {
             "metadata": {"name": apply.object.at.name, "namespace": apply.object.at.namespace, "uid": uid},
         });
         let call = Call { content_type: APPLY, ..Call::json(Method::PATCH, &path, &nothing) };
-        match self.send(&call, None, deadline).await {
+        match self.send(&call, None).await {
             Ok(_) => Ok(()),
             Err(Failure::Closed) => Err(WriteError::NotLeader),
             // It is gone, or another object: nothing of ours is in it.
@@ -188,14 +183,13 @@ impl Applier {
     }
 
     /// Who has an object, or fields of it, that was to be created.
-    async fn who_has(&self, apply: &Apply, deadline: Instant, refusal: &RequestError) -> WriteError {
+    async fn who_has(&self, apply: &Apply, refusal: &RequestError) -> WriteError {
         let object = apply.object.clone();
         let path = match path::object(&apply.resource, &object.at) {
             Ok(path) => path,
             Err(error) => return bad_name(object, &error),
         };
-        let answer = Call::get(&path).send(&self.client, left(deadline)).await;
-        match answer.and_then(|answer| answer.decode::<WireObject>()) {
+        match self.read::<WireObject>(&path).await {
             Ok(wire) if is_ours(&wire, apply) => WriteError::Conflict { object, message: refusal.to_string() },
             Ok(wire) => WriteError::Foreign { object, owner: owner_of(&wire, apply) },
             Err(error) if error.code() == 404 => WriteError::Stale { object, message: error.to_string() },
@@ -203,19 +197,13 @@ impl Applier {
         }
     }
 
-    async fn delete(
-        &self,
-        resource: &Resource,
-        object: ObjectKey,
-        uid: &str,
-        deadline: Instant,
-    ) -> Result<Written, WriteError> {
+    async fn delete(&self, resource: &Resource, object: ObjectKey, uid: &str) -> Result<Written, WriteError> {
         let path = path::object(resource, &object.at).map_err(|error| bad_name(object.clone(), &error))?;
         let options = json!({
             "apiVersion": "v1", "kind": "DeleteOptions",
             "propagationPolicy": "Background", "preconditions": {"uid": uid},
         });
-        match self.send(&Call::json(Method::DELETE, &path, &options), None, deadline).await {
+        match self.send(&Call::json(Method::DELETE, &path, &options), None).await {
             // Finalizers or a grace period keep it for a while.
             Ok((_, wire)) if wire.metadata.deletion_timestamp.is_some() => {
                 self.learn(resource, wire);
@@ -245,11 +233,10 @@ impl Applier {
         object: ObjectKey,
         uid: &str,
         patch: &Value,
-        deadline: Instant,
     ) -> Result<Written, WriteError> {
         let path = path::object(resource, &object.at).map_err(|error| bad_name(object.clone(), &error))?;
         let call = Call { content_type: JSON_PATCH, ..Call::json(Method::PATCH, &path, patch) };
-        match self.send(&call, None, deadline).await {
+        match self.send(&call, None).await {
             // The last finalizer of an object that is being deleted was all that kept it.
             Ok((_, wire)) if wire.metadata.deletion_timestamp.is_some() && wire.metadata.finalizers.is_empty() => {
                 self.index.deleted(&object, uid);
@@ -270,16 +257,13 @@ impl Applier {
         }
     }
 
-    /// Sends a request that can be sent twice, until it is answered or the deadline has passed. One that `creates` is not sent
-    /// again if an attempt without an answer has made the object: others may have added to it since, and it would seem to be
-    /// theirs.
-    async fn send(
-        &self,
-        call: &Call<'_>,
-        creates: Option<&Apply>,
-        deadline: Instant,
-    ) -> Result<(StatusCode, WireObject), Failure> {
+    /// Sends a request that can be sent twice, until it is answered or its time has passed, which begins with the first
+    /// attempt. One that `creates` is not sent again if an attempt without an answer has made the object: others may have
+    /// added to it since, and it would seem to be theirs.
+    async fn send(&self, call: &Call<'_>, creates: Option<&Apply>) -> Result<(StatusCode, WireObject), Failure> {
         let mut backoff = BACKOFF;
+        let mut permit = self.permit().await;
+        let deadline = Instant::now() + TOTAL_DEADLINE;
         loop {
             if !self.gate.allows(WRITE_DEADLINE) {
                 return Err(Failure::Closed);
@@ -292,20 +276,38 @@ impl Applier {
                 Err(error @ RequestError::Status(_)) => return Err(Failure::Request(error)),
                 Err(error) => error,
             };
-            let wait = match &error {
+            // Other writes go first meanwhile: what keeps this one from being done may be its own, a webhook that is down.
+            drop(permit);
+            let asked = match &error {
                 RequestError::TryAgain(_, Some(retry_after)) => *retry_after,
-                _ => backoff.after_failure(),
+                _ => Duration::ZERO,
             };
+            let wait = backoff.after_failure().max(asked);
             if Instant::now() + wait >= deadline {
                 return Err(Failure::Request(error));
             }
             sleep(wait).await;
+            permit = match timeout_at(deadline, self.permit()).await {
+                Ok(permit) => permit,
+                Err(_) => return Err(Failure::Request(error)),
+            };
             if let Some(apply) = creates
                 && let Some(wire) = self.made(apply, deadline).await
             {
                 return Ok((StatusCode::CREATED, wire));
             }
         }
+    }
+
+    /// Reads an object, once.
+    async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, RequestError> {
+        let _permit = self.permit().await;
+        Call::get(path).send(&self.client, TOTAL_DEADLINE).await?.decode()
+    }
+
+    /// For one attempt. Permits are handed out in the order in which they were asked for.
+    async fn permit(&self) -> SemaphorePermit<'_> {
+        self.permits.acquire().await.expect("the semaphore is never closed")
     }
 
     /// The object that was to be created, if it is there and ours.
@@ -367,4 +369,61 @@ fn refused(object: ObjectKey, code: u16, reason: &str, error: &RequestError) -> 
 
 fn unavailable(object: ObjectKey, verb: &'static str, error: &RequestError) -> WriteError {
     WriteError::Unavailable { object, verb, message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use dask_wasm_operator_core::object::{GroupVersionKind, NamespacedName};
+    use http::{Request, Response};
+    use kube::client::Body;
+    use tower::service_fn;
+
+    use super::*;
+
+    /// A server that is asked to try writes in the namespace `down` again, at once, and does all others.
+    fn server(attempts: Arc<AtomicUsize>) -> Client {
+        let answer = move |request: Request<Body>| {
+            let is_down = request.uri().path().contains("/namespaces/down/");
+            attempts.fetch_add(usize::from(is_down), Ordering::Relaxed);
+            let object = json!({"metadata": {"name": "a", "uid": "u", "resourceVersion": "1"}}).to_string();
+            let (status, body) =
+                if is_down { (503, "no endpoints available for the webhook") } else { (200, &*object) };
+            let head = Response::builder().status(status).header("Retry-After", "0");
+            let response = head.body(Body::from(body.as_bytes().to_vec())).unwrap();
+            async move { Ok::<_, Infallible>(response) }
+        };
+        Client::new(service_fn(answer), "default")
+    }
+
+    fn deletion(namespace: &str) -> Action {
+        let kind = GroupVersionKind::new("", "v1", "ConfigMap");
+        Action::Delete {
+            resource: Resource { kind: kind.clone(), plural: "configmaps".to_owned(), namespaced: true },
+            object: ObjectKey { kind, at: NamespacedName::new(namespace, "a") },
+            uid: "u".to_owned(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_that_are_to_be_tried_again_hold_up_no_others() {
+        let attempts = Arc::new(AtomicUsize::new(0));
+        let applier = Applier::new(server(Arc::clone(&attempts)), Arc::new(Index::new(|_| {})), Gate::open(), 1);
+        let begun = Instant::now();
+        let failing = futures::future::join_all((0..50).map(|_| applier.write(deletion("down"))));
+        let others = async {
+            applier.write(deletion("up")).await.unwrap();
+            begun.elapsed()
+        };
+        let (failed, others) = tokio::join!(failing, others);
+        assert!(others < Duration::from_secs(1), "{others:?}");
+        assert!(failed.iter().all(|result| matches!(result, Err(WriteError::Unavailable { .. }))), "{failed:?}");
+        assert!(begun.elapsed() <= TOTAL_DEADLINE, "{:?}", begun.elapsed());
+        let attempts = attempts.load(Ordering::Relaxed) / failed.len();
+        assert!((3..30).contains(&attempts), "{attempts} attempts each, asked to wait for 0 s");
+    }
 }

@@ -28,6 +28,7 @@ pub(super) struct KindIndex {
 
 struct Entry {
     object: Arc<Object>,
+    /// Its resource version; 0: it is older than whatever is told next.
     version: u64,
     /// The watches that told of it. An own write is told by none at first.
     told_by: Vec<WatchId>,
@@ -35,7 +36,7 @@ struct Entry {
 
 struct Watch {
     scope: Scope,
-    /// The resource version up to which it told everything.
+    /// The resource version up to which it told everything; 0: it told nothing that counts.
     seen: u64,
 }
 
@@ -93,13 +94,9 @@ impl KindIndex {
     }
 
     pub(super) fn relisted(&mut self, watch: WatchId, version: u64, objects: Vec<Object>, news: &mut News<'_>) {
-        let Some(seen) = self.watches.get(&watch).map(|watch| watch.seen) else { return };
-        if version < seen {
-            // The server's history went back (etcd was restored from a backup): what we know proves nothing.
-            self.gone.clear();
-            for at in self.names_where(|_| true) {
-                self.remove(&at, news);
-            }
+        if self.watches.get(&watch).is_some_and(|watch| version < watch.seen) {
+            self.doubt();
+            news.deleted.clear();
         }
         let listed: HashSet<NamespacedName> = objects.iter().map(Object::at).collect();
         for object in objects {
@@ -113,6 +110,14 @@ impl KindIndex {
             self.leave(watch, &at, version, news);
         }
         self.advanced(watch, version);
+    }
+
+    /// The server's history went back (etcd was restored from a backup): resource versions prove nothing any more. What is
+    /// known stays until each watch has listed anew, but whatever is told from now on is news.
+    fn doubt(&mut self) {
+        self.gone.clear();
+        self.watches.values_mut().for_each(|watch| watch.seen = 0);
+        self.objects.values_mut().for_each(|entry| entry.version = 0);
     }
 
     pub(super) fn observed(&mut self, watch: WatchId, object: Object, news: &mut News<'_>) {

@@ -28,7 +28,7 @@ use kind::KindIndex;
 use shared::Shared;
 
 /// Deleted objects that are remembered lest a late watch brings them back. A uid is never used again, so remembering one for
-/// too long does no harm; this many deletions are never on their way at once.
+/// too long does no harm, unless the server goes back to before the deletion; this many are never on their way at once.
 const DELETED_REMEMBERED: usize = 4_096;
 
 /// One watch of the index.
@@ -121,6 +121,10 @@ impl Deleted {
     fn contains(&self, uid: &str) -> bool {
         self.uids.contains(uid)
     }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
 }
 
 impl Index {
@@ -147,11 +151,6 @@ impl Index {
     /// All objects of a kind, ordered by namespace and name.
     pub fn list(&self, kind: &GroupVersionKind) -> Vec<Arc<Object>> {
         self.read().kinds.get(kind).map(|kind| kind.all().cloned().collect()).unwrap_or_default()
-    }
-
-    /// Number of objects of each kind that is watched.
-    pub fn counts(&self) -> Vec<(GroupVersionKind, usize)> {
-        self.read().kinds.iter().map(|(kind, index)| ((**kind).clone(), index.all().count())).collect()
     }
 
     /// Registers a watch. Nothing that it covers counts as known before its first [`Self::relisted`].
@@ -223,7 +222,7 @@ impl Index {
     pub fn wrote(&self, object: &Arc<Object>) {
         self.change(|state, changes| {
             if let Some(index) = state.kinds.get_mut(&*object.kind) {
-                let mut news = News { deleted: &state.deleted, changes, own_write: true };
+                let mut news = News { deleted: &mut state.deleted, changes, own_write: true };
                 index.wrote(object, &mut news);
             }
         });
@@ -234,7 +233,7 @@ impl Index {
         self.change(|state, changes| {
             state.deleted.insert(uid);
             if let Some(index) = state.kinds.get_mut(&object.kind) {
-                let mut news = News { deleted: &state.deleted, changes, own_write: true };
+                let mut news = News { deleted: &mut state.deleted, changes, own_write: true };
                 index.deleted(&object.at, uid, &mut news);
             }
         });
@@ -250,7 +249,7 @@ impl Index {
     fn update(&self, watch: WatchId, update: impl FnOnce(&mut KindIndex, &mut News<'_>)) {
         self.change(|state, changes| {
             if let Some(index) = state.watches.get(&watch).and_then(|kind| state.kinds.get_mut(kind)) {
-                update(index, &mut News { deleted: &state.deleted, changes, own_write: false });
+                update(index, &mut News { deleted: &mut state.deleted, changes, own_write: false });
             }
         });
     }
@@ -307,7 +306,7 @@ impl State {
 
 /// What an update may look at and what it made known.
 struct News<'a> {
-    deleted: &'a Deleted,
+    deleted: &'a mut Deleted,
     changes: &'a mut Vec<Change>,
     own_write: bool,
 }

@@ -6,9 +6,6 @@ use dask_wasm_operator_core::object::NamespacedName;
 use http::uri::Authority;
 use thiserror::Error;
 
-/// The cluster domain of nearly every Kubernetes cluster.
-pub const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
-
 /// How schedulers are reached.
 #[derive(Clone)]
 pub struct Addresses {

@@ -12,7 +12,10 @@
 
 use std::time::SystemTime;
 
-use dask_wasm_operator_core::scheduler::{Scheduler, SchedulerError, SchedulerWorker};
+use dask_wasm_operator_core::{
+    error::chain,
+    scheduler::{Scheduler, SchedulerError, SchedulerWorker},
+};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use thiserror::Error;
@@ -207,13 +210,13 @@ impl Conversation<'_> {
             Ok(api::ask(stream, &host, question, self.memory, self.deadlines.call).await?)
         };
         answer.await.inspect_err(|error: &AskError| {
-            let (cluster, reason) = (self.scheduler.cluster.to_string(), chain(error));
+            let (cluster, reason) = (self.scheduler.cluster.to_string(), shortened(error));
             tracing::debug!(cluster, path, reason, "a scheduler has no answer by HTTP");
         })
     }
 
     fn error_of(&self, error: RpcError) -> SchedulerError {
-        let text = format!("{}: {}", self.connector.comm_address(self.scheduler), chain(&error));
+        let text = format!("{}: {}", self.connector.comm_address(self.scheduler), shortened(&error));
         match error {
             RpcError::Broken { source, .. } if tls::is_about_certificates(&source) => {
                 SchedulerError::Certificates(text)
@@ -253,7 +256,7 @@ impl AskError {
 }
 
 fn from_connect(error: &ConnectError) -> SchedulerError {
-    let text = chain(error);
+    let text = shortened(error);
     match error {
         ConnectError::Certificates(_) | ConnectError::Rejected { .. } => SchedulerError::Certificates(text),
         ConnectError::Tcp { .. }
@@ -269,14 +272,8 @@ fn unsupported(operation: &str) -> SchedulerError {
 }
 
 /// An error with its causes, shortened: it may quote what a scheduler says.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
+fn shortened(error: &dyn std::error::Error) -> String {
+    let mut text = chain(error);
     text.truncate(text.floor_char_boundary(MAX_ERROR_TEXT));
     text
 }

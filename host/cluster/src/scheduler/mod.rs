@@ -25,7 +25,7 @@ use dask_wasm_operator_core::{
     scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
 };
 
-pub use address::{Addresses, DEFAULT_CLUSTER_DOMAIN, Given, GivenAddress, NotAnAddress, Route};
+pub use address::{Addresses, Given, GivenAddress, NotAnAddress, Route};
 
 use answer::Memory;
 use connect::Connector;

@@ -81,6 +81,8 @@ pub enum WatchProblem {
     NotServed,
     /// We have no right to list or watch it, in the server's words.
     Forbidden(String),
+    /// The server does not take the request, in its words: the selector, most likely.
+    Refused(String),
     /// No answer, or one that says to try again.
     Unavailable(String),
 }
@@ -91,6 +93,7 @@ impl WatchProblem {
         match self {
             Self::NotServed => "NotServed",
             Self::Forbidden(_) => "Forbidden",
+            Self::Refused(_) => "Refused",
             Self::Unavailable(_) => "ApiUnavailable",
         }
     }
@@ -103,6 +106,7 @@ impl fmt::Display for WatchProblem {
                 f.write_str("the API server does not serve this kind; is its CustomResourceDefinition installed?")
             }
             Self::Forbidden(message) => write!(f, "a right to list or watch is missing: {message}"),
+            Self::Refused(message) => write!(f, "the API server refuses the watch: {message}"),
             Self::Unavailable(message) => write!(f, "the API server can't be reached: {message}"),
         }
     }
@@ -118,14 +122,12 @@ pub struct WatchStatus {
     pub problem: Option<WatchProblem>,
     /// When something was last tried or heard: a list, a connection, an event.
     pub last_attempt: Instant,
-    /// When the server last answered.
-    pub last_progress: Instant,
 }
 
 impl WatchStatus {
-    /// Whether it is in sync, or can't be for a reason that is its own (not served, forbidden).
+    /// Whether it is in sync, or can't be for a reason that is its own (not served, forbidden, refused).
     pub fn is_settled(&self) -> bool {
-        self.is_synced || matches!(self.problem, Some(WatchProblem::NotServed | WatchProblem::Forbidden(_)))
+        self.is_synced || self.problem.as_ref().is_some_and(|problem| !matches!(problem, WatchProblem::Unavailable(_)))
     }
 }
 
@@ -213,8 +215,7 @@ impl Shared {
     }
 
     fn spawn(&self, key: &WatchKey, path: String, scope: Scope) -> Running {
-        let now = Instant::now();
-        let initial = WatchStatus { is_synced: false, problem: None, last_attempt: now, last_progress: now };
+        let initial = WatchStatus { is_synced: false, problem: None, last_attempt: Instant::now() };
         let (sender, status) = watch::channel(initial);
         let task = WatchTask::new(self, key, path, scope, sender);
         Running { users: 0, task: tokio::spawn(task.run()).abort_handle(), status }
@@ -262,12 +263,64 @@ impl Drop for WatchHandle {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        convert::Infallible,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
     use dask_wasm_operator_core::object::GroupVersionKind;
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
     use tokio::{net::TcpListener, time::sleep};
+    use tower::service_fn;
 
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(90);
+
+    fn key() -> WatchKey {
+        let kind = GroupVersionKind::new("", "v1", "ConfigMap");
+        let resource = Resource { kind, plural: "configmaps".to_owned(), namespaced: true };
+        WatchKey { resource, namespace: None, labels: None }
+    }
+
+    /// Watches of a server that answers each request so, given whether it asks for a watch.
+    fn watches(answer: impl Fn(bool) -> (u16, Value) + Send + 'static) -> Watches {
+        let service = service_fn(move |request: Request<Body>| {
+            let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+            let (status, body) = answer(is_watch);
+            let response = Response::builder().status(status).body(Body::from(body.to_string().into_bytes())).unwrap();
+            async move { Ok::<_, Infallible>(response) }
+        });
+        Watches::new(Client::new(service, "default"), Arc::new(Index::new(|_| {})))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_refuses_to_be_watched_from_its_own_lists_is_not_hammered() {
+        let requests = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&requests);
+        let watches = watches(move |is_watch| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            match is_watch {
+                true => (410, json!({"status": "Failure", "reason": "Expired", "code": 410})),
+                false => (200, json!({"metadata": {"resourceVersion": "7"}, "items": []})),
+            }
+        });
+        let watch = watches.start(&key()).unwrap();
+        watch.synced().await;
+        sleep(Duration::from_secs(60)).await;
+        let requests = requests.load(Ordering::Relaxed);
+        assert!((10..40).contains(&requests), "{requests} requests in a minute");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_server_refuses_is_named_and_not_waited_for() {
+        let watches = watches(|_| (400, json!({"status": "Failure", "message": "unable to parse", "code": 400})));
+        let watch = watches.start(&key()).unwrap();
+        watches.settled().await;
+        assert_eq!(watch.status().problem, Some(WatchProblem::Refused("unable to parse".to_owned())));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn fault_16_a_silent_server_is_asked_again_and_a_watch_that_asks_no_more_is_stuck() {
@@ -275,9 +328,7 @@ mod tests {
         let url = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
         let client = Client::try_from(kube::Config::new(url)).unwrap();
         let watches = Watches::new(client, Arc::new(Index::new(|_| {})));
-        let kind = GroupVersionKind::new("", "v1", "ConfigMap");
-        let resource = Resource { kind, plural: "configmaps".to_owned(), namespaced: true };
-        let key = WatchKey { resource, namespace: None, labels: None };
+        let key = key();
         let handle = watches.start(&key).unwrap();
         for _ in 0..60 {
             sleep(Duration::from_secs(10)).await;

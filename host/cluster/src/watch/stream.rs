@@ -121,18 +121,23 @@ impl WatchTask {
 
     pub(super) async fn run(self) {
         let mut backoff = BACKOFF;
+        // Apart from the other: a list succeeds, and the watch from its very version may be refused again.
+        let mut expiries = BACKOFF;
         let mut version = None;
         loop {
             let outcome = match version {
                 None => self.list().await,
-                Some(from) => self.follow(from).await,
+                Some(from) => self.follow(from).await.inspect(|_| expiries.reset()),
             };
             match outcome {
                 Ok(reached) => {
                     version = Some(reached);
                     backoff.reset();
                 }
-                Err(Interruption::Expired) => version = None,
+                Err(Interruption::Expired) => {
+                    version = None;
+                    sleep(expiries.after_failure()).await;
+                }
                 Err(Interruption::Failed(error)) => {
                     if error.code() == 404 {
                         version = None;
@@ -155,7 +160,6 @@ impl WatchTask {
             }
             self.attempt();
             let page: Page = Call::get(&path).send(&self.client, LIST_DEADLINE).await?.decode()?;
-            self.progress();
             objects.extend(page.items.unwrap_or_default().iter().filter_map(|item| self.decode(item)));
             if page.metadata.next.is_empty() {
                 let version = number(&page.metadata.resource_version)?;
@@ -206,7 +210,6 @@ impl WatchTask {
                 }
                 Err(error) => return Err(RequestError::from_kube(error).into()),
             };
-            self.progress();
             version = version.max(self.handle(event)?);
         }
     }
@@ -256,15 +259,8 @@ impl WatchTask {
         self.update(|status| status.last_attempt = Instant::now());
     }
 
-    fn progress(&self) {
-        self.update(|status| status.last_progress = Instant::now());
-    }
-
     fn healthy(&self) {
-        self.update(|status| {
-            status.problem = None;
-            status.last_progress = Instant::now();
-        });
+        self.update(|status| status.problem = None);
     }
 
     fn synced(&self) {
@@ -282,6 +278,7 @@ impl WatchTask {
         let problem = match (error.code(), error.to_string()) {
             (404, _) => WatchProblem::NotServed,
             (401 | 403, message) => WatchProblem::Forbidden(message),
+            (400, message) => WatchProblem::Refused(message),
             (_, message) => WatchProblem::Unavailable(message),
         };
         // Said once, not at each attempt.

@@ -21,10 +21,9 @@ mod world;
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::bail;
-use dask_wasm_operator_cluster::scheduler::{
-    Addresses, DEFAULT_CLUSTER_DOMAIN, Deadlines, Given, Route, SchedulerClient,
-};
+use dask_wasm_operator_cluster::scheduler::{Addresses, Deadlines, Given, Route, SchedulerClient};
 use dask_wasm_operator_core::{
+    dask::DEFAULT_CLUSTER_DOMAIN,
     object::NamespacedName,
     ports::Schedulers as _,
     scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},

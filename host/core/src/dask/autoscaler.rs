@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use super::{
     Lookup, PAUSED, Reconciler,
     cluster::{check_name, default_group_name, scheduler_name},
-    cluster_key, cluster_kind, decode_spec, deployment_kind, field_manager, is_paused, pods,
+    cluster_key, cluster_kind, decode_spec, deployment_kind, field_manager, pods,
     poll::{Poll, silence},
     scaling::{Hold, Recommendation, Situation, Verdict, decide, goal, least},
     service_kind,
-    status::{Finding, conditions, previous, scheduler_available},
+    status::{conditions, previous, scheduler_available},
     worker_group_kind,
 };
 use crate::{
@@ -25,7 +25,9 @@ use crate::{
     fields,
     object::{ManagedFields, NamespacedName, Object},
     scheduler::{Scheduler, SchedulerCall, SchedulerReply},
-    spec::{ConditionStatus, DaskAutoscalerSpec, DaskAutoscalerStatus, DaskWorkerGroupSpec, DaskWorkerGroupStatus},
+    spec::{
+        ConditionStatus, DaskAutoscalerSpec, DaskAutoscalerStatus, DaskWorkerGroupSpec, DaskWorkerGroupStatus, Finding,
+    },
     time::{epoch_millis, rfc3339},
     wanted::{Findings, Problem, Snapshot, SubjectPatch, Wanted, WantedFields},
 };
@@ -155,7 +157,7 @@ impl<'a> Target<'a> {
         let scheduler = scheduler(seen, cluster)?;
         let group = group(seen, &spec)?;
         for object in [cluster, group] {
-            if is_paused(object) {
+            if object.is_paused() {
                 let message =
                     format!("the annotation {PAUSED} of {} stops all changes; remove it to go on", object.key());
                 return Err(Obstacle::new("Paused", message));

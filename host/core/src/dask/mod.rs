@@ -24,12 +24,15 @@ mod workergroup;
 
 pub use allocation::WorkerAllocation;
 pub use idle::idle_since;
+pub(crate) use metadata::OWN_PREFIXES;
 pub use metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, EXCLUDED_PREFIXES, WORKER_GROUP_NAME_LABEL};
 pub use pods::{pod_summary_kind, pod_summary_resource, summary};
 pub(crate) use replicas::COPIED_REPLICAS;
+pub use replicas::KOPF_LAST_HANDLED;
 pub(crate) use status::{INVALID_NAME, OUTDATED};
 pub use template::{Settled, TEMPLATE_HASH, TemplateAnswers, TemplateQuestion, settle};
-pub(crate) use worker_set::{WORKER_ORDINALS, without_workers};
+pub use worker_set::WORKER_ORDINALS;
+pub(crate) use worker_set::without_workers;
 
 use std::time::Duration;
 
@@ -45,14 +48,16 @@ use crate::{
 /// `operator.dask.org/paused: "true"` stops all writes for an object but that of its status.
 pub const PAUSED: &str = "operator.dask.org/paused";
 
-/// Whether somebody stopped all writes for an object.
-pub(crate) fn is_paused(object: &Object) -> bool {
-    object.metadata.annotations.get(PAUSED).is_some_and(|value| value == "true")
-}
-
 /// How to end that.
 pub(crate) fn end_of_pause() -> String {
     format!("the annotation {PAUSED} stops all changes; remove it to go on")
+}
+
+impl Object {
+    /// See [`PAUSED`].
+    pub(crate) fn is_paused(&self) -> bool {
+        self.metadata.annotations.get(PAUSED).is_some_and(|value| value == "true")
+    }
 }
 
 /// The native reconcilers. Each is a pure description and two pure functions.
@@ -70,7 +75,8 @@ pub enum Reconciler {
     IdleShutdown,
 }
 
-/// A lookup beyond the children of a subject; a change of what it finds wakes the subject again.
+/// A lookup beyond the children of a subject. What it finds may change without waking the subject: whom a change concerns is
+/// the controller's business.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
     /// One object.
@@ -78,6 +84,9 @@ pub enum Lookup {
     /// What the object of this uid controls.
     ControlledBy(GroupVersionKind, String),
 }
+
+/// Kubernetes' usual DNS domain.
+pub const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// What holds for every subject of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +106,7 @@ pub struct Environment {
 impl Default for Environment {
     fn default() -> Self {
         Self {
-            cluster_domain: "cluster.local".to_owned(),
+            cluster_domain: DEFAULT_CLUSTER_DOMAIN.to_owned(),
             scale_down_deadline: Duration::from_secs(120),
             force_takeover: false,
             worker_allocation: None,

@@ -13,8 +13,8 @@ use crate::{
 /// copied from changes: scaling writes only this object.
 pub(crate) const COPIED_REPLICAS: &str = "operator.dask.org/copied-replicas";
 
-/// What the Python operator has dealt with, as JSON.
-const KOPF_LAST_HANDLED: &str = "kopf.zalando.org/last-handled-configuration";
+/// Where kopf 1.x notes what it has handled, as JSON, unless it is told otherwise, which the Python operator does not.
+pub const KOPF_LAST_HANDLED: &str = "kopf.zalando.org/last-handled-configuration";
 
 /// A number of workers, and where it comes from.
 pub(super) struct Copied<'a> {

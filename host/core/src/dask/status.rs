@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     COMPONENT_LABEL,
     cluster::{WORKERS, default_group_name, scheduler_name},
-    deployment_kind, end_of_pause, is_paused,
+    deployment_kind, end_of_pause,
     pods::{Pods, TroubleKind},
     service_kind, worker_group_kind,
     workergroup::{DeploymentStatus, worker_selector},
@@ -17,9 +17,8 @@ use crate::{
     object::Object,
     spec::{
         ClusterPhase, Condition, ConditionStatus, DaskClusterSpec, DaskClusterStatus, DaskWorkerGroupSpec,
-        DaskWorkerGroupStatus, UpdateStrategy, UpdateStrategyType,
+        DaskWorkerGroupStatus, Finding, UpdateStrategy, UpdateStrategyType,
     },
-    time::rfc3339,
     wanted::{Findings, Problem, Snapshot},
 };
 
@@ -163,9 +162,6 @@ fn is_worker(object: &Object) -> bool {
     object.kind.same_kind(&deployment_kind()) && component.is_some_and(|component| component == "worker")
 }
 
-/// Status, reason and message of one condition.
-pub(super) type Finding = (ConditionStatus, String, String);
-
 pub(super) fn scheduler_available(seen: &Snapshot, scheduler: Option<&Object>) -> Finding {
     let Some(scheduler) = scheduler else {
         return (
@@ -280,24 +276,13 @@ pub(super) fn conditions(
     available: Finding,
     progressing: Finding,
 ) -> Vec<Condition> {
-    let progressing = if is_paused(&seen.subject) {
+    let progressing = if seen.subject.is_paused() {
         (ConditionStatus::False, "Paused".to_owned(), end_of_pause())
     } else {
         progressing
     };
     [("Available", available), ("Progressing", progressing), ("Degraded", degradation(problems))]
         .into_iter()
-        .map(|(type_, (status, reason, message))| {
-            let before = previous.iter().find(|condition| condition.type_ == type_ && condition.status == status);
-            Condition {
-                type_: type_.to_owned(),
-                status,
-                observed_generation: seen.subject.metadata.generation,
-                last_transition_time: before
-                    .map_or_else(|| rfc3339(seen.now), |before| before.last_transition_time.clone()),
-                reason,
-                message,
-            }
-        })
+        .map(|(type_, finding)| Condition::found(type_, finding, previous, seen.subject.metadata.generation, seen.now))
         .collect()
 }

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::fields::hex;
 
 /// Annotation on a DaskWorkerGroup that records the set.
-pub(crate) const WORKER_ORDINALS: &str = "operator.dask.org/worker-ordinals";
+pub const WORKER_ORDINALS: &str = "operator.dask.org/worker-ordinals";
 
 /// How many ordinals are tried when the record is lost and is made again from the names of the workers.
 const RECOVERY_BOUND: u32 = 100_000;

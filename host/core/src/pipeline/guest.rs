@@ -15,7 +15,7 @@ use super::{Pass, Pipeline, SubjectState, execute::adopt};
 use crate::{
     action::WriteError,
     contract::{Call, Failure, HandlerDeclaration, Json, OwnedChild, Subject, Trigger, TriggerRequest},
-    dask::{Settled, is_paused},
+    dask::Settled,
     object::{GroupVersionKind, Object, Resource},
     ownership::{Author, is_patched_by},
     plugin::{Delivery, HandlerName, KEY_ANNOTATION, Mounted, Projection, RETRY_ANNOTATION, Rights, accept, decide},
@@ -80,7 +80,7 @@ impl Pipeline<'_> {
         state: &mut SubjectState,
         now: u64,
     ) -> Pass {
-        if is_paused(subject) {
+        if subject.is_paused() {
             return Pass { findings: state.findings.clone(), ..Pass::default() };
         }
         let seen = self.snapshot(subject, &handler.children, now);

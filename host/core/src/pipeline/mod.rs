@@ -152,7 +152,7 @@ impl SubjectState {
         *self = Self { uid, memory, backoff, ..Self::default() };
     }
 
-    /// Whether nothing is remembered that must not be dropped with the subject.
+    /// Whether nothing is remembered: no pass has found the subject, or its end has been dealt with, and none broke off.
     pub fn is_spent(&self) -> bool {
         self.last_seen.is_none() && self.uid.is_empty() && self.backoff.attempts() == 0
     }

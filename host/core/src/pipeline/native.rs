@@ -8,7 +8,7 @@ use super::{Pass, Pipeline, SubjectState};
 use crate::{
     action::WriteError,
     contract::{EventNote, EventSeverity},
-    dask::{INVALID_NAME, Lookup, Reconciler, Settled, end_of_pause, field_manager, is_paused},
+    dask::{INVALID_NAME, Lookup, Reconciler, Settled, end_of_pause, field_manager},
     object::Object,
     ownership::Author,
     wanted::{Problem, Snapshot, target},
@@ -22,7 +22,7 @@ impl Pipeline<'_> {
         state: &mut SubjectState,
         now: u64,
     ) -> Pass {
-        let was_paused = std::mem::replace(&mut state.paused, is_paused(subject));
+        let was_paused = std::mem::replace(&mut state.paused, subject.is_paused());
         if state.paused && state.looked {
             let events = if was_paused { Vec::new() } else { told_of_pause(reconciler) };
             return Pass { findings: state.findings.clone(), events, ..Pass::default() };

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{HandlerName, KEY_ANNOTATION, Projection, Rights, pods};
 use crate::{
     contract::{Outcome, Patch, PatchStrategy, PatchTarget},
+    dask::OWN_PREFIXES,
     names::{check_dns_label, check_dns_subdomain},
     object::{DEEPEST, GroupVersionKind, Object, Resource, nests_deeper},
     wanted::{Problem, SubjectPatch, Wanted, WantedChild, target},
@@ -28,9 +29,6 @@ const RESERVED_METADATA: [&str; 10] = [
     "deletionTimestamp",
     "selfLink",
 ];
-
-/// Prefixes of labels and annotations that are the host's.
-const RESERVED_PREFIXES: [&str; 2] = ["plugins.dask.org/", "operator.dask.org/"];
 
 /// Checks an answer and turns it into what is wanted, labelled as this handler's.
 ///
@@ -193,7 +191,7 @@ fn check_entries(metadata: &Map<String, Value>) -> Result<(), String> {
         let Some(entries) = metadata.get(map).filter(|value| !value.is_null()) else { continue };
         let entries = entries.as_object().ok_or_else(|| format!("metadata.{map} is no object"))?;
         for (key, value) in entries {
-            if RESERVED_PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
+            if OWN_PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
                 return Err(format!("metadata.{map}[{key:?}] is reserved for the operator"));
             }
             if !value.is_string() {

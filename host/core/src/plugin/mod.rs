@@ -12,9 +12,9 @@ mod traces;
 pub use answer::accept;
 pub use budget::ApplyBudget;
 pub use delivery::{Delivery, Handled, decide};
-pub use projection::{FieldPathError, Projection};
+pub use projection::{FieldPathError, Projection, check_field_path};
 pub use rights::Rights;
-pub use subscription::{Mounted, Unserved, unserved};
+pub use subscription::{Mounted, SubscriptionError, unserved};
 pub use traces::removal;
 
 use std::collections::BTreeMap;

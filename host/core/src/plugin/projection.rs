@@ -10,7 +10,7 @@ struct Path(Vec<String>);
 /// What is wrong with a field path.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "{path:?} is no field path; write names joined by dots, and names that hold dots as [\"a.b\"]: metadata.labels[\"a.b/c\"]"
+    "{path:?} is no path; write names joined by dots, and names that hold other characters as [\"a.b/c\"]: metadata.labels[\"a.b/c\"]"
 )]
 pub struct FieldPathError {
     path: String,
@@ -30,6 +30,10 @@ impl Path {
                 let rest_of_name = if names.is_empty() { rest } else { rest.strip_prefix('.').ok_or_else(error)? };
                 let end = rest_of_name.find(['.', '[']).unwrap_or(rest_of_name.len());
                 let (name, after) = rest_of_name.split_at(end);
+                let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'$');
+                if !name.bytes().all(is_plain) {
+                    return Err(error());
+                }
                 names.push(name.to_owned());
                 rest = after;
             }
@@ -37,6 +41,14 @@ impl Path {
         let good = !names.is_empty() && names.iter().all(|name| !name.is_empty());
         if good { Ok(Self(names)) } else { Err(error()) }
     }
+}
+
+/// Whether a text is a field path.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_field_path(path: &str) -> Result<(), FieldPathError> {
+    Path::parse(path).map(|_| ())
 }
 
 /// The fields that somebody needs, or may touch.
@@ -163,9 +175,33 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_path_is_named() {
-        for bad in ["", ".a", "a..b", "a.", "a[\"b", "a[b]", "[\"\"]"] {
-            assert!(Projection::parse(&[bad.to_owned()]).is_err(), "{bad}");
+    fn paths_are_names_joined_by_dots_or_in_brackets() {
+        for good in [
+            "spec",
+            "spec.worker.replicas",
+            "metadata.labels[\"dask.org/component\"]",
+            "data[\"a.b\"].c",
+            "a[\"b\"][\"c\"]",
+        ] {
+            assert_eq!(check_field_path(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "a[b]",
+            "a[\"b",
+            "a[\"b\"",
+            "a[\"\"]",
+            "[\"\"]",
+            "a.[\"b\"]",
+            "a b",
+            "a[\"b\"]c",
+            "a/b",
+        ] {
+            assert!(check_field_path(bad).is_err(), "{bad}");
         }
     }
 }

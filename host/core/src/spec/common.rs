@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::time::rfc3339;
+
 /// Labels and annotations for what is made from this part. Other fields are kept, and ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -37,6 +39,26 @@ pub struct Condition {
     pub reason: String,
     /// Why, for people, with the remedy where there is one.
     pub message: String,
+}
+
+/// Status, reason and message of a condition.
+pub type Finding = (ConditionStatus, String, String);
+
+impl Condition {
+    /// What was found at `now`, in milliseconds since the Unix epoch, for a `generation` of an object that had the conditions
+    /// `before`.
+    pub fn found(type_: &str, finding: Finding, before: &[Self], generation: Option<i64>, now: u64) -> Self {
+        let (status, reason, message) = finding;
+        let same = before.iter().find(|condition| condition.type_ == type_ && condition.status == status);
+        Self {
+            type_: type_.to_owned(),
+            status,
+            observed_generation: generation,
+            last_transition_time: same.map_or_else(|| rfc3339(now), |same| same.last_transition_time.clone()),
+            reason,
+            message,
+        }
+    }
 }
 
 /// Whether a condition holds.

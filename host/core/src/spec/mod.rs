@@ -17,7 +17,7 @@ mod source;
 mod text;
 mod update;
 
-pub use common::{Condition, ConditionStatus, LabelSelector, LabelSelectorRequirement, Metadata};
+pub use common::{Condition, ConditionStatus, Finding, LabelSelector, LabelSelectorRequirement, Metadata};
 pub use dask::{
     ClusterPhase, DaskAutoscalerSpec, DaskAutoscalerStatus, DaskClusterSpec, DaskClusterStatus, DaskJobSpec,
     DaskJobStatus, DaskWorkerGroupSpec, DaskWorkerGroupStatus, JobCluster, JobRunner, JobStatus, SchedulerSpec,

@@ -33,9 +33,11 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 
 type Answer = Result<Outcome, CallError>;
 
+type Answers = Box<dyn Fn(&Call) -> Answer + Send>;
+
 /// A guest that answers what it was told, and notes why it was called.
 pub(crate) struct Puppet {
-    answer: Mutex<Box<dyn Fn(&Call) -> Answer + Send>>,
+    answer: Mutex<Answers>,
     calls: Mutex<Vec<String>>,
 }
 

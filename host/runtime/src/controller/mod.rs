@@ -5,7 +5,9 @@
 
 mod calls;
 mod figures;
+mod progress;
 mod removal;
+mod report;
 mod served;
 #[cfg(test)]
 mod tests;
@@ -15,7 +17,6 @@ mod wake;
 use std::{
     any::Any,
     collections::{BTreeMap, BTreeSet, HashMap},
-    fmt,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -28,12 +29,11 @@ use dask_wasm_operator_cluster::{
     index::{Change, Index},
 };
 use dask_wasm_operator_core::{
-    contract::{EventNote, EventSeverity},
     dask::{Environment, Reconciler},
     object::{NamespacedName, ObjectKey},
     pipeline::{Handler, MountedHandler, Pass, Pipeline, SubjectState},
     plugin::{ApplyBudget, HandlerName},
-    ports::{CallReport, LogLevel, Observed, Schedulers, Writes},
+    ports::{Observed, Schedulers, Writes},
     queue::Queue,
     retry::{Backoff, Retry},
     wanted::{Findings, Problem},
@@ -46,6 +46,7 @@ use tokio::{
 };
 
 pub(crate) use figures::PluginFigures;
+use report::log_guest;
 
 use crate::{Metrics, Shutdown};
 
@@ -58,9 +59,6 @@ const PLUGIN_AT_ONCE: usize = 4;
 
 /// A status is written at most so often, so that many changes make one write. Clients poll it four times a second.
 const STATUS_WINDOW: Duration = Duration::from_millis(250);
-
-/// The longest that a pass may take before it counts as stuck for the health check: several writes with their retries.
-const PASS_LIMIT: Duration = Duration::from_secs(120);
 
 /// What is to be done for a subject.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,8 +123,9 @@ struct Inner {
     /// Failures to write a status.
     publishing: HashMap<(Reconciler, NamespacedName), Backoff>,
     waiting: waiting::Waiting,
-    /// Since when each pass has been running.
-    running: HashMap<(Work, NamespacedName), Instant>,
+    running: HashMap<(Work, NamespacedName), progress::Running>,
+    /// When a write was last answered.
+    answered: Option<Instant>,
     /// When handlers asked to be called again, on the queue's clock. Whatever wakes the key before does not change that.
     requeues: HashMap<(Work, NamespacedName), u64>,
     /// Writes of each plugin.
@@ -188,11 +187,11 @@ impl Controller {
         self.woken.notify_one();
     }
 
-    /// Passes that have been running for too long.
-    pub(crate) fn stuck(&self) -> Vec<String> {
-        let inner = self.lock();
-        let stuck = inner.running.iter().filter(|(_, since)| since.elapsed() > PASS_LIMIT);
-        stuck.map(|((work, at), _)| format!("{} {at}", work.label())).collect()
+    /// Takes note of changes, for [`Self::run`] to work on, and does nothing yet.
+    pub(crate) async fn note(&self, changes: &mut mpsc::UnboundedReceiver<Change>) {
+        while let Some(change) = changes.recv().await {
+            self.wake(&change);
+        }
     }
 
     /// Works until told to stop, then waits for the passes that are on their way.
@@ -235,7 +234,7 @@ impl Controller {
                 inner.queue.done(work, at);
                 continue;
             }
-            inner.running.insert((work.clone(), at.clone()), Instant::now());
+            inner.running.insert((work.clone(), at.clone()), progress::Running::new());
             let controller = Arc::clone(self);
             passes.spawn(async move { controller.work(work, at, state).await });
         }
@@ -294,7 +293,8 @@ impl Controller {
     }
 
     async fn reconcile(self: &Arc<Self>, reconciler: Reconciler, at: &NamespacedName, state: &mut SubjectState) {
-        let mut pass = self.pipeline().reconcile(&Handler::Native(reconciler), at, state, now()).await;
+        let writes = self.writes(Work::Reconcile(reconciler), at);
+        let mut pass = self.pipeline(&writes).reconcile(&Handler::Native(reconciler), at, state, now()).await;
         let mut inner = self.lock();
         let key = (reconciler, at.clone());
         if !pass.alive {
@@ -332,8 +332,10 @@ impl Controller {
         let key = (reconciler, at.clone());
         let findings = self.lock().findings.get(&key).cloned().unwrap_or_default();
         let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
-        self.post(&subject, &self.pipeline().announce(reconciler, at, &findings, state, now()));
-        match self.pipeline().publish(reconciler, at, &findings, now()).await {
+        let writes = self.writes(Work::Publish(reconciler), at);
+        let pipeline = self.pipeline(&writes);
+        self.post(&subject, &pipeline.announce(reconciler, at, &findings, state, now()));
+        match pipeline.publish(reconciler, at, &findings, now()).await {
             Ok(notes) => {
                 self.lock().publishing.remove(&key);
                 self.post(&subject, &notes);
@@ -370,7 +372,8 @@ impl Controller {
             return;
         }
         let subject = ObjectKey { kind: handler.subject.kind.clone(), at: at.clone() };
-        let pass = self.pipeline().reconcile(&Handler::Plugin(Arc::clone(&handler)), at, state, now()).await;
+        let writes = self.writes(work.clone(), at);
+        let pass = self.pipeline(&writes).reconcile(&Handler::Plugin(Arc::clone(&handler)), at, state, now()).await;
         if let Some(report) = &pass.call {
             log_guest(name, at, report);
         }
@@ -415,17 +418,6 @@ impl Controller {
         }
     }
 
-    /// Says on the subject that a plugin could not handle it, when it is given up.
-    fn warn_of(&self, subject: &ObjectKey, pass: &Pass) {
-        let (Some(Retry::Parked), Some(problem)) = (pass.retry, pass.findings.problems.first()) else { return };
-        let note = EventNote {
-            severity: EventSeverity::Warning,
-            reason: problem.reason.to_owned(),
-            message: format!("{}; not tried again until something changes", problem.message),
-        };
-        self.post(subject, &[note]);
-    }
-
     fn schedule(&self, inner: &mut Inner, work: Work, at: &NamespacedName, pass: &Pass) {
         let delay = match pass.retry {
             Some(Retry::After(delay)) => Some(pass.requeue_after.map_or(delay, |requeue| requeue.min(delay))),
@@ -437,33 +429,8 @@ impl Controller {
         }
     }
 
-    /// The one place that logs and counts what could not be done. What was said before is not said again.
-    fn report(&self, handler: &dyn fmt::Display, at: &NamespacedName, problems: &[Problem], before: &[Problem]) {
-        for problem in problems {
-            self.surroundings.metrics.reconcile_failed(&handler.to_string(), problem.reason);
-            if before.contains(problem) {
-                tracing::debug!(%handler, subject = %at, reason = problem.reason, problem = problem.message, "still not done");
-            } else {
-                tracing::warn!(%handler, subject = %at, reason = problem.reason, problem = problem.message, "not done");
-            }
-        }
-    }
-
-    fn post(&self, subject: &ObjectKey, notes: &[EventNote]) {
-        if notes.is_empty() {
-            return;
-        }
-        if let Some(object) = self.surroundings.observed.get(&subject.kind, &subject.at) {
-            notes.iter().for_each(|note| self.surroundings.events.post((&*object).into(), note.clone()));
-        }
-    }
-
-    fn pipeline(&self) -> Pipeline<'_> {
-        Pipeline {
-            observed: self.surroundings.observed.as_ref(),
-            writes: self.surroundings.writes.as_ref(),
-            environment: &self.surroundings.environment,
-        }
+    fn pipeline<'a>(&'a self, writes: &'a dyn Writes) -> Pipeline<'a> {
+        Pipeline { observed: self.surroundings.observed.as_ref(), writes, environment: &self.surroundings.environment }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -482,19 +449,4 @@ impl Controller {
 /// Milliseconds since the Unix epoch.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
-}
-
-fn log_guest(name: &HandlerName, at: &NamespacedName, report: &CallReport) {
-    for line in &report.log {
-        let message = line.message.as_str();
-        match line.level {
-            LogLevel::Debug => tracing::debug!(target: "guest", handler = %name, subject = %at, message),
-            LogLevel::Info => tracing::info!(target: "guest", handler = %name, subject = %at, message),
-            LogLevel::Warn => tracing::warn!(target: "guest", handler = %name, subject = %at, message),
-            LogLevel::Error => tracing::error!(target: "guest", handler = %name, subject = %at, message),
-        }
-    }
-    if report.log_dropped > 0 {
-        tracing::warn!(target: "guest", handler = %name, subject = %at, dropped = report.log_dropped, "more lines than allowed (spec.limits.logLines)");
-    }
 }

@@ -16,7 +16,7 @@ impl Controller {
     /// Waits until no pass of a plugin that was begun before an instant is under way.
     pub(crate) async fn passes_ended(&self, plugin: &str, begun_before: Instant) {
         let under_way = |inner: &Inner| {
-            inner.running.iter().any(|((work, _), since)| work.is_of_plugin(plugin) && *since <= begun_before)
+            inner.running.iter().any(|((work, _), pass)| work.is_of_plugin(plugin) && pass.begun <= begun_before)
         };
         loop {
             let ended = self.pass_ended.notified();

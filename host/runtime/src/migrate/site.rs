@@ -20,7 +20,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{MigrateError, MigrationSettings, objects::text, report::Definition};
-use crate::{Failure, run};
+use crate::{Failure, start};
 
 /// The owner of the fields that a migration writes.
 const FIELD_MANAGER: &str = "dask-wasm-operator-migrate";
@@ -96,7 +96,7 @@ pub(super) struct Site {
 
 impl Site {
     pub(super) async fn connect(settings: &MigrationSettings) -> Result<Self, Failure> {
-        let clients = run::connect(&settings.connection).await?;
+        let clients = start::connect(&settings.connection).await?;
         let started = Discovery::start(clients.unary.clone()).await;
         let discovery =
             started.map_err(|error| Failure::Unreachable { server: clients.server.clone(), source: error.into() })?;

@@ -6,16 +6,13 @@
 
 use std::collections::BTreeSet;
 
-use dask_wasm_operator_core::pipeline::handed_back;
+use dask_wasm_operator_core::{
+    dask::{KOPF_LAST_HANDLED, WORKER_ORDINALS},
+    pipeline::handed_back,
+};
 use serde_json::{Map, Value, json};
 
 use super::objects::text;
-
-/// Where kopf 1.x notes what it has handled, unless it is told otherwise, which the Python operator does not.
-pub(super) const LAST_HANDLED: &str = "kopf.zalando.org/last-handled-configuration";
-
-/// What is written on a group of which this operator has made workers.
-const WORKER_ORDINALS: &str = "operator.dask.org/worker-ordinals";
 
 /// Prefix of annotations that kopf takes for those of operators made with it, as such or behind a further `name.`.
 const KOPF_PREFIX: &str = "kopf.zalando.org";
@@ -45,7 +42,7 @@ pub(super) fn hand_back(object: &Value, suspended: &BTreeSet<String>) -> Option<
     }
     if is_handled {
         let noted = format!("{}\n", Value::Object(essence(&object)));
-        patch.insert(LAST_HANDLED.to_owned(), noted.into());
+        patch.insert(KOPF_LAST_HANDLED.to_owned(), noted.into());
     }
     (!patch.is_empty()).then(|| json!({"metadata": {"annotations": patch}}))
 }
@@ -55,7 +52,7 @@ pub(super) fn is_handled(object: &Value, suspended: &BTreeSet<String>) -> bool {
     let annotation = |name: &str| object["metadata"]["annotations"].get(name).is_some();
     match text(object, "/kind") {
         "DaskCluster" => !["", "Created"].contains(&text(object, "/status/phase")),
-        "DaskWorkerGroup" => annotation(WORKER_ORDINALS) || annotation(LAST_HANDLED),
+        "DaskWorkerGroup" => annotation(WORKER_ORDINALS) || annotation(KOPF_LAST_HANDLED),
         "DaskJob" => {
             let key = format!("{}/{}", text(object, "/metadata/namespace"), text(object, "/metadata/name"));
             !["", "JobCreated"].contains(&text(object, "/status/jobStatus")) || suspended.contains(&key)
@@ -128,7 +125,7 @@ mod tests {
             "metadata": {
                 "name": "simple", "uid": "u", "labels": {"a": "b"},
                 "annotations": {
-                    LAST_HANDLED: "old", "x.kopf.zalando.org/y": "", "mine.example/kopf-managed": "yes", "mine.example/z": "",
+                    KOPF_LAST_HANDLED: "old", "x.kopf.zalando.org/y": "", "mine.example/kopf-managed": "yes", "mine.example/z": "",
                     "kubectl.kubernetes.io/last-applied-configuration": "{}", "keep.example/k": "v",
                 },
             },
@@ -178,7 +175,7 @@ mod tests {
         let annotations = &patch["metadata"]["annotations"];
         let left = json!({
             "operator.dask.org/copied-replicas": null, "operator.dask.org/taken-over-at": null,
-            "operator.dask.org/worker-ordinals": r#"{"next":5}"#, LAST_HANDLED: annotations[LAST_HANDLED],
+            "operator.dask.org/worker-ordinals": r#"{"next":5}"#, KOPF_LAST_HANDLED: annotations[KOPF_LAST_HANDLED],
         });
         assert_eq!(annotations, &left);
         let expected =

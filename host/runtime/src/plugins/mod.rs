@@ -21,13 +21,4 @@ pub(crate) use prepare::{engine, prepare};
 pub(crate) use refusal::refusal;
 pub(crate) use source::Code;
 
-/// The whole chain of causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
+use dask_wasm_operator_core::error::chain;

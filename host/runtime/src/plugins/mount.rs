@@ -84,7 +84,7 @@ fn mount_handler(
     rights: Result<&Rights, &NotServed>,
     resolve: &dyn Fn(&KindReference) -> Result<Resource, String>,
 ) -> Result<MountedHandler, NotServed> {
-    let unserved: Vec<_> = unserved(declaration).into_iter().map(|unserved| unserved.what).collect();
+    let unserved = unserved(declaration);
     if !unserved.is_empty() {
         let why = format!("this version of the operator does not serve: {}", unserved.join(", "));
         return Err(("NotServedYet", why));
@@ -108,7 +108,7 @@ fn mount_handler(
         return Err(("NeverReadable", "Secrets are not shown to plugins, whatever is granted".to_owned()));
     }
     let mounted = Mounted::new(declaration, &namespaces.names)
-        .map_err(|error| ("InvalidSubscription", format!("subscription.labels: {error}")))?;
+        .map_err(|error| ("InvalidSubscription", format!("subscription.{error}")))?;
     let projection = declaration.projection.as_ref().map(Projection::parse).transpose();
     let projection = projection.map_err(|error| ("InvalidSubscription", format!("projection: {error}")))?;
     let config = match plugin.spec.config.is_empty() {

@@ -5,7 +5,6 @@ use dask_wasm_operator_core::{
     spec::{
         Condition, ConditionStatus, DaskPluginStatus, HandlerState, HandlerStatus, LastError, PluginCounts, PluginState,
     },
-    time::rfc3339,
 };
 
 /// Where a plugin stands.
@@ -90,18 +89,7 @@ impl Standing {
         ];
         let conditions = found
             .into_iter()
-            .map(|(type_, (status, reason, message))| {
-                let same = before.iter().find(|condition| condition.type_ == type_ && condition.status == status);
-                let last_transition_time = same.map_or_else(|| rfc3339(now), |same| same.last_transition_time.clone());
-                Condition {
-                    type_: type_.to_owned(),
-                    status,
-                    observed_generation: generation,
-                    last_transition_time,
-                    reason,
-                    message,
-                }
-            })
+            .map(|(type_, finding)| Condition::found(type_, finding, before, generation, now))
             .collect();
         DaskPluginStatus {
             state: Some(newest.state),

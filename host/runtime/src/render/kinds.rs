@@ -103,7 +103,6 @@ fn served<'a>(resource: Resource, singular: Option<&str>, short_names: impl Iter
         resource,
         short_names: short_names.map(str::to_owned).collect(),
         subresources: Vec::new(),
-        verbs: Vec::new(),
     }
 }
 

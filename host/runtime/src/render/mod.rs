@@ -4,7 +4,7 @@ mod kinds;
 mod manifests;
 mod output;
 
-use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use dask_wasm_operator_core::{
@@ -22,6 +22,7 @@ use crate::{
     Failure, PluginFiles, RenderArgs,
     plugins::{Code, Mountable, engine, mount, plugin, prepare, refusal},
     print,
+    settings::cache_directory,
 };
 use kinds::Kinds;
 
@@ -53,19 +54,12 @@ pub(crate) fn render(arguments: RenderArgs) -> Result<(), Failure> {
     if report.is_empty() { Ok(()) } else { Err(anyhow::anyhow!("not everything could be made:{report}").into()) }
 }
 
-/// Compiled forms are kept between runs where the user's caches are.
-fn cache_directory() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let base = base.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    base.unwrap_or_else(std::env::temp_dir).join("dask-wasm-operator").join("compiled")
-}
-
 fn load(plugins: &[(&PluginFiles, (String, DaskPluginSpec))], kinds: &Kinds) -> anyhow::Result<Vec<Handler>> {
     let mut handlers = Vec::from(Reconciler::ALL.map(Handler::Native));
     if plugins.is_empty() {
         return Ok(handlers);
     }
-    let engine = engine(cache_directory())?;
+    let engine = engine(cache_directory().join("compiled"))?;
     for (files, (name, spec)) in plugins {
         if let Some(refusal) = refusal(name, spec) {
             bail!("plugin {name} would not be called: {}", refusal.message);

@@ -24,10 +24,10 @@ use crate::site::{Site, with_site};
 /// The Lease of each operator's own namespace.
 const NAME: &str = "dask-wasm-operator";
 
-/// After an orderly end, which releases the Lease (decision A.7).
+/// After an orderly end, which releases the Lease (ADR 24).
 const AFTER_SIGTERM: Duration = Duration::from_secs(2);
 
-/// After a crash: the Lease has to run out first (decision A.7).
+/// After a crash: the Lease has to run out first (ADR 24).
 const AFTER_SIGKILL: Duration = Duration::from_secs(12);
 
 #[tokio::test]

@@ -1,0 +1,70 @@
+//! What is said of passes: in the log, in metrics, in Events.
+
+use std::fmt;
+
+use dask_wasm_operator_core::{
+    contract::{EventNote, EventSeverity},
+    object::{NamespacedName, ObjectKey},
+    pipeline::Pass,
+    plugin::HandlerName,
+    ports::{CallReport, LogLevel},
+    retry::Retry,
+    wanted::Problem,
+};
+
+use super::Controller;
+
+impl Controller {
+    /// The one place that logs and counts what could not be done. What was said before is not said again.
+    pub(super) fn report(
+        &self,
+        handler: &dyn fmt::Display,
+        at: &NamespacedName,
+        problems: &[Problem],
+        before: &[Problem],
+    ) {
+        for problem in problems {
+            self.surroundings.metrics.reconcile_failed(&handler.to_string(), problem.reason);
+            if before.contains(problem) {
+                tracing::debug!(%handler, subject = %at, reason = problem.reason, problem = problem.message, "still not done");
+            } else {
+                tracing::warn!(%handler, subject = %at, reason = problem.reason, problem = problem.message, "not done");
+            }
+        }
+    }
+
+    pub(super) fn post(&self, subject: &ObjectKey, notes: &[EventNote]) {
+        if notes.is_empty() {
+            return;
+        }
+        if let Some(object) = self.surroundings.observed.get(&subject.kind, &subject.at) {
+            notes.iter().for_each(|note| self.surroundings.events.post((&*object).into(), note.clone()));
+        }
+    }
+
+    /// Says on the subject that a plugin could not handle it, when it is given up.
+    pub(super) fn warn_of(&self, subject: &ObjectKey, pass: &Pass) {
+        let (Some(Retry::Parked), Some(problem)) = (pass.retry, pass.findings.problems.first()) else { return };
+        let note = EventNote {
+            severity: EventSeverity::Warning,
+            reason: problem.reason.to_owned(),
+            message: format!("{}; not tried again until something changes", problem.message),
+        };
+        self.post(subject, &[note]);
+    }
+}
+
+pub(super) fn log_guest(name: &HandlerName, at: &NamespacedName, report: &CallReport) {
+    for line in &report.log {
+        let message = line.message.as_str();
+        match line.level {
+            LogLevel::Debug => tracing::debug!(target: "guest", handler = %name, subject = %at, message),
+            LogLevel::Info => tracing::info!(target: "guest", handler = %name, subject = %at, message),
+            LogLevel::Warn => tracing::warn!(target: "guest", handler = %name, subject = %at, message),
+            LogLevel::Error => tracing::error!(target: "guest", handler = %name, subject = %at, message),
+        }
+    }
+    if report.log_dropped > 0 {
+        tracing::warn!(target: "guest", handler = %name, subject = %at, dropped = report.log_dropped, "more lines than allowed (spec.limits.logLines)");
+    }
+}
