@@ -7,6 +7,7 @@ use dask_wasm_operator_core::{
     object::Object,
     ports::Writes,
 };
+use dask_wasm_operator_test_support::wait_for;
 use kube::{
     Api,
     api::{DynamicObject, Patch, PatchParams, PostParams},
@@ -14,7 +15,7 @@ use kube::{
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use crate::{MANAGER, World, api_resource, controlled_by, in_world};
+use crate::{MANAGER, PATIENCE, World, api_resource, controlled_by, in_world};
 
 /// Its pod spec as a KubeCluster sends it: a zero that the server leaves out, quantities that it writes in another way.
 fn pod_spec(env: &[&str]) -> Value {
@@ -100,7 +101,14 @@ async fn a_deployment_becomes_ours_as_it_is_and_a_dry_run_tells_what_would_resta
         let owner = owner(&world).await?;
         made(&world, "deployment", deployment(&owner)).await?;
         let before = live(&world, "deployment").await?;
-        inherit(&world, "deployment", uid(&before)).await?;
+        // The Deployment's controller writes its status meanwhile.
+        wait_for("the Deployment to be ours", PATIENCE, async || {
+            match inherit(&world, "deployment", uid(&before)).await {
+                Err(WriteError::Stale { .. }) => Ok(None),
+                inherited => Ok(Some(inherited?)),
+            }
+        })
+        .await?;
         let after = live(&world, "deployment").await?;
         assert_eq!(after["spec"], before["spec"]);
         assert_eq!(after["metadata"]["generation"], before["metadata"]["generation"]);
