@@ -42,7 +42,7 @@ const WATCH: &[&str] = &["get", "list", "watch"];
 const MANAGE: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
 
 /// What the operator may do.
-pub const TABLE: [Rights; 21] = [
+pub const TABLE: [Rights; 22] = [
     Rights {
         scope: Scope::Served,
         group: "kubernetes.dask.org",
@@ -53,7 +53,14 @@ pub const TABLE: [Rights; 21] = [
     Rights {
         scope: Scope::Served,
         group: "kubernetes.dask.org",
-        resources: &["daskjobs", "daskautoscalers"],
+        resources: &["daskjobs"],
+        verbs: &["get", "list", "watch", "patch", "delete"],
+        why: "serves them; deletes those whose ttlSecondsAfterFinished is over",
+    },
+    Rights {
+        scope: Scope::Served,
+        group: "kubernetes.dask.org",
+        resources: &["daskautoscalers"],
         verbs: &["get", "list", "watch", "patch"],
         why: "serves them; releases those that the Python operator held",
     },

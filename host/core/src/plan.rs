@@ -30,10 +30,9 @@ struct Applied {
 }
 
 impl Memory {
-    /// Notes that `wanted` was applied and that the server answered with `answer`.
-    pub fn note(&mut self, manager: &str, wanted: &Value, answer: &Object) {
-        let applied =
-            Applied { wanted: fingerprint(&without_preconditions(wanted)), held: held_fingerprint(answer, manager) };
+    /// Notes that what has the fingerprint `wanted` was applied and that the server answered with `answer`.
+    pub fn note(&mut self, manager: &str, wanted: u64, answer: &Object) {
+        let applied = Applied { wanted, held: held_fingerprint(answer, manager) };
         self.0.insert((answer.metadata.uid.clone(), manager.to_owned()), applied);
     }
 
@@ -56,13 +55,19 @@ fn held(object: &Object, manager: &str) -> Option<Value> {
     object.applied_by(manager)?.decoded()
 }
 
-fn without_preconditions(body: &Value) -> Value {
-    let mut body = body.clone();
-    if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("uid");
-        metadata.remove("resourceVersion");
+/// The fingerprint of what is applied, whatever its preconditions.
+pub fn applied_fingerprint(body: &mut Value) -> u64 {
+    let preconditions = ["uid", "resourceVersion"].map(|name| {
+        let metadata = body.get_mut("metadata").and_then(Value::as_object_mut);
+        (name, metadata.and_then(|metadata| metadata.remove(name)))
+    });
+    let wanted = fingerprint(body);
+    for (name, value) in preconditions {
+        if let Some(value) = value {
+            body["metadata"][name] = value;
+        }
     }
-    body
+    wanted
 }
 
 /// Whether nothing is left to apply: the manager holds exactly these fields, with these values.
@@ -111,24 +116,24 @@ pub struct Planner<'a> {
 
 impl Planner<'_> {
     /// Plans the writes for one subject. `children` none: no opinion, what is there stays.
-    pub fn plan(&self, seen: &Snapshot, subject: Option<&SubjectPatch>, children: Option<&[Settled]>) -> Plan {
+    pub fn plan(&self, seen: &Snapshot, subject: Option<&SubjectPatch>, children: Option<Vec<Settled>>) -> Plan {
         let mut plan = Plan::default();
         if let Some(patch) = subject {
             self.plan_subject(seen, patch, &mut plan);
         }
         if let Some(children) = children {
+            self.plan_prunes(seen, &children, &mut plan);
             for child in children {
                 match child {
                     Settled::Apply(child) => self.plan_child(seen, child, &mut plan),
-                    Settled::Inherit(child) => self.plan_inheritance(seen, child, &mut plan),
+                    Settled::Inherit(child) => self.plan_inheritance(seen, &child, &mut plan),
                     Settled::Outdated(child) => {
-                        self.plan_child(seen, child, &mut plan);
                         plan.outdated += u32::from(target(&child.object).0.same_kind(&deployment_kind()));
-                        plan.problems.extend(outdated(child));
+                        plan.problems.extend(outdated(&child));
+                        self.plan_child(seen, child, &mut plan);
                     }
                 }
             }
-            self.plan_prunes(seen, children, &mut plan);
         }
         plan
     }
@@ -149,7 +154,7 @@ impl Planner<'_> {
         plan.subject.push(self.apply(resource, subject.key(), body, self.author.force, false));
     }
 
-    fn plan_child(&self, seen: &Snapshot, child: &WantedChild, plan: &mut Plan) {
+    fn plan_child(&self, seen: &Snapshot, child: WantedChild, plan: &mut Plan) {
         let (kind, name) = target(&child.object);
         let Some(resource) = (self.resource)(&kind) else { return plan.problems.push(not_served(&kind)) };
         let at = NamespacedName { namespace: seen.subject.metadata.namespace.clone(), name: name.to_owned() };
@@ -167,7 +172,7 @@ impl Planner<'_> {
         if is_applied(self.memory, self.author.manager, &child.object, &live) {
             return;
         }
-        let mut body = child.object.clone();
+        let mut body = child.object;
         add_preconditions(&mut body, &live, child.guarded);
         plan.children.push(self.apply(resource, object, body, self.author.force, false));
     }
@@ -186,8 +191,8 @@ impl Planner<'_> {
     }
 
     /// An object that is believed absent. If it only left our watches, it still has its uid.
-    fn create(&self, seen: &Snapshot, resource: Resource, object: ObjectKey, child: &WantedChild) -> Action {
-        let mut body = child.object.clone();
+    fn create(&self, seen: &Snapshot, resource: Resource, object: ObjectKey, child: WantedChild) -> Action {
+        let mut body = child.object;
         let ours = |former: &&Arc<Object>| self.author.may_change(former, &seen.subject.metadata.uid);
         if let Some(former) = seen.former_child(&object.kind, &object.at.name).filter(ours) {
             body["metadata"]["uid"] = json!(former.metadata.uid);

@@ -106,7 +106,8 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
         () = operator.controller.note(&mut changes_rx) => return Err(anyhow!("nothing is heard of changes any more").into()),
         () = shutdown.requested() => return end(leadership).await,
     };
-    let mut controller = Task::spawn("controller", Arc::clone(&operator.controller).run(changes_rx, shutdown.clone()));
+    let mut controller =
+        Task::spawn("controller", &shutdown, Arc::clone(&operator.controller).run(changes_rx, shutdown.clone()));
     tokio::select! {
         biased;
         () = shutdown.requested() => {}
@@ -239,7 +240,7 @@ impl Operator {
         namespaces.begin().await.context("watching namespaces")?;
         let mut tasks = Vec::new();
         if settings.scope != Scope::AllNamespaces {
-            tasks.push(Task::spawn("follower of namespaces", namespaces.run(shutdown.clone())));
+            tasks.push(Task::spawn("follower of namespaces", &shutdown, namespaces.run(shutdown.clone())));
         }
         if let PluginSources::Enabled { directory } = &settings.plugins {
             let manager = PluginManager::new(ManagerSurroundings {
@@ -257,7 +258,7 @@ impl Operator {
                 changed: Arc::clone(&self.plugins_changed),
                 definitions_changed: Arc::clone(&self.definitions_changed),
             });
-            tasks.push(Task::spawn("plugin manager", manager.run(shutdown)));
+            tasks.push(Task::spawn("plugin manager", &shutdown, manager.run(shutdown.clone())));
         }
         self.in_sync.store(true, Ordering::Release);
         tracing::info!("ready");

@@ -37,6 +37,17 @@ impl Shutdown {
         Self(watch::channel(false).1)
     }
 
+    /// Has told from the beginning.
+    #[cfg(test)]
+    pub(crate) fn requested_already() -> Self {
+        Self(watch::channel(true).1)
+    }
+
+    /// Whether the process is to end.
+    pub fn is_requested(&self) -> bool {
+        *self.0.borrow()
+    }
+
     /// Returns when the process is to end: stop taking on work and finish what is under way.
     pub async fn requested(&mut self) {
         if self.0.wait_for(|requested| *requested).await.is_err() {

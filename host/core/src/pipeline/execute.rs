@@ -9,7 +9,7 @@ use crate::{
     dask::Settled,
     object::Object,
     ownership::Author,
-    plan::{Plan, Planner, is_applied},
+    plan::{Plan, Planner, applied_fingerprint, is_applied},
     wanted::{Snapshot, SubjectPatch, WantedChild, WantedFields},
 };
 
@@ -37,7 +37,7 @@ impl Pipeline<'_> {
         state: &SubjectState,
         seen: &Snapshot,
         subject: Option<&SubjectPatch>,
-        children: Option<&[Settled]>,
+        children: Option<Vec<Settled>>,
     ) -> Plan {
         let planner = Planner {
             author,
@@ -82,11 +82,11 @@ impl Pipeline<'_> {
         let mut done = Done::default();
         for (number, stage) in [plan.subject, plan.children, plan.prunes, plan.subject_end].into_iter().enumerate() {
             let results = join_all(stage.into_iter().map(|action| self.perform(action))).await;
-            for (action, result) in results {
+            for (applied, result) in results {
                 match result {
                     Ok(Written::Applied(answer)) => {
-                        if let Action::Apply(apply) = &action {
-                            state.memory.note(&apply.manager, &apply.body, &answer);
+                        if let Some((manager, wanted)) = applied {
+                            state.memory.note(&manager, wanted, &answer);
                         }
                         done.writes += 1;
                     }
@@ -102,9 +102,13 @@ impl Pipeline<'_> {
         done
     }
 
-    async fn perform(&self, action: Action) -> (Action, Result<Written, WriteError>) {
-        let result = self.writes.write(action.clone()).await;
-        (action, result)
+    /// Performs an action; answers also the manager and the fingerprint of what it applies.
+    async fn perform(&self, mut action: Action) -> (Option<(String, u64)>, Result<Written, WriteError>) {
+        let applied = match &mut action {
+            Action::Apply(apply) => Some((apply.manager.clone(), applied_fingerprint(&mut apply.body))),
+            _ => None,
+        };
+        (applied, self.writes.write(action).await)
     }
 }
 

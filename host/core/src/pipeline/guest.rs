@@ -177,7 +177,7 @@ impl Pipeline<'_> {
         state.held = None;
         let manager = handler.name.field_manager();
         let author = handler.author(&manager);
-        let mut plan = self.plan(author, state, seen, subject.as_ref(), children.as_deref());
+        let mut plan = self.plan(author, state, seen, subject.as_ref(), children.clone());
         let mut problems = std::mem::take(&mut plan.problems);
         let done = self.execute(plan, state).await;
         problems.extend(
@@ -193,7 +193,7 @@ impl Pipeline<'_> {
         }
         // What somebody changed meanwhile is no part of it, and is found at the next look.
         let after = self.snapshot(&self.latest(&seen.subject), &handler.children, seen.now);
-        let left = self.plan(author, state, &after, subject.as_ref(), children.as_deref());
+        let left = self.plan(author, state, &after, subject.as_ref(), children);
         state.held = left.is_empty().then(|| held(&manager, &after));
         state.backoff.succeed();
         state.findings = Findings::default();

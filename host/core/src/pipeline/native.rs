@@ -49,7 +49,7 @@ impl Pipeline<'_> {
             },
             None => None,
         };
-        let mut plan = self.plan(author, state, &seen, wanted.subject.as_ref(), settled.as_deref());
+        let mut plan = self.plan(author, state, &seen, wanted.subject.as_ref(), settled);
         self.plan_fields(&manager, state, &wanted.fields, &mut plan);
         if reconciler.has_independent_children() {
             plan.children.append(&mut plan.prunes);

@@ -301,6 +301,8 @@ async fn a_cluster_goes_to_this_operator_and_back_and_a_job_that_has_ended_stays
         objects.run_runner("next-runner", phase, code).await?;
         site.until_job("next", status, &python).await?;
     }
+    objects.until_count(POD, "dask.org/cluster-name=next,dask.org/component!=job-runner", 0).await?;
+    objects.until_gone(GROUP, "next-default").await?;
 
     // There once more: what has changed in between counts, and not what was recorded before.
     objects.merge(CLUSTER, "simple", &json!({"spec": {"worker": {"replicas": 5}}})).await?;

@@ -22,7 +22,7 @@ impl Pipeline<'_> {
         let manager = handler.name.field_manager();
         let patched = is_patched_by(&seen.subject, &manager);
         let nothing = SubjectPatch { body: json!({"metadata": {}}), guarded: false };
-        let plan = self.plan(handler.author(&manager), state, seen, patched.then_some(&nothing), Some(&[]));
+        let plan = self.plan(handler.author(&manager), state, seen, patched.then_some(&nothing), Some(Vec::new()));
         let done = self.execute(plan, state).await;
         if done.errors.is_empty() {
             state.backoff.succeed();
