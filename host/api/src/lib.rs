@@ -11,5 +11,5 @@ mod rbac;
 mod structural;
 
 pub use chart::{chart_files, crds_yaml};
-pub use definitions::crds;
+pub use definitions::{crds, schemas};
 pub use rbac::{Access, Rights, Scope, Served, TABLE, inaccessible, required_access, rules};

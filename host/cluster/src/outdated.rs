@@ -6,9 +6,10 @@ use std::{
     fmt::{self, Display},
 };
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use dask_wasm_operator_core::object::GroupVersionKind;
 use kube::Client;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::request::{Call, RequestError, TOTAL_DEADLINE};
 
@@ -35,36 +36,32 @@ impl Display for Outdated {
     }
 }
 
-/// Those of the definitions that are installed in a form that lacks fields of theirs. Kinds of which the server publishes no
-/// schema (yet) are left out.
+/// Those of the kinds whose installed definitions lack fields of these schemas, which are taken one after the other: together
+/// they are large. Kinds of which the server publishes no schema (yet) are left out.
 ///
 /// # Errors
 /// When the schemas can't be read, or aren't published.
 pub async fn outdated(
     client: &Client,
-    definitions: &[CustomResourceDefinition],
+    schemas: impl IntoIterator<Item = (GroupVersionKind, Value)>,
 ) -> Result<Vec<Outdated>, RequestError> {
     let mut documents: BTreeMap<String, Document> = BTreeMap::new();
     let mut found = Vec::new();
-    for definition in definitions {
-        let spec = &definition.spec;
-        for version in &spec.versions {
-            let path = format!("/openapi/v3/apis/{}/{}", spec.group, version.name);
-            let document = match documents.get(&path) {
-                Some(document) => document,
-                None => {
-                    let answer = Call::get(&path).send(client, TOTAL_DEADLINE).await?.decode()?;
-                    documents.entry(path).or_insert(answer)
-                }
-            };
-            let schema = version.schema.as_ref().and_then(|validation| validation.open_api_v3_schema.as_ref());
-            let ours = schema.and_then(|schema| Schema::deserialize(serde_json::to_value(schema).ok()?).ok());
-            let kind = (spec.group.as_str(), version.name.as_str(), spec.names.kind.as_str());
-            if let (Some(ours), Some(installed)) = (ours, document.schema(kind)) {
-                let fields = installed.lacks(&ours);
-                if !fields.is_empty() {
-                    found.push(Outdated { kind: spec.names.kind.clone(), fields });
-                }
+    for (kind, schema) in schemas {
+        let path = format!("/openapi/v3/apis/{}/{}", kind.group, kind.version);
+        let ours = Schema::deserialize(&schema).ok();
+        drop(schema);
+        let document = match documents.get(&path) {
+            Some(document) => document,
+            None => {
+                let answer = Call::get(&path).send(client, TOTAL_DEADLINE).await?.decode()?;
+                documents.entry(path).or_insert(answer)
+            }
+        };
+        if let (Some(ours), Some(installed)) = (ours, document.schema(&kind)) {
+            let fields = installed.lacks(&ours);
+            if !fields.is_empty() {
+                found.push(Outdated { kind: kind.kind, fields });
             }
         }
     }
@@ -85,9 +82,8 @@ struct Components {
 }
 
 impl Document {
-    fn schema(&self, (group, version, kind): (&str, &str, &str)) -> Option<&Schema> {
-        let is_it = |named: &Kind| named.group == group && named.version == version && named.kind == kind;
-        self.components.schemas.values().find(|schema| schema.kinds.iter().any(is_it))
+    fn schema(&self, kind: &GroupVersionKind) -> Option<&Schema> {
+        self.components.schemas.values().find(|schema| schema.kinds.contains(kind))
     }
 }
 
@@ -100,14 +96,7 @@ struct Schema {
     #[serde(default, rename = "x-kubernetes-preserve-unknown-fields")]
     keeps_unknown: bool,
     #[serde(default, rename = "x-kubernetes-group-version-kind")]
-    kinds: Vec<Kind>,
-}
-
-#[derive(Deserialize)]
-struct Kind {
-    group: String,
-    version: String,
-    kind: String,
+    kinds: Vec<GroupVersionKind>,
 }
 
 impl Schema {

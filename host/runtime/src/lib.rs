@@ -8,6 +8,7 @@ mod args;
 mod controller;
 mod exit;
 mod health;
+mod heap;
 mod metrics;
 mod migrate;
 mod namespaces;

@@ -35,6 +35,7 @@ use crate::{
     admin::AdminServer,
     controller::{Controller, Surroundings},
     health::OperatorHealth,
+    heap,
     namespaces::{NamespaceFollower, namespace_kind},
     plugins::{ManagerSurroundings, PluginManager, engine},
     served::{ServedWatch, ServedWatches},
@@ -51,6 +52,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// Serves until told to stop.
 pub(crate) fn run(settings: RunSettings) -> Result<(), Failure> {
     telemetry::install(&settings.log)?;
+    heap::share();
     allow_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
     let result = runtime.block_on(operate(settings));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dask_wasm_operator_api::{crds, inaccessible, required_access};
+use dask_wasm_operator_api::{inaccessible, required_access, schemas};
 use dask_wasm_operator_cluster::{
     access::missing_access,
     client::{self, Clients},
@@ -65,7 +65,7 @@ fn check_definitions(discovery: &Discovery) -> Result<(), Failure> {
 
 /// What they drop is nothing that could be noticed later.
 async fn warn_of_outdated_definitions(clients: &Clients) {
-    match outdated(&clients.unary, &crds()).await {
+    match outdated(&clients.unary, schemas()).await {
         Ok(definitions) => definitions.iter().for_each(|definition| {
             tracing::warn!(
                 "the installed definition is older than this operator, and the API server drops these fields of \

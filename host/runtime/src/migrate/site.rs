@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use dask_wasm_operator_api::crds;
+use dask_wasm_operator_api::{crds, schemas};
 use dask_wasm_operator_cluster::{
     client::Clients, crds::installed, discovery::Discovery, lease::LeaseSettings, outdated::outdated,
 };
@@ -143,7 +143,8 @@ impl Site {
                 None => Definition::Missing,
                 Some(kind) if needs_status && !kind.has_status_subresource => Definition::Python,
                 Some(_) => {
-                    let older = outdated(&self.clients.unary, std::slice::from_ref(&ours)).await;
+                    let schema = schemas().filter(|(kind, _)| kind.kind == names.kind);
+                    let older = outdated(&self.clients.unary, schema).await;
                     let older = older.with_context(|| format!("reading the schema of {}", names.kind))?;
                     older.first().map_or(Definition::Ours, |older| Definition::Older(older.to_string()))
                 }
