@@ -43,7 +43,8 @@ with KubeCluster(name="demo", namespace=namespace, image=image, n_workers=1, qui
 
         cluster.adapt(minimum=2, maximum=3)
         until_workers(client, 2)
-        work = client.map(time.sleep, [1] * 60, pure=False)
+        # More than two workers do within the pause after the change before.
+        work = client.map(time.sleep, [1] * 600, pure=False)
         until_workers(client, 3)
         client.cancel(work)
         cluster.scale(1)
