@@ -98,11 +98,7 @@ pub(super) fn reconcile(seen: &Snapshot) -> Wanted {
 pub(super) fn status(seen: &Snapshot, findings: &Findings) -> Value {
     let before: DaskAutoscalerStatus = previous(seen);
     let target = Target::find(seen);
-    let mut facts = Facts::of(&findings.facts, seen, target.as_ref().ok());
-    let current = target.as_ref().ok().map(|target| target.current);
-    if let Some(current) = current {
-        facts.confirm(current);
-    }
+    let facts = Facts::of(&findings.facts, seen);
     let (available, progressing) = match &target {
         Ok(target) => (available(&findings.problems, &facts), progressing(target, &facts)),
         Err(Obstacle { finding: (_, reason, message), .. }) => {
@@ -114,7 +110,8 @@ pub(super) fn status(seen: &Snapshot, findings: &Findings) -> Value {
         conditions: conditions(seen, &before.conditions, &findings.problems, available, progressing),
         observed_generation: seen.subject.metadata.generation,
         desired_replicas: facts.desired,
-        current_replicas: current.or(before.current_replicas),
+        // Not what is seen now: a number without the time of its change would be taken for somebody else's.
+        current_replicas: facts.current,
         last_scale_time: facts.last_scale.map(rfc3339),
     })
 }
@@ -264,6 +261,8 @@ struct Facts {
     poll: Poll,
     /// As many workers as the scheduler asked for last, within the limits.
     desired: Option<u32>,
+    /// How many workers the group was to have in the last pass.
+    current: Option<u32>,
     hold: Option<Hold>,
     change: Option<Change>,
     /// When the group was last changed, in milliseconds since the Unix epoch.
@@ -272,33 +271,32 @@ struct Facts {
 }
 
 impl Facts {
-    /// After a restart, what the status says. If the field holds what we applied and the status has not heard of it, the last
-    /// process was killed in between, and the change is as recent as can be.
-    fn of(facts: &Value, seen: &Snapshot, target: Option<&Target<'_>>) -> Self {
+    /// After a restart, what the status says.
+    fn of(facts: &Value, seen: &Snapshot) -> Self {
         if let Ok(facts) = Self::deserialize(facts) {
             return facts;
         }
         let status: DaskAutoscalerStatus = previous(seen);
-        let is_news = |target: &Target<'_>| is_ours(target.group) && status.current_replicas != Some(target.current);
-        let last_scale = if target.is_some_and(is_news) {
-            Some(seen.now)
-        } else {
-            // Written in whole seconds: up to the next one later, so that no cooldown is cut short.
-            status.last_scale_time.as_deref().and_then(epoch_millis).map(|time| time + 999)
-        };
-        Self { desired: status.desired_replicas, last_scale, ..Self::default() }
+        // Written in whole seconds: up to the next one later, so that no cooldown is cut short.
+        let last_scale = status.last_scale_time.as_deref().and_then(epoch_millis).map(|time| time + 999);
+        Self { desired: status.desired_replicas, current: status.current_replicas, last_scale, ..Self::default() }
     }
 
-    /// Looks what became of the change that was decided; returns it when it has been made.
-    fn confirm(&mut self, current: u32) -> Option<Change> {
-        let change = self.change.take()?;
-        if change.to == current {
+    /// Takes note of how many workers the group is to have. Returns the change that was decided, when it has been made.
+    fn look_at(&mut self, target: &Target<'_>, now: u64) -> Option<Change> {
+        let current = target.current;
+        let is_news = self.current.replace(current) != Some(current);
+        let change = self.change.take();
+        let made = change.filter(|change| change.to == current);
+        if let Some(change) = &made {
             self.last_scale = Some(change.at);
-            return Some(change);
+        } else if is_news && is_ours(target.group) {
+            // By a process that was killed before it could say so: as recent as can be.
+            self.last_scale = Some(now);
         }
         // Not written yet, or somebody has changed the group in between: then that stands.
-        self.change = (change.from == current).then_some(change);
-        None
+        self.change = change.filter(|change| change.to != current && change.from == current);
+        made
     }
 }
 
@@ -310,8 +308,8 @@ fn is_ours(group: &Object) -> bool {
 
 fn scale(seen: &Snapshot, target: &Target<'_>) -> Wanted {
     let Target { spec, group, current, .. } = target;
-    let mut facts = Facts::of(&seen.facts, seen, Some(target));
-    let made = facts.confirm(*current);
+    let mut facts = Facts::of(&seen.facts, seen);
+    let made = facts.look_at(target, seen.now);
     let interval = Duration::from_secs(u64::from(spec.interval_seconds.max(1)));
     let call = SchedulerCall::AdaptiveTarget;
     let turn = facts.poll.turn(seen, &call, interval);

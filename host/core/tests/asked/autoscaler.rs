@@ -438,17 +438,19 @@ fn nothing_is_changed_that_is_paused() {
 
 #[test]
 fn a_restart_at_any_step_changes_neither_the_numbers_nor_the_waits() {
-    for killed_after in 0..40 {
+    for (killed_after, publishes_late) in (0..40).flat_map(|passes| [(passes, false), (passes, true)]) {
         let mut world = world(7, autoscaler(2, 20), |_| 0);
         world.reconcilers = vec![Reconciler::Autoscaler];
-        world.killed_after = Some(killed_after);
+        (world.killed_after, world.publishes_late) = (Some(killed_after), publishes_late);
         let course = course(&mut world, 120);
+        let when = format!("killed after {killed_after} passes, with the status late: {publishes_late}");
         let numbers: Vec<_> = course.iter().map(|(_, replicas)| *replicas).collect();
-        assert_eq!(numbers, [7, 6, 5, 4, 3, 2], "killed after {killed_after} passes");
+        assert_eq!(numbers, [7, 6, 5, 4, 3, 2], "{when}");
         let waits = course[1..].windows(2).map(|pair| pair[1].0 - pair[0].0);
-        assert!(waits.clone().all(|wait| (15..=26).contains(&wait)), "killed after {killed_after} passes: {course:?}");
+        assert!(waits.clone().all(|wait| (15..=26).contains(&wait)), "{when}: {course:?}");
+        assert!(status(&world)["lastScaleTime"].is_string(), "{when}");
         let told: BTreeSet<_> = world.events_of("Scaled").into_iter().collect();
-        assert_eq!(told.len(), world.events_of("Scaled").len(), "killed after {killed_after} passes: told twice");
+        assert_eq!(told.len(), world.events_of("Scaled").len(), "{when}: told twice");
     }
 }
 

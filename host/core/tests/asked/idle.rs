@@ -266,14 +266,15 @@ fn a_limit_that_is_taken_away_takes_the_status_with_it() {
 
 #[test]
 fn a_restart_at_any_step_ends_nothing_early_and_forgets_nothing() {
-    for killed_after in 0..40 {
+    for (killed_after, publishes_late) in (0..40).flat_map(|passes| [(passes, false), (passes, true)]) {
         let mut world = world(|_| Some(BEGIN));
         world.reconcilers = vec![Reconciler::IdleShutdown];
-        world.killed_after = Some(killed_after);
+        (world.killed_after, world.publishes_late) = (Some(killed_after), publishes_late);
+        let when = format!("killed after {killed_after} passes, with the status late: {publishes_late}");
         world.advance(LIMIT * SECOND);
-        assert!(is_there(&world), "killed after {killed_after} passes");
+        assert!(is_there(&world), "{when}");
         world.advance(12 * SECOND);
-        assert!(!is_there(&world), "killed after {killed_after} passes");
+        assert!(!is_there(&world), "{when}");
     }
 }
 

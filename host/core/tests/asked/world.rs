@@ -37,6 +37,8 @@ pub(crate) struct World {
     pub(crate) events: Vec<(EventNote, bool)>,
     /// The operator is killed after so many passes from now on, before the status is written.
     pub(crate) killed_after: Option<usize>,
+    /// When it is killed, the status that the pass before called for was just being written, of the cluster as it is by then.
+    pub(crate) publishes_late: bool,
     states: BTreeMap<Subject, SubjectState>,
     due: BTreeMap<Subject, u64>,
     environment: Environment,
@@ -67,6 +69,7 @@ impl World {
             asked: Vec::new(),
             events: Vec::new(),
             killed_after: None,
+            publishes_late: false,
             states: BTreeMap::new(),
             due: BTreeMap::new(),
             environment: Environment::default(),
@@ -127,12 +130,17 @@ impl World {
         let key = (reconciler, at.clone());
         let pipeline = Pipeline { observed: &*self.cluster, writes, environment: &self.environment };
         let state = self.states.entry(key.clone()).or_default();
+        let findings_before = state.findings().clone();
         let pass = now(pipeline.reconcile(&Handler::Native(reconciler), at, state, self.now));
         let killed = self.killed_after.as_mut().is_some_and(|left| {
             *left = left.wrapping_sub(1);
             *left == usize::MAX
         });
         if killed {
+            if self.publishes_late {
+                let pipeline = Pipeline { writes: &*self.cluster, ..pipeline };
+                now(pipeline.publish(reconciler, at, &findings_before, self.now)).unwrap();
+            }
             self.restart();
             return true;
         }
