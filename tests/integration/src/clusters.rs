@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     manifests::{self, SIMPLE, SIMPLE_GROUP},
-    objects::{CLUSTER, DEPLOYMENT, Objects, POD, REPLICA_SET, TIMEOUT, controller, name, uid},
+    objects::{CLUSTER, DEPLOYMENT, GROUP, Objects, POD, REPLICA_SET, TIMEOUT, controller, name, uid},
 };
 
 /// Selects the workers of a group.
@@ -21,13 +21,15 @@ impl Objects {
         self.until_running(name, workers).await
     }
 
-    /// Waits until a cluster has this many workers and says so.
+    /// Waits until a cluster and its default group have this many workers and say so.
     pub async fn until_running(&self, name: &str, workers: u32) -> anyhow::Result<Value> {
+        let says_so = |object: &Value| {
+            let status = &object["status"];
+            status["replicas"] == workers && status["observedGeneration"] == object["metadata"]["generation"]
+        };
+        self.until(GROUP, &format!("{name}-default"), &format!("said to have {workers} workers"), says_so).await?;
         self.until(CLUSTER, name, &format!("Running with {workers} workers"), |cluster| {
-            let status = &cluster["status"];
-            status["phase"] == "Running"
-                && status["replicas"] == workers
-                && status["observedGeneration"] == cluster["metadata"]["generation"]
+            cluster["status"]["phase"] == "Running" && says_so(cluster)
         })
         .await
     }

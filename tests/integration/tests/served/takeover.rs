@@ -125,6 +125,15 @@ impl Site {
         Ok(found)
     }
 
+    /// Waits until the garbage collector has come to everything of a job's cluster, owners first.
+    async fn until_nothing_of(&self, cluster: &str) -> anyhow::Result<()> {
+        let labels = format!("dask.org/cluster-name={cluster},dask.org/component!=job-runner");
+        for kind in KINDS.into_iter().chain([POD]) {
+            self.objects.until_count(kind, &labels, 0).await?;
+        }
+        Ok(())
+    }
+
     /// Runs `migrate`; answers whether it ended with 0, and all that it wrote.
     async fn migrate(&self, arguments: &[&str]) -> anyhow::Result<(bool, String)> {
         let output = Command::new(program()?)
@@ -260,8 +269,7 @@ async fn a_cluster_goes_to_this_operator_and_back_and_a_job_that_has_ended_stays
     objects.run_runner("done-runner", "Succeeded", Some(0)).await?;
     objects.until(JOB, "done", "successful", |job| job["status"]["jobStatus"] == "Successful").await?;
     objects.until_gone(CLUSTER, "done").await?;
-    // The last that goes of it.
-    objects.until_count(POD, "dask.org/cluster-name=done,dask.org/component!=job-runner", 0).await?;
+    site.until_nothing_of("done").await?;
 
     // And back.
     let back = ["--to-python"];
@@ -296,13 +304,18 @@ async fn a_cluster_goes_to_this_operator_and_back_and_a_job_that_has_ended_stays
 
     // Jobs run to their end there.
     objects.create(&manifests::job("next")).await?;
-    site.until_python("the runner of a job", &python, async || objects.find(POD, "next-runner").await).await?;
+    // All of its cluster, too: what is still being made while the cluster is deleted, the Python operator may leave behind.
+    site.until_python("the runner of a job, and its cluster", &python, async || {
+        let workers = objects.list(POD, "dask.org/workergroup-name=next-default").await?;
+        let runner = objects.find(POD, "next-runner").await?;
+        Ok((runner.is_some() && workers.len() == 1).then_some(()))
+    })
+    .await?;
     for (phase, code, status) in [("Running", None, "Running"), ("Succeeded", Some(0), "Successful")] {
         objects.run_runner("next-runner", phase, code).await?;
         site.until_job("next", status, &python).await?;
     }
-    objects.until_count(POD, "dask.org/cluster-name=next,dask.org/component!=job-runner", 0).await?;
-    objects.until_gone(GROUP, "next-default").await?;
+    site.until_nothing_of("next").await?;
 
     // There once more: what has changed in between counts, and not what was recorded before.
     objects.merge(CLUSTER, "simple", &json!({"spec": {"worker": {"replicas": 5}}})).await?;
