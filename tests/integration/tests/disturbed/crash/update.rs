@@ -43,12 +43,12 @@ impl Flow for RollingUpdate {
 
     async fn run(&self, world: &mut World<'_>) -> anyhow::Result<()> {
         let (objects, dask) = world.with_dask()?;
+        let mut known: BTreeSet<String> =
+            objects.workers(SIMPLE_GROUP).await?.iter().map(|worker| name(worker).to_owned()).collect();
         let mut cluster = objects.get(CLUSTER, SIMPLE).await?;
         let containers = &mut cluster["spec"]["worker"]["spec"]["containers"];
         containers[0]["image"] = "new".into();
         objects.merge(CLUSTER, SIMPLE, &json!({"spec": {"worker": {"spec": {"containers": containers}}}})).await?;
-        let mut known: BTreeSet<String> =
-            objects.workers(SIMPLE_GROUP).await?.iter().map(|worker| name(worker).to_owned()).collect();
         wait_for("every worker to be a new one", 2 * TIMEOUT, async || {
             let workers = objects.workers(SIMPLE_GROUP).await?;
             for worker in workers.iter().map(name) {
