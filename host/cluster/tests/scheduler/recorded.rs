@@ -41,8 +41,9 @@ struct Recording {
 }
 
 impl Recording {
+    /// In the package, in which cargo starts tests.
     fn path(release: &str) -> PathBuf {
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/scheduler/recorded/{release}.json"))
+        PathBuf::from(format!("tests/scheduler/recorded/{release}.json"))
     }
 
     fn load(release: &str) -> anyhow::Result<Self> {
