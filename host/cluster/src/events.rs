@@ -1,6 +1,6 @@
 //! Events (events.k8s.io/v1) about objects: how users hear of what happened to theirs.
 //!
-//! Anybody may post; nobody waits. What is repeated, too frequent for one object, or more than the queue holds is dropped and
+//! Anybody may post, and hardly anybody waits for it. What is repeated, too frequent for one object, or more than the queue holds is dropped and
 //! counted: an Event is a courtesy, state stands in conditions.
 
 use std::{
@@ -21,7 +21,10 @@ use http::Method;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::MicroTime, jiff::Timestamp};
 use kube::Client;
 use serde_json::json;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use crate::{
     backoff::random,
@@ -90,11 +93,29 @@ impl From<&Object> for Regarding {
     }
 }
 
+/// An Event that waits to be posted. Dropped when that is done, which ends its [`Posting`].
+struct Queued {
+    regarding: Regarding,
+    note: EventNote,
+    _end: oneshot::Sender<()>,
+}
+
+/// For who must not go on before an Event: most need not wait for it.
+pub struct Posting(oneshot::Receiver<()>);
+
+impl Posting {
+    /// Waits until the Event has been posted or dropped.
+    pub async fn ended(self) {
+        // Nothing is ever sent: the other end is dropped.
+        let _ = self.0.await;
+    }
+}
+
 /// Posts Events in the background. Clones post through the same queue.
 #[derive(Clone)]
 pub struct Events {
     level: EventLevel,
-    sender: mpsc::Sender<(Regarding, EventNote)>,
+    sender: mpsc::Sender<Queued>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -110,13 +131,13 @@ impl Events {
     }
 
     /// Posts an Event soon, or drops it.
-    pub fn post(&self, regarding: Regarding, note: EventNote) {
-        if !self.level.has(note.severity) {
-            return;
-        }
-        if self.sender.try_send((regarding, note)).is_err() {
+    pub fn post(&self, regarding: Regarding, note: EventNote) -> Posting {
+        let (end, posting) = oneshot::channel();
+        let is_wanted = self.level.has(note.severity);
+        if is_wanted && self.sender.try_send(Queued { regarding, note, _end: end }).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
+        Posting(posting)
     }
 
     /// Events that were not posted because the queue was full, the server refused, or there were too many about one object.
@@ -134,9 +155,9 @@ struct Poster {
 }
 
 impl Poster {
-    async fn run(self, mut queue: mpsc::Receiver<(Regarding, EventNote)>) {
+    async fn run(self, mut queue: mpsc::Receiver<Queued>) {
         let mut filter = Filter::default();
-        while let Some((regarding, note)) = queue.recv().await {
+        while let Some(Queued { regarding, note, _end }) = queue.recv().await {
             let posted = match filter.judge(Instant::now(), &regarding.uid, &note) {
                 Verdict::Repeated => true,
                 Verdict::TooMany => false,

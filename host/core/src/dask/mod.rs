@@ -221,6 +221,11 @@ impl Reconciler {
         self == Self::Job
     }
 
+    /// Whether its Events tell of what it does next, after which there may be nothing left to tell it on.
+    pub fn announces(self) -> bool {
+        self == Self::IdleShutdown
+    }
+
     /// Whether each child stands for itself, so that one goes whatever becomes of the others.
     pub fn has_independent_children(self) -> bool {
         self == Self::WorkerGroup

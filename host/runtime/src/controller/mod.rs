@@ -24,7 +24,7 @@ use std::{
 
 use dask_wasm_operator_cluster::{
     applier::WRITE_DEADLINE,
-    events::Events,
+    events::{Events, Posting},
     gate::Gate,
     index::{Change, Index},
 };
@@ -38,11 +38,11 @@ use dask_wasm_operator_core::{
     retry::{Backoff, Retry},
     wanted::{Findings, Problem},
 };
-use futures::FutureExt as _;
+use futures::{FutureExt as _, future::join_all};
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 pub(crate) use figures::PluginFigures;
@@ -59,6 +59,9 @@ const PLUGIN_AT_ONCE: usize = 4;
 
 /// A status is written at most so often, so that many changes make one write. Clients poll it four times a second.
 const STATUS_WINDOW: Duration = Duration::from_millis(250);
+
+/// How long what was announced waits for its Event to be posted.
+const ANNOUNCEMENT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What is to be done for a subject.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -294,7 +297,23 @@ impl Controller {
 
     async fn reconcile(self: &Arc<Self>, reconciler: Reconciler, at: &NamespacedName, state: &mut SubjectState) {
         let writes = self.writes(Work::Reconcile(reconciler), at);
-        let mut pass = self.pipeline(&writes).reconcile(&Handler::Native(reconciler), at, state, now()).await;
+        let pass = self.pipeline(&writes).reconcile(&Handler::Native(reconciler), at, state, now()).await;
+        let postings = self.conclude(reconciler, at, state, pass);
+        if reconciler.announces() {
+            // The next pass of this subject waits for the end of this one. It is not put off for long: Events are a courtesy.
+            let ended = join_all(postings.into_iter().map(Posting::ended));
+            let _ = timeout(ANNOUNCEMENT_DEADLINE, ended).await;
+        }
+    }
+
+    /// Says and schedules what came of a pass; answers the Events that are on their way.
+    fn conclude(
+        self: &Arc<Self>,
+        reconciler: Reconciler,
+        at: &NamespacedName,
+        state: &mut SubjectState,
+        mut pass: Pass,
+    ) -> Vec<Posting> {
         let mut inner = self.lock();
         let key = (reconciler, at.clone());
         if !pass.alive {
@@ -304,7 +323,7 @@ impl Controller {
             inner.states.remove(&(Work::Publish(reconciler), at.clone()));
             // Something may still be in the way of its end.
             self.schedule(&mut inner, Work::Reconcile(reconciler), at, &pass);
-            return;
+            return Vec::new();
         }
         inner.waiting.note(reconciler, at, &pass.findings.problems);
         let before = inner.findings.insert(key, pass.findings.clone()).unwrap_or_default();
@@ -320,12 +339,13 @@ impl Controller {
             tracing::info!(handler = reconciler.name(), subject = %at, reason = event.reason, "{}", event.message);
         }
         let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
-        self.post(&subject, &pass.events);
+        let postings = self.post(&subject, &pass.events);
         if !reconciler.has_conditions() {
             let new = pass.findings.problems.iter().filter(|problem| !before.problems.contains(problem));
             self.post(&subject, &new.map(Problem::as_event).collect::<Vec<_>>());
         }
         self.report(&reconciler.name(), at, &pass.findings.problems, &before.problems);
+        postings
     }
 
     async fn publish(&self, reconciler: Reconciler, at: &NamespacedName, state: &mut SubjectState) {

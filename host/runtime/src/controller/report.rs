@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use dask_wasm_operator_cluster::events::Posting;
 use dask_wasm_operator_core::{
     contract::{EventNote, EventSeverity},
-    object::{NamespacedName, ObjectKey},
+    object::{NamespacedName, Object, ObjectKey},
     pipeline::Pass,
     plugin::HandlerName,
     ports::{CallReport, LogLevel},
@@ -33,13 +34,15 @@ impl Controller {
         }
     }
 
-    pub(super) fn post(&self, subject: &ObjectKey, notes: &[EventNote]) {
+    pub(super) fn post(&self, subject: &ObjectKey, notes: &[EventNote]) -> Vec<Posting> {
         if notes.is_empty() {
-            return;
+            return Vec::new();
         }
-        if let Some(object) = self.surroundings.observed.get(&subject.kind, &subject.at) {
-            notes.iter().for_each(|note| self.surroundings.events.post((&*object).into(), note.clone()));
-        }
+        let object = self.surroundings.observed.get(&subject.kind, &subject.at);
+        let post = |object: &Object| -> Vec<Posting> {
+            notes.iter().map(|note| self.surroundings.events.post(object.into(), note.clone())).collect()
+        };
+        object.map(|object| post(&object)).unwrap_or_default()
     }
 
     /// Says on the subject that a plugin could not handle it, when it is given up.
