@@ -1,7 +1,7 @@
 //! Events (events.k8s.io/v1) about objects: how users hear of what happened to theirs.
 //!
-//! Anybody may post, and hardly anybody waits for it. What is repeated, too frequent for one object, or more than the queue holds is dropped and
-//! counted: an Event is a courtesy, state stands in conditions.
+//! Anybody may post, and hardly anybody waits for it. What is repeated, too frequent for one object, or more than the queue
+//! holds is dropped and counted: an Event is a courtesy, state stands in conditions.
 
 use std::{
     collections::HashMap,
@@ -130,7 +130,7 @@ impl Events {
         Self { level, sender, dropped }
     }
 
-    /// Posts an Event soon, or drops it.
+    /// Posts an Event soon, or drops it; answers by what that can be waited for.
     pub fn post(&self, regarding: Regarding, note: EventNote) -> Posting {
         let (end, posting) = oneshot::channel();
         let is_wanted = self.level.has(note.severity);

@@ -1,5 +1,5 @@
 use std::{
-    future::poll_fn,
+    future::{poll_fn, ready},
     pin::pin,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -8,9 +8,13 @@ use dask_wasm_operator_cluster::events::EventLevel;
 use dask_wasm_operator_core::{
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, Object, Resource},
+    ports::Pending,
+    scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
+    time::rfc3339,
 };
 use kube::{Client, Config};
-use tokio::{sync::watch, task::yield_now, time::timeout};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::watch, task::yield_now};
 
 use super::*;
 
@@ -58,14 +62,26 @@ impl Observed for Faulty {
 
 /// A controller that can reach nobody.
 fn controller(observed: Arc<dyn Observed>, gate: Gate) -> Arc<Controller> {
-    let client = Client::try_from(Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
     let cluster = Arc::new(cluster());
+    let schedulers = Arc::clone(&cluster) as Arc<dyn Schedulers>;
+    controller_of(observed, cluster, schedulers, gate, "127.0.0.1:1")
+}
+
+/// A controller whose Events go to this address.
+fn controller_of(
+    observed: Arc<dyn Observed>,
+    writes: Arc<dyn Writes>,
+    schedulers: Arc<dyn Schedulers>,
+    gate: Gate,
+    address: &str,
+) -> Arc<Controller> {
+    let client = Client::try_from(Config::new(format!("http://{address}").parse().unwrap())).unwrap();
     Arc::new(Controller::new(Surroundings {
         index: Arc::new(Index::new(|_| {})),
         observed,
-        writes: Arc::clone(&cluster) as Arc<dyn Writes>,
-        schedulers: cluster,
-        events: Events::start(client, gate.clone(), String::new(), EventLevel::Nothing),
+        writes,
+        schedulers,
+        events: Events::start(client, gate.clone(), String::new(), EventLevel::All),
         gate,
         environment: Environment::default(),
         metrics: Arc::new(Metrics::new()),
@@ -138,4 +154,58 @@ async fn without_the_lease_it_rests_whatever_is_due_and_begins_as_soon_as_it_is_
         () = running => unreachable!("it was not told to stop"),
         done = timeout(PATIENCE, done) => done.expect("what waited is done when the Lease is held"),
     }
+}
+
+/// A scheduler that has been idle since a time, in milliseconds since the Unix epoch.
+struct Idle(u64);
+
+impl Schedulers for Idle {
+    fn call(&self, _: Scheduler, _: SchedulerCall) -> Pending<'_, Result<SchedulerReply, SchedulerError>> {
+        Box::pin(ready(Ok(SchedulerReply::IdleSince(Some(self.0)))))
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_waits_for_the_event_that_announces_it() {
+    let since = now() - 60_000;
+    let cluster = Arc::new(MemoryCluster::new(built_in_resources(), &rfc3339(since)));
+    let owner = cluster.create(json!({
+        "apiVersion": "kubernetes.dask.org/v1", "kind": "DaskCluster",
+        "metadata": {"name": "a", "namespace": "ns1"},
+        "spec": {"idleTimeout": 1, "scheduler": {}, "worker": {}},
+        "status": {"idleSince": rfc3339(since)},
+    }));
+    let owner = owner.expect("it is valid");
+    let subject = cluster.get(&owner.kind, &owner.at).unwrap();
+    let child = |api_version: &str, kind: &str, spec: Value, status: Value| {
+        cluster.create(json!({
+            "apiVersion": api_version, "kind": kind, "spec": spec, "status": status,
+            "metadata": {"name": "a-scheduler", "namespace": "ns1", "ownerReferences": [subject.as_owner()]},
+        }))
+    };
+    child("apps/v1", "Deployment", json!({}), json!({"availableReplicas": 1})).unwrap();
+    child("v1", "Service", json!({"ports": [{"name": "tcp-comm", "port": 8786}]}), json!({})).unwrap();
+    let server = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = server.local_addr().unwrap().to_string();
+    let controller = controller_of(
+        Arc::clone(&cluster) as Arc<dyn Observed>,
+        Arc::clone(&cluster) as Arc<dyn Writes>,
+        Arc::new(Idle(since)),
+        Gate::open(),
+        &address,
+    );
+    controller.lock().queue.wake(Work::Reconcile(Reconciler::IdleShutdown), owner.at.clone());
+    let (_changes, receiver) = mpsc::unbounded_channel();
+    let running = tokio::spawn(Arc::clone(&controller).run(receiver, Shutdown::never()));
+
+    let (connection, _) = timeout(PATIENCE, server.accept()).await.expect("it is announced").unwrap();
+    let deleted = async || {
+        while cluster.get(&owner.kind, &owner.at).is_some() {
+            yield_now().await;
+        }
+    };
+    timeout(A_WHILE, deleted()).await.expect_err("the Event is on its way, and the cluster is still there");
+    drop((connection, server));
+    timeout(PATIENCE, deleted()).await.expect("what can't be announced is deleted all the same");
+    running.abort();
 }
