@@ -34,19 +34,32 @@ pub struct Scheduler {
     pub tls_secret: Option<String>,
 }
 
+/// What of a DaskCluster's spec counts here. Schedulers are asked often, so the rest is not decoded.
+#[derive(Deserialize)]
+struct ClusterSpec {
+    #[serde(rename = "tlsSecretName")]
+    tls_secret_name: Option<Value>,
+}
+
+/// The same of a Service's.
+#[derive(Deserialize)]
+struct ServiceSpec {
+    ports: Option<Vec<Value>>,
+}
+
 impl Scheduler {
     /// The scheduler of a DaskCluster, behind its Service.
     pub fn of(cluster: &Object, service: &Object) -> Self {
-        let spec = cluster.field::<Value>("spec").and_then(Result::ok).unwrap_or_default();
-        let tls_secret = spec.get("tlsSecretName").and_then(Value::as_str).filter(|name| !name.is_empty());
-        Self::behind(service, cluster.at(), tls_secret.map(str::to_owned))
+        let spec: Option<ClusterSpec> = cluster.field("spec").and_then(Result::ok);
+        let tls_secret = spec.and_then(|spec| spec.tls_secret_name?.as_str().map(str::to_owned));
+        Self::behind(service, cluster.at(), tls_secret.filter(|name| !name.is_empty()))
     }
 
     /// The scheduler of a cluster, behind its Service. Ports are found by the names that clients use (`tcp-comm`;
     /// `http-dashboard`, `dashboard` or the Service's own name), then by Dask's default numbers.
     pub fn behind(service: &Object, cluster: NamespacedName, tls_secret: Option<String>) -> Self {
-        let spec = service.field::<Value>("spec").and_then(Result::ok).unwrap_or_default();
-        let ports = spec.get("ports").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let spec: Option<ServiceSpec> = service.field("spec").and_then(Result::ok);
+        let ports = spec.and_then(|spec| spec.ports).unwrap_or_default();
         let number = |port: &Value| port.get("port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
         let find = |names: &[&str], default: u16| {
             let named = |name: &&str| ports.iter().find(|port| port.get("name").and_then(Value::as_str) == Some(*name));
@@ -245,6 +258,11 @@ impl Replies {
     /// The last place of a reply to [`SchedulerCall::Retire`]; 0: there is none.
     pub fn last_retired(&self) -> u64 {
         self.retired.values().map(|attempt| attempt.place).max().unwrap_or_default()
+    }
+
+    /// Whether this call is not answered yet.
+    pub fn is_under_way(&self, call: &SchedulerCall) -> bool {
+        self.under_way.contains_key(call)
     }
 
     /// The calls of [`SchedulerCall::Retire`] that are not answered yet, by the addresses that they name.

@@ -7,7 +7,7 @@
 use std::{
     future::pending,
     panic::resume_unwind,
-    pin::pin,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -69,8 +69,9 @@ impl Memory {
     }
 
     /// None if this call's work takes longer, the time that it waits for room aside.
-    pub(super) async fn timeout<T>(&self, within: Duration, work: impl Future<Output = T>) -> Option<T> {
-        let (mut work, begun, before) = (pin!(work), Instant::now(), self.lock().total());
+    /// The work is pinned by the caller: a future that is handed over takes its place twice, and these lie in each other.
+    pub(super) async fn timeout<T>(&self, within: Duration, mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+        let (begun, before) = (Instant::now(), self.lock().total());
         let until = || begun + within + (self.lock().total() - before);
         loop {
             match timeout_at(until(), &mut work).await {
@@ -86,7 +87,7 @@ impl Memory {
     ///
     /// # Errors
     /// The time that it may take, when it takes longer.
-    pub(super) async fn transfer<T>(&self, rest: impl Future<Output = T>) -> Result<T, Duration> {
+    pub(super) async fn transfer<T>(&self, rest: Pin<&mut impl Future<Output = T>>) -> Result<T, Duration> {
         self.timeout(self.transfer, rest).await.ok_or(self.transfer)
     }
 
@@ -174,6 +175,8 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use futures::FutureExt as _;
     use tokio::time::sleep;
 
@@ -230,9 +233,11 @@ mod tests {
             drop(held);
         };
         let begun = Instant::now();
-        let (worked, ()) = tokio::join!(call.timeout(TRANSFER, call.transfer(work)), release);
+        let mut work = pin!(work);
+        let transfer = pin!(call.transfer(work.as_mut()));
+        let (worked, ()) = tokio::join!(call.timeout(TRANSFER, transfer), release);
         assert_eq!((worked, begun.elapsed().as_secs()), (Some(Ok(())), 104));
-        let late = call.timeout(TRANSFER, sleep(2 * TRANSFER)).await;
+        let late = call.timeout(TRANSFER, pin!(sleep(2 * TRANSFER))).await;
         assert_eq!((late, begun.elapsed().as_secs()), (None, 114), "what another has waited for is over");
     }
 }

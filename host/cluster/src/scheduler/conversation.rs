@@ -8,7 +8,8 @@
 //! | retire | RPC `retire_workers` | `/api/v1/retire_workers` | |
 //!
 //! `/api/v1` is off unless a user turned it on, and answers by HTTP are about as cheap as by RPC; where it is on, the comm port
-//! may be closed to us. The order and the state of workers are told by RPC only.
+//! may be closed to us. The order and the state of workers are told by RPC only. Who says nothing by RPC is not asked for the
+//! last resort.
 
 use std::time::SystemTime;
 
@@ -50,6 +51,8 @@ pub(super) struct Conversation<'a> {
     pub(super) deadlines: Deadlines,
     pub(super) scheduler: &'a Scheduler,
     pub(super) session: &'a mut Session,
+    /// Whether it was silent on an open connection for RPC: one event loop serves that and HTTP.
+    pub(super) is_stuck: bool,
 }
 
 impl Conversation<'_> {
@@ -132,7 +135,7 @@ impl Conversation<'_> {
         Ok(answer.among(addresses))
     }
 
-    async fn retire_by_rpc(&self, addresses: &[String]) -> Result<RetireWorkers, SchedulerError> {
+    async fn retire_by_rpc(&mut self, addresses: &[String]) -> Result<RetireWorkers, SchedulerError> {
         let mut connection = self.connect().await?;
         let answer = connection.call(&Request::retire_workers(addresses), self.deadlines.retire).await;
         let answer: Option<RetireWorkers> = answer.map_err(|error| self.error_of(error))?;
@@ -175,7 +178,7 @@ impl Conversation<'_> {
         Ok(answer)
     }
 
-    async fn connect(&self) -> Result<Connection, SchedulerError> {
+    async fn connect(&mut self) -> Result<Connection, SchedulerError> {
         let stream = self.connector.comm(self.scheduler).await.map_err(|error| from_connect(&error))?;
         let opened = Connection::open(stream, self.memory.clone(), self.deadlines.handshake).await;
         opened.map_err(|error| self.error_of(error))
@@ -200,7 +203,7 @@ impl Conversation<'_> {
 
     /// Asks by HTTP. None, for whatever reason: it was the last resort.
     async fn http<A: DeserializeOwned + Send + 'static>(&self, question: Question) -> Option<A> {
-        self.ask(question).await.ok()
+        if self.is_stuck { None } else { self.ask(question).await.ok() }
     }
 
     async fn ask<A: DeserializeOwned + Send + 'static>(&self, question: Question) -> Result<A, AskError> {
@@ -215,7 +218,8 @@ impl Conversation<'_> {
         })
     }
 
-    fn error_of(&self, error: RpcError) -> SchedulerError {
+    fn error_of(&mut self, error: RpcError) -> SchedulerError {
+        self.is_stuck |= matches!(error, RpcError::Silent { .. });
         let text = format!("{}: {}", self.connector.comm_address(self.scheduler), shortened(&error));
         match error {
             RpcError::Broken { source, .. } if tls::is_about_certificates(&source) => {

@@ -104,7 +104,7 @@ pub(super) async fn ask<A: DeserializeOwned + Send + 'static>(
         let decoded = answer.decode(|bytes| serde_json::from_slice(bytes)).await;
         decoded.map_err(|source| HttpError::Decode { path, source })
     };
-    memory.timeout(deadline, answer).await.ok_or(HttpError::Silent { path, within: deadline })?
+    memory.timeout(deadline, pin!(answer)).await.ok_or(HttpError::Silent { path, within: deadline })?
 }
 
 async fn exchange(stream: BoxStream, host: &str, question: Question, memory: &Memory) -> Result<Answer, HttpError> {
@@ -124,7 +124,7 @@ async fn exchange(stream: BoxStream, host: &str, question: Question, memory: &Me
         if response.status() != StatusCode::OK {
             return Err(HttpError::Status { path, status: response.status() });
         }
-        let rest = memory.transfer(receive(response.into_body(), longest_answer, memory)).await;
+        let rest = memory.transfer(pin!(receive(response.into_body(), longest_answer, memory))).await;
         let body = rest.map_err(|within| HttpError::Silent { path, within })?;
         body.map_err(|source| HttpError::Body { path, source })
     });

@@ -17,7 +17,7 @@ mod rpc;
 mod session;
 mod tls;
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use dask_wasm_operator_core::{
     object::NamespacedName,
@@ -113,7 +113,7 @@ impl SchedulerClient {
             shared = self.sessions.of(scheduler).await;
             &mut shared
         };
-        let conversation = Conversation { connector, memory, deadlines: *deadlines, scheduler, session };
+        let conversation = Conversation { connector, memory, deadlines: *deadlines, scheduler, session, is_stuck: false };
         match call {
             SchedulerCall::Workers => conversation.workers().await.map(SchedulerReply::Workers),
             SchedulerCall::AdaptiveTarget => conversation.adaptive_target().await.map(SchedulerReply::AdaptiveTarget),
@@ -129,7 +129,7 @@ impl Schedulers for SchedulerClient {
             let Deadlines { whole, retire, .. } = self.deadlines;
             let within = if matches!(call, SchedulerCall::Retire(_)) { whole + retire } else { whole };
             let memory = self.memory.for_call();
-            memory.timeout(within, self.answer(&scheduler, &call, &memory)).await.unwrap_or_else(|| {
+            memory.timeout(within, pin!(self.answer(&scheduler, &call, &memory))).await.unwrap_or_else(|| {
                 let (address, name) = (self.connector.comm_address(&scheduler), call.name());
                 Err(SchedulerError::Unreachable(format!("{address}: {name} took longer than {within:?}")))
             })

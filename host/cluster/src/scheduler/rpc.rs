@@ -2,7 +2,7 @@
 //!
 //! Only msgpack is read and written. Nothing is ever pickled or unpickled, and no request makes a scheduler run code.
 
-use std::{io, time::Duration};
+use std::{io, pin::pin, time::Duration};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned, de::IgnoredAny};
 use thiserror::Error;
@@ -216,7 +216,7 @@ impl Connection {
             let answer = self.receive(to, longest_answer).await?;
             answer.decode(move |bytes| decode(to, bytes)).await
         };
-        memory.timeout(deadline, exchange).await.ok_or(RpcError::Silent { to, within: deadline })?
+        memory.timeout(deadline, pin!(exchange)).await.ok_or(RpcError::Silent { to, within: deadline })?
     }
 
     async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -229,7 +229,7 @@ impl Connection {
         let memory = self.memory.clone();
         let mut answer = Answer::new(&memory);
         self.read(to, frame::NUMBER, &mut answer).await?;
-        let rest = memory.transfer(self.receive_rest(to, longest, answer)).await;
+        let rest = memory.transfer(pin!(self.receive_rest(to, longest, answer))).await;
         rest.map_err(|within| RpcError::Silent { to, within })?
     }
 

@@ -3,7 +3,7 @@
 //! Only a scheduler that says itself that it has had nothing to do for so long ends its cluster: one that is busy, does not
 //! answer, or answers something that can't be, does not. Asking is all that is done to it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -13,14 +13,12 @@ use super::{
     deployment_kind,
     poll::{Poll, silence},
     service_kind,
-    status::previous,
     workergroup::DeploymentStatus,
 };
 use crate::{
     contract::{EventNote, EventSeverity},
     object::Object,
     scheduler::{Scheduler, SchedulerCall, SchedulerReply},
-    spec::DaskClusterStatus,
     time::{epoch_millis, rfc3339},
     wanted::{Findings, Snapshot, Wanted},
 };
@@ -42,7 +40,8 @@ struct Facts {
     poll: Poll,
     /// Whether it is known if the scheduler is idle: not right after a restart.
     known: bool,
-    /// When the scheduler answered last or failed to, or when looking began: no other idle time has begun before.
+    /// When the scheduler answered last or failed to, or when looking began: no other idle time has begun before. 0: there is
+    /// none.
     looked: u64,
     period: Option<Period>,
     /// Since when the scheduler has been idle, if it said last that it is.
@@ -91,10 +90,27 @@ impl Facts {
     }
 }
 
+/// What counts here of a DaskCluster's spec. It is looked at often, so the rest is not decoded.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    idle_timeout: Option<Value>,
+}
+
+/// The same of its status.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    idle_since: Option<String>,
+}
+
 /// Since when the scheduler of a DaskCluster has been idle, as the status says; in milliseconds since the Unix epoch.
 pub fn idle_since(cluster: &Object) -> Option<u64> {
-    let status: DaskClusterStatus = cluster.field("status")?.ok()?;
-    epoch_millis(&status.idle_since?)
+    epoch_millis(&said(cluster)?)
+}
+
+fn said(cluster: &Object) -> Option<String> {
+    cluster.field::<Status>("status")?.ok()?.idle_since
 }
 
 pub(super) fn reconcile(seen: &Snapshot) -> Wanted {
@@ -103,12 +119,11 @@ pub(super) fn reconcile(seen: &Snapshot) -> Wanted {
     if seen.now.saturating_sub(facts.looked) > NOBODY_LOOKED {
         facts.looked = seen.now;
     }
-    let mut wanted = Wanted { requeue_after: Some(INTERVAL), ..Wanted::default() };
+    let mut wanted = Wanted::default();
     match scheduler(seen) {
-        Some(scheduler) => check(seen, limit, scheduler, &mut facts, &mut wanted),
-        None => {
-            facts = Facts { known: true, looked: seen.now, period: None, idle_since: None, announced: None, ..facts }
-        }
+        Some(service) => check(seen, limit, service, &mut facts, &mut wanted),
+        // When there is one, its Deployment says so.
+        None => facts = Facts { known: true, looked: 0, period: None, idle_since: None, announced: None, ..facts },
     }
     wanted.findings.facts = json!(facts);
     wanted
@@ -119,12 +134,16 @@ pub(super) fn status(seen: &Snapshot, findings: &Findings) -> Value {
         return Value::Null;
     }
     let facts = Facts::of(&findings.facts, seen);
-    let since =
-        if facts.known { facts.idle_since.map(rfc3339) } else { previous::<DaskClusterStatus>(seen).idle_since };
+    let since = if facts.known { facts.idle_since.map(rfc3339) } else { said(&seen.subject) };
     since.map_or(Value::Null, |since| json!({ "idleSince": since }))
 }
 
-fn check(seen: &Snapshot, limit: Duration, scheduler: Scheduler, facts: &mut Facts, wanted: &mut Wanted) {
+/// Whether the subject's status is as it should be.
+pub(super) fn is_told(seen: &Snapshot, findings: &Findings) -> bool {
+    status(seen, findings).get("idleSince").and_then(Value::as_str) == said(&seen.subject).as_deref()
+}
+
+fn check(seen: &Snapshot, limit: Duration, service: &Object, facts: &mut Facts, wanted: &mut Wanted) {
     let call = SchedulerCall::IdleSince;
     let cluster = &seen.subject.metadata.name;
     let turn = facts.poll.turn(seen, &call, INTERVAL);
@@ -141,7 +160,7 @@ fn check(seen: &Snapshot, limit: Duration, scheduler: Scheduler, facts: &mut Fac
     let over = facts.idle_since.filter(|since| is_over(*since, limit, seen.now));
     if turn.ask {
         // What it said last is old by now: its next answer decides.
-        wanted.calls.push((scheduler, call));
+        wanted.calls.push((Scheduler::of(&seen.subject, service), call));
     } else if over.is_some() && facts.announced == over {
         wanted.delete_subject = true;
     } else {
@@ -163,18 +182,18 @@ fn announcement(cluster: &str, since: u64, limit: Duration) -> EventNote {
 
 /// 0 is none, and so is what is no number: the cluster's own reconciler says that.
 fn idle_timeout(cluster: &Object) -> Option<Duration> {
-    let spec: Value = cluster.field("spec")?.ok()?;
-    let seconds = spec.get("idleTimeout")?.as_u64().filter(|seconds| *seconds > 0)?;
+    let spec: Spec = cluster.field("spec")?.ok()?;
+    let seconds = spec.idle_timeout?.as_u64().filter(|seconds| *seconds > 0)?;
     Some(Duration::from_secs(seconds))
 }
 
-/// The cluster's scheduler, if it runs.
-fn scheduler(seen: &Snapshot) -> Option<Scheduler> {
+/// The Service of the cluster's scheduler, if that runs.
+fn scheduler(seen: &Snapshot) -> Option<&Arc<Object>> {
     let name = scheduler_name(&seen.subject.metadata.name);
     let deployment = seen.child(&deployment_kind(), &name)?;
     let service = seen.child(&service_kind(), &name)?;
     let is_available = DeploymentStatus::of(deployment).available_replicas > 0;
-    is_available.then(|| Scheduler::of(&seen.subject, service))
+    is_available.then_some(service)
 }
 
 /// What a scheduler says, unless it can't be: then it counts as busy.

@@ -218,7 +218,13 @@ impl Reconciler {
 
     /// Whether what it does depends on the status of its subject and children, too.
     pub fn heeds_status(self) -> bool {
-        self == Self::Job
+        matches!(self, Self::Job | Self::IdleShutdown)
+    }
+
+    /// Whether the subject's status says already what it should, as far as that is cheap to tell for a reconciler whose passes
+    /// are many and change little.
+    pub(crate) fn is_told(self, seen: &Snapshot, findings: &Findings) -> bool {
+        self == Self::IdleShutdown && idle::is_told(seen, findings)
     }
 
     /// Whether its Events tell of what it does next, after which there may be nothing left to tell it on.

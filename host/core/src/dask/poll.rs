@@ -36,14 +36,14 @@ pub(super) struct Poll {
 pub(super) struct Turn<'a> {
     /// Whether to ask.
     pub(super) ask: bool,
-    /// When to look again.
+    /// When to look again, if no reply comes before.
     pub(super) wait: Duration,
     /// The reply, if it was not looked at before.
     pub(super) news: Option<&'a Heard>,
 }
 
 impl Poll {
-    /// Looks at the last reply to `call`, which is asked every `interval`.
+    /// Looks at the last reply to `call`, which is asked every `interval`, and not while it is on its way.
     pub(super) fn turn<'a>(&mut self, seen: &'a Snapshot, call: &SchedulerCall, interval: Duration) -> Turn<'a> {
         let longest = interval.max(LONGEST);
         let heard = last(seen, call);
@@ -53,13 +53,13 @@ impl Poll {
             self.due = Some(after(heard.at, silent_for(heard).clamp(interval, longest)));
         }
         let due = *self.due.get_or_insert_with(|| after(seen.now, offset(&seen.subject.metadata.uid, interval)));
+        if seen.replies.is_under_way(call) {
+            return Turn { ask: false, wait: longest, news };
+        }
         let wait = Duration::from_millis(due.saturating_sub(seen.now));
         // No question waits for longer than the longest time, unless the clock was set back.
         let ask = wait.is_zero() || wait > longest;
-        if ask {
-            self.due = Some(after(seen.now, interval));
-        }
-        Turn { ask, wait: if ask { interval } else { wait }, news }
+        Turn { ask, wait: if ask { longest } else { wait }, news }
     }
 }
 
@@ -145,23 +145,32 @@ mod tests {
         let mut halves = [0, 0];
         for number in 0..1_000 {
             let (mut poll, seen) = (Poll::default(), snapshot(&number.to_string()));
-            let wait = poll.turn(&seen, &CALL, INTERVAL).wait;
-            assert!(wait <= INTERVAL);
-            assert_eq!(poll.turn(&seen, &CALL, INTERVAL).wait, wait, "a subject keeps its place");
-            halves[usize::from(wait > INTERVAL / 2)] += 1;
+            let mut wait = || {
+                let turn = poll.turn(&seen, &CALL, INTERVAL);
+                if turn.ask { Duration::ZERO } else { turn.wait }
+            };
+            let first = wait();
+            assert!(first <= INTERVAL);
+            assert_eq!(wait(), first, "a subject keeps its place");
+            halves[usize::from(first > INTERVAL / 2)] += 1;
         }
         assert!(halves.iter().all(|half| *half > 400), "{halves:?}");
     }
 
     #[test]
-    fn a_question_under_way_is_not_put_again() {
+    fn a_question_under_way_is_not_put_again_and_nobody_looks_for_its_reply() {
         let (mut poll, mut seen) = (Poll::default(), snapshot("u"));
         seen.now += u64::try_from(poll.turn(&seen, &CALL, INTERVAL).wait.as_millis()).unwrap();
         assert!(poll.turn(&seen, &CALL, INTERVAL).ask);
-        seen.now += 4_999;
-        assert!(!poll.turn(&seen, &CALL, INTERVAL).ask);
-        seen.now += 1;
-        assert!(poll.turn(&seen, &CALL, INTERVAL).ask);
+        assert!(poll.turn(&seen, &CALL, INTERVAL).ask, "it was not put then");
+        seen.replies.ask(&CALL);
+        seen.now += 30_000;
+        let turn = poll.turn(&seen, &CALL, INTERVAL);
+        assert_eq!((turn.ask, turn.wait), (false, LONGEST));
+        seen.replies.note(&CALL, Ok(SchedulerReply::IdleSince(None)), seen.now);
+        let turn = poll.turn(&seen, &CALL, INTERVAL);
+        assert!(turn.news.is_some());
+        assert_eq!((turn.ask, turn.wait), (false, INTERVAL));
     }
 
     #[test]
@@ -179,8 +188,9 @@ mod tests {
         let (mut poll, mut seen) = (Poll::default(), snapshot("u"));
         seen.replies.note(&CALL, Ok(SchedulerReply::IdleSince(None)), NOW + 3_600_000);
         assert!(poll.turn(&seen, &CALL, INTERVAL).ask);
+        seen.replies.ask(&CALL);
         assert!(!poll.turn(&seen, &CALL, INTERVAL).ask);
-        seen.now += 5_000;
-        assert!(poll.turn(&seen, &CALL, INTERVAL).ask);
+        seen.replies.note(&CALL, Ok(SchedulerReply::IdleSince(None)), NOW);
+        assert_eq!(poll.turn(&seen, &CALL, INTERVAL).wait, INTERVAL);
     }
 }

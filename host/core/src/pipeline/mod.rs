@@ -177,6 +177,8 @@ pub struct Pass {
     pub call: Option<CallReport>,
     /// What can't be done, and what was found out.
     pub findings: Findings,
+    /// Of a native reconciler: whether the status says so already. False where only [`Pipeline::publish`] can tell.
+    pub is_told: bool,
 }
 
 impl Pipeline<'_> {

@@ -86,6 +86,7 @@ impl Pipeline<'_> {
             requeue_after: wanted.requeue_after,
             calls,
             events,
+            is_told: reconciler.is_told(&seen, &findings),
             findings,
             ..Pass::default()
         }

@@ -145,6 +145,29 @@ fn what_a_slow_clock_says_counts_from_when_somebody_looked_again() {
 }
 
 #[test]
+fn what_a_slow_clock_says_counts_from_when_there_was_a_scheduler_again() {
+    let mut world = world(|_| Some(slow(BEGIN + 10 * SECOND)));
+    world.advance(12 * SECOND);
+    let replicas = |world: &World, replicas: u32| {
+        world.edit("Deployment", "a-scheduler", |scheduler| scheduler["spec"]["replicas"] = json!(replicas));
+    };
+    world.reconcilers = vec![Reconciler::IdleShutdown];
+    replicas(&world, 0);
+    world.settle();
+    assert_eq!(idle_since(&world), Value::Null);
+    world.advance(100 * SECOND);
+    replicas(&world, 1);
+    world.settle();
+    let back = world.now;
+    world.advance(10 * SECOND);
+    assert_eq!(idle_since(&world), rfc3339(back));
+    world.advance(LIMIT * SECOND - 11 * SECOND);
+    assert!(is_there(&world));
+    world.advance(12 * SECOND);
+    assert!(!is_there(&world));
+}
+
+#[test]
 fn what_went_on_before_there_was_a_limit_does_not_count() {
     let mut world = World::new([dask_cluster(1)], |_, _| Ok(SchedulerReply::IdleSince(Some(BEGIN))));
     world.advance(1_000 * SECOND);
@@ -249,6 +272,17 @@ fn a_limit_that_is_raised_after_the_announcement_counts() {
     world.advance(70 * SECOND);
     assert!(!is_there(&world));
     assert_eq!(world.events_of("IdleTimeout").len(), 2);
+}
+
+#[test]
+fn a_status_that_somebody_else_has_changed_is_written_again() {
+    let mut world = world(|_| Some(BEGIN));
+    world.advance(10 * SECOND);
+    for other in [Value::Null, json!("2026-11-22T18:31:00Z")] {
+        world.edit("DaskCluster", "a", |cluster| cluster["status"]["idleSince"] = other);
+        world.settle();
+        assert_eq!(idle_since(&world), rfc3339(BEGIN));
+    }
 }
 
 #[test]

@@ -327,10 +327,11 @@ impl Controller {
         }
         inner.waiting.note(reconciler, at, &pass.findings.problems);
         let before = inner.findings.insert(key, pass.findings.clone()).unwrap_or_default();
-        // What a job does next waits for its status, and its clients read that soon after they have made it.
-        let window = if reconciler.heeds_status() { Duration::ZERO } else { STATUS_WINDOW };
-        let at_status = self.millis_after(window);
-        inner.queue.wake_at(Work::Publish(reconciler), at.clone(), at_status);
+        if !pass.is_told {
+            // What a job does next waits for its status, and its clients read that soon after they have made it.
+            let window = if reconciler.heeds_status() { Duration::ZERO } else { STATUS_WINDOW };
+            self.wake_status(&mut inner, reconciler, at, window);
+        }
         self.schedule(&mut inner, Work::Reconcile(reconciler), at, &pass);
         let calls = std::mem::take(&mut pass.calls);
         self.call_schedulers(&mut inner, &Work::Reconcile(reconciler), at, state, calls);

@@ -178,7 +178,7 @@ impl Controller {
         }
     }
 
-    fn wake_status(&self, inner: &mut Inner, reconciler: Reconciler, at: &NamespacedName, after: Duration) {
+    pub(super) fn wake_status(&self, inner: &mut Inner, reconciler: Reconciler, at: &NamespacedName, after: Duration) {
         let due = self.millis_after(after);
         inner.queue.wake_at(Work::Publish(reconciler), at.clone(), due);
     }
