@@ -113,7 +113,8 @@ impl SchedulerClient {
             shared = self.sessions.of(scheduler).await;
             &mut shared
         };
-        let conversation = Conversation { connector, memory, deadlines: *deadlines, scheduler, session, is_stuck: false };
+        let conversation =
+            Conversation { connector, memory, deadlines: *deadlines, scheduler, session, is_stuck: false };
         match call {
             SchedulerCall::Workers => conversation.workers().await.map(SchedulerReply::Workers),
             SchedulerCall::AdaptiveTarget => conversation.adaptive_target().await.map(SchedulerReply::AdaptiveTarget),

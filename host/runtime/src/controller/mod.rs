@@ -60,6 +60,9 @@ const PLUGIN_AT_ONCE: usize = 4;
 /// A status is written at most so often, so that many changes make one write. Clients poll it four times a second.
 const STATUS_WINDOW: Duration = Duration::from_millis(250);
 
+/// What is due in a second or later is so at a tick, together with others: most of what a pass costs is to wake up for it.
+const TICK: Duration = Duration::from_millis(100);
+
 /// How long what was announced waits for its Event to be posted.
 const ANNOUNCEMENT_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -463,7 +466,9 @@ impl Controller {
     }
 
     fn millis_after(&self, delay: Duration) -> u64 {
-        self.millis().saturating_add(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
+        let due = self.millis().saturating_add(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+        let slack = if delay < TICK * 10 { 1 } else { u64::try_from(TICK.as_millis()).unwrap_or(1) };
+        due.checked_next_multiple_of(slack).unwrap_or(due)
     }
 }
 
