@@ -1,12 +1,13 @@
 //! Calls of schedulers that passes asked for: made beside the passes, so that a scheduler that hangs holds up nobody else.
 
-use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashSet, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
 use dask_wasm_operator_core::{
     object::NamespacedName,
     pipeline::SubjectState,
     scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
 };
+use futures::FutureExt as _;
 use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
 
 use super::{Controller, Inner, Work, now};
@@ -117,7 +118,12 @@ impl Controller {
             let (places, controller) = (Arc::clone(&inner.calls.places), Arc::clone(self));
             let (work, at) = (work.clone(), at.clone());
             inner.tasks.spawn(async move {
-                let result = places.make(pace, controller.surroundings.schedulers.call(scheduler, call.clone())).await;
+                let answer = places.make(pace, controller.surroundings.schedulers.call(scheduler, call.clone()));
+                // Passes rely on it that each call ends.
+                let result = AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
+                    tracing::error!(subject = %at, call = call.name(), reason = "Panic", "a call of a scheduler broke off; this is a fault of the operator");
+                    Err(SchedulerError::Unusable("the call broke off by a fault of the operator".to_owned()))
+                });
                 controller.surroundings.metrics.called_scheduler(call.name(), &result);
                 if let Err(error) = &result {
                     tracing::debug!(subject = %at, call = call.name(), kind = error.kind(), %error, "the scheduler was called in vain");

@@ -209,3 +209,34 @@ async fn a_deletion_waits_for_the_event_that_announces_it() {
     timeout(PATIENCE, deleted()).await.expect("what can't be announced is deleted all the same");
     running.abort();
 }
+
+/// Schedulers whose answers nobody can bear.
+struct Unbearable;
+
+impl Schedulers for Unbearable {
+    fn call(&self, _: Scheduler, _: SchedulerCall) -> Pending<'_, Result<SchedulerReply, SchedulerError>> {
+        Box::pin(async { unreachable!("a fault of ours") })
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_breaks_off_has_ended() {
+    let cluster = Arc::new(cluster());
+    let writes = Arc::clone(&cluster) as Arc<dyn Writes>;
+    let controller = controller_of(cluster, writes, Arc::new(Unbearable), Gate::open(), "127.0.0.1:1");
+    let (work, at) = (Work::Reconcile(Reconciler::IdleShutdown), NamespacedName::new("ns1", "a"));
+    let scheduler = Scheduler {
+        cluster: at.clone(),
+        service: "a-scheduler".to_owned(),
+        comm_port: 8786,
+        dashboard_port: None,
+        tls_secret: None,
+    };
+    let (mut state, call) = (SubjectState::default(), SchedulerCall::IdleSince);
+    let calls = vec![(scheduler, call.clone())];
+    controller.call_schedulers(&mut controller.lock(), &work, &at, &state, calls);
+
+    timeout(PATIENCE, controller.woken.notified()).await.expect("its subject is woken");
+    controller.lock().calls.take_note(&work, &at, &mut state);
+    assert!(state.was_called_in_vain(&call));
+}
