@@ -8,8 +8,8 @@
 //! | retire | RPC `retire_workers` | `/api/v1/retire_workers` | |
 //!
 //! `/api/v1` is off unless a user turned it on, and answers by HTTP are about as cheap as by RPC; where it is on, the comm port
-//! may be closed to us. The order and the state of workers are told by RPC only. Who says nothing by RPC is not asked for the
-//! last resort.
+//! may be closed to us. The order and the state of workers are told by RPC only. Who says nothing on a new connection for
+//! RPC is not asked for the last resort.
 
 use std::time::SystemTime;
 
@@ -51,7 +51,8 @@ pub(super) struct Conversation<'a> {
     pub(super) deadlines: Deadlines,
     pub(super) scheduler: &'a Scheduler,
     pub(super) session: &'a mut Session,
-    /// Whether it was silent on an open connection for RPC: one event loop serves that and HTTP.
+    /// Whether it was silent on a new connection for RPC: one event loop serves that and HTTP. One that was kept may just be
+    /// broken.
     pub(super) is_stuck: bool,
 }
 
@@ -173,7 +174,7 @@ impl Conversation<'_> {
             }
         }
         let mut connection = self.connect().await?;
-        let answer = connection.call(request, self.deadlines.call).await.map_err(|error| self.error_of(error))?;
+        let answer = connection.call(request, self.deadlines.call).await.map_err(|error| self.error_of_new(error))?;
         self.session.keep(connection);
         Ok(answer)
     }
@@ -181,7 +182,7 @@ impl Conversation<'_> {
     async fn connect(&mut self) -> Result<Connection, SchedulerError> {
         let stream = self.connector.comm(self.scheduler).await.map_err(|error| from_connect(&error))?;
         let opened = Connection::open(stream, self.memory.clone(), self.deadlines.handshake).await;
-        opened.map_err(|error| self.error_of(error))
+        opened.map_err(|error| self.error_of_new(error))
     }
 
     /// Asks the HTTP API. None, for whatever reason: there are other ways.
@@ -218,8 +219,13 @@ impl Conversation<'_> {
         })
     }
 
-    fn error_of(&mut self, error: RpcError) -> SchedulerError {
-        self.is_stuck |= matches!(error, RpcError::Silent { .. });
+    /// The error of a connection that was opened in this call.
+    fn error_of_new(&mut self, error: RpcError) -> SchedulerError {
+        self.is_stuck = matches!(error, RpcError::Silent { .. });
+        self.error_of(error)
+    }
+
+    fn error_of(&self, error: RpcError) -> SchedulerError {
         let text = format!("{}: {}", self.connector.comm_address(self.scheduler), shortened(&error));
         match error {
             RpcError::Broken { source, .. } if tls::is_about_certificates(&source) => {

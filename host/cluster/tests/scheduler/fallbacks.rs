@@ -14,9 +14,9 @@ use dask_wasm_operator_test_support::wait_for;
 use serde_json::{Value, json};
 
 use super::{
-    NOWHERE, PATIENCE, adaptive_target, client,
+    IMPATIENT, NOWHERE, PATIENCE, adaptive_target, client,
     double::{Double, Reaction, message, response},
-    faults::sane,
+    faults::{answer, sane},
     idle_since, retire, say, workers,
 };
 
@@ -62,6 +62,26 @@ async fn without_rpc_everything_is_asked_by_http() -> anyhow::Result<()> {
     assert_eq!(adaptive_target(&client, "c").await?, 5);
     assert_eq!(idle_since(&client, "c").await?, None);
     assert_eq!(retire(&client, "c", &["x", "y"]).await?, ["x"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_says_nothing_by_rpc_is_asked_by_http_only_where_the_connection_may_be_to_blame() -> anyhow::Result<()> {
+    let hangs = Arc::new(AtomicBool::new(false));
+    let hanging = Arc::clone(&hangs);
+    let comm = Double::comm(move |operation| match operation {
+        "adaptive_target" if hanging.load(Ordering::SeqCst) => Reaction::Hang(Vec::new()),
+        _ => answer(operation),
+    })
+    .await?;
+    let http = Double::http(|path| if path == "/json/counts.json" { ok(&counts(0)) } else { not_found() }).await?;
+    let client = client(&[("c", &format!("{},{}", comm.address, http.address))], NOWHERE, IMPATIENT)?;
+    assert_eq!(adaptive_target(&client, "c").await?, 7);
+    hangs.store(true, Ordering::SeqCst);
+    assert_eq!(adaptive_target(&client, "c").await?, 3, "the connection was kept");
+    let (asked, result) = (http.connections(), say(&client, "c", SchedulerCall::AdaptiveTarget).await);
+    assert!(matches!(&result, Err(SchedulerError::Unreachable(text)) if text.contains("no answer")), "{result:?}");
+    assert_eq!((comm.connections(), http.connections()), (2, asked), "a new one, and nothing else");
     Ok(())
 }
 

@@ -331,7 +331,8 @@ impl Controller {
         inner.waiting.note(reconciler, at, &pass.findings.problems);
         let before = inner.findings.insert(key, pass.findings.clone()).unwrap_or_default();
         if !pass.is_told {
-            // What a job does next waits for its status, and its clients read that soon after they have made it.
+            // What a job does next waits for its status, and its clients read that soon after they have made it. What else heeds
+            // a status writes its own seldom.
             let window = if reconciler.heeds_status() { Duration::ZERO } else { STATUS_WINDOW };
             self.wake_status(&mut inner, reconciler, at, window);
         }

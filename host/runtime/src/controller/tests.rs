@@ -240,3 +240,16 @@ async fn a_call_that_breaks_off_has_ended() {
     controller.lock().calls.take_note(&work, &at, &mut state);
     assert!(state.was_called_in_vain(&call));
 }
+
+#[tokio::test]
+async fn what_is_due_later_is_due_at_a_tick_and_never_early() {
+    let controller = controller(Arc::new(cluster()), Gate::open());
+    let tick = u64::try_from(TICK.as_millis()).unwrap();
+    for delay in [1_000, 1_001, 60_000] {
+        let earliest = controller.millis() + delay;
+        let due = controller.millis_after(Duration::from_millis(delay));
+        assert!(due >= earliest && due.is_multiple_of(tick), "{delay}: {due}");
+    }
+    let (before, due, after) = (controller.millis(), controller.millis_after(STATUS_WINDOW), controller.millis());
+    assert!((before..=after).contains(&(due - 250)), "a short wait is as long as it was asked for");
+}
