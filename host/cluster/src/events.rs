@@ -2,10 +2,13 @@
 //!
 //! Anybody may post, and hardly anybody waits for it. What is repeated, too frequent for one object, or more than the queue
 //! holds is dropped and counted: an Event is a courtesy, state stands in conditions.
+//!
+//! What a process says for the first time may have been said by the one before it: a restart is no news. So such an Event has a
+//! name by what it says, and one that is there already was told.
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, DefaultHasher, Hash as _, Hasher as _, RandomState},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -162,7 +165,10 @@ impl Poster {
                 Verdict::Repeated => true,
                 Verdict::TooMany => false,
                 // The pipeline speaks only where it may write; this is for what was queued before.
-                Verdict::New => self.gate.allows(Duration::ZERO) && self.post(&regarding, &note).await,
+                Verdict::New => {
+                    self.gate.allows(Duration::ZERO) && self.post(&regarding, &note, identity(&regarding, &note)).await
+                }
+                Verdict::Again => self.gate.allows(Duration::ZERO) && self.post(&regarding, &note, random()).await,
             };
             if !posted {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -170,7 +176,7 @@ impl Poster {
         }
     }
 
-    async fn post(&self, regarding: &Regarding, note: &EventNote) -> bool {
+    async fn post(&self, regarding: &Regarding, note: &EventNote, number: u64) -> bool {
         let resource = Resource {
             kind: GroupVersionKind::new("events.k8s.io", "v1", "Event"),
             plural: "events".to_owned(),
@@ -179,9 +185,10 @@ impl Poster {
         // Where Kubernetes wants Events about objects without a namespace.
         let namespace = regarding.at.namespace.as_deref().unwrap_or("default");
         let Ok(path) = path::collection(&resource, Some(namespace)) else { return false };
-        let event = event(regarding, note, namespace, &self.instance, Timestamp::now());
+        let event = event(regarding, note, number, namespace, &self.instance, Timestamp::now());
         match Call::json(Method::POST, &path, &event).send(&self.client, TOTAL_DEADLINE).await {
             Ok(_) => true,
+            Err(error) if error.code() == 409 => true,
             Err(error) => {
                 tracing::debug!(%error, object = %regarding.at, reason = note.reason, "an Event could not be posted");
                 false
@@ -190,9 +197,17 @@ impl Poster {
     }
 }
 
+/// The same for the same Event, whoever posts it.
+fn identity(regarding: &Regarding, note: &EventNote) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&regarding.uid, &note.reason, &note.message).hash(&mut hasher);
+    hasher.finish()
+}
+
 fn event(
     regarding: &Regarding,
     note: &EventNote,
+    number: u64,
     namespace: &str,
     instance: &str,
     now: Timestamp,
@@ -202,7 +217,7 @@ fn event(
     json!({
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {"name": format!("{name}.{:016x}", random()), "namespace": namespace},
+        "metadata": {"name": format!("{name}.{number:016x}"), "namespace": namespace},
         "eventTime": MicroTime(now),
         "reportingController": CONTROLLER,
         "reportingInstance": cut(instance, 128),
@@ -230,7 +245,10 @@ fn cut(text: &str, max: usize) -> &str {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
+    /// This process has not said it yet, as far as it remembers.
     New,
+    /// It has, some time ago.
+    Again,
     Repeated,
     TooMany,
 }
@@ -248,7 +266,8 @@ struct Filter {
 impl Filter {
     fn judge(&mut self, now: Instant, uid: &str, note: &EventNote) -> Verdict {
         let same = self.hasher.hash_one((uid, &note.reason, &note.message));
-        if self.posted.get(&same).is_some_and(|posted| now < *posted + QUIET_TIME) {
+        let posted = self.posted.get(&same).copied();
+        if posted.is_some_and(|posted| now < posted + QUIET_TIME) {
             return Verdict::Repeated;
         }
         self.forget(now);
@@ -258,7 +277,7 @@ impl Filter {
         }
         self.used_until.insert(uid.to_owned(), used_until + REFILL);
         self.posted.insert(same, now);
-        Verdict::New
+        if posted.is_some() { Verdict::Again } else { Verdict::New }
     }
 
     fn forget(&mut self, now: Instant) {
@@ -296,7 +315,7 @@ mod tests {
         assert_eq!(filter.judge(start, "b", &note("x")), Verdict::New);
         assert_eq!(filter.judge(start, "a", &note("y")), Verdict::New);
         assert_eq!(filter.judge(start + QUIET_TIME - Duration::from_secs(1), "a", &note("x")), Verdict::Repeated);
-        assert_eq!(filter.judge(start + QUIET_TIME, "a", &note("x")), Verdict::New);
+        assert_eq!(filter.judge(start + QUIET_TIME, "a", &note("x")), Verdict::Again);
     }
 
     #[test]
@@ -311,6 +330,20 @@ mod tests {
         assert_eq!(new(&mut filter, start + REFILL, 100, 100), 1);
     }
 
+    /// The belief that is attacked: that what a process says for the first time is news.
+    #[test]
+    fn what_the_process_before_has_said_has_the_same_name() {
+        let regarding = |uid: &str| Regarding {
+            kind: GroupVersionKind::new("", "v1", "Node"),
+            at: NamespacedName { namespace: None, name: "n".to_owned() },
+            uid: uid.to_owned(),
+        };
+        let name = |uid: &str, message: &str| identity(&regarding(uid), &note(message));
+        assert_eq!(name("u", "x"), name("u", "x"));
+        assert_ne!(name("u", "x"), name("u", "y"));
+        assert_ne!(name("u", "x"), name("v", "x"));
+    }
+
     #[test]
     fn limits_of_the_api_are_kept() {
         let regarding = Regarding {
@@ -318,7 +351,7 @@ mod tests {
             at: NamespacedName { namespace: None, name: "n".repeat(253) },
             uid: "u".into(),
         };
-        let event = event(&regarding, &note(&"ä".repeat(1_000)), "default", "i", Timestamp::UNIX_EPOCH);
+        let event = event(&regarding, &note(&"ä".repeat(1_000)), u64::MAX, "default", "i", Timestamp::UNIX_EPOCH);
         assert_eq!(event["note"].as_str().unwrap().len(), NOTE_MAX);
         assert!(event["metadata"]["name"].as_str().unwrap().len() <= 253);
         assert_eq!(event["eventTime"], "1970-01-01T00:00:00.000000Z");

@@ -32,6 +32,9 @@ use crate::{
 /// How long any request for the Lease may take.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(3);
 
+/// The longest time for which a silent holder is waited, whatever is written: none of ours has a longer one.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// Which Lease, and how often it is looked after.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseSettings {
@@ -163,10 +166,11 @@ impl Sighting {
     }
 
     /// Whether nobody holds it, its holder is taken for dead, or a write of ours succeeded without our knowing.
-    fn is_free(&self, me: &str, now: Instant) -> bool {
+    /// A holder has at least the duration `own` that we would have: one that is alive is not overtaken.
+    fn is_free(&self, me: &str, own: Duration, now: Instant) -> bool {
         let Some(holder) = holder(&self.lease) else { return true };
         let seconds = self.lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds).unwrap_or(0);
-        let duration = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        let duration = Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(LONGEST).max(own);
         holder == me || now >= self.since + duration
     }
 }
@@ -184,7 +188,7 @@ fn held(lease: &Lease, me: &str, duration: Duration, now: Timestamp) -> Lease {
         lease_duration_seconds: i32::try_from(duration.as_secs()).ok(),
         acquire_time: if is_mine { old.acquire_time } else { Some(MicroTime(now)) },
         renew_time: Some(MicroTime(now)),
-        lease_transitions: Some(old.lease_transitions.unwrap_or(0) + i32::from(!is_mine)),
+        lease_transitions: Some(old.lease_transitions.unwrap_or(0).saturating_add(i32::from(!is_mine))),
         ..old
     };
     Lease { metadata: lease.metadata.clone(), spec: Some(spec) }
@@ -276,7 +280,7 @@ impl Candidate {
             Some(lease) => {
                 let now = Instant::now();
                 let sighting = Sighting::renewed_by(seen.as_ref(), lease, now);
-                let free = sighting.is_free(&self.settings.holder, now);
+                let free = sighting.is_free(&self.settings.holder, self.settings.duration, now);
                 let lease = sighting.lease.clone();
                 *seen = Some(sighting);
                 if !free {
@@ -389,6 +393,8 @@ impl Candidate {
 mod tests {
     use super::*;
 
+    const OWN: Duration = Duration::from_secs(2);
+
     fn lease(version: &str, holder: Option<&str>, seconds: i32) -> Lease {
         let spec = LeaseSpec {
             holder_identity: holder.map(str::to_owned),
@@ -404,23 +410,37 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let first = Sighting::renewed_by(None, lease("1", Some("other"), 10), start);
-        assert!(!first.is_free("me", after(9)));
-        assert!(first.is_free("me", after(10)));
+        assert!(!first.is_free("me", OWN, after(9)));
+        assert!(first.is_free("me", OWN, after(10)));
         let same = Sighting::renewed_by(Some(&first), lease("1", Some("other"), 10), after(5));
-        assert!(same.is_free("me", after(10)));
+        assert!(same.is_free("me", OWN, after(10)));
         let renewed = Sighting::renewed_by(Some(&first), lease("2", Some("other"), 10), after(5));
-        assert!(!renewed.is_free("me", after(14)));
-        assert!(renewed.is_free("me", after(15)));
+        assert!(!renewed.is_free("me", OWN, after(14)));
+        assert!(renewed.is_free("me", OWN, after(15)));
     }
 
     #[test]
     fn a_released_or_own_lease_is_free_at_once() {
         let now = Instant::now();
         for holder in [None, Some(""), Some("me")] {
-            assert!(Sighting::renewed_by(None, lease("1", holder, 10), now).is_free("me", now), "{holder:?}");
+            assert!(Sighting::renewed_by(None, lease("1", holder, 10), now).is_free("me", OWN, now), "{holder:?}");
         }
         let given_back = released(&lease("1", Some("other"), 10), Timestamp::UNIX_EPOCH);
-        assert!(Sighting::renewed_by(None, given_back, now).is_free("me", now));
+        assert!(Sighting::renewed_by(None, given_back, now).is_free("me", OWN, now));
+    }
+
+    #[test]
+    fn whatever_duration_is_written_nobody_is_overtaken_and_nobody_waits_without_end() {
+        let start = Instant::now();
+        for (seconds, free_after) in [(i32::MIN, 2), (0, 2), (1, 2), (30, 30), (3_600, 60), (i32::MAX, 60)] {
+            let seen = Sighting::renewed_by(None, lease("1", Some("other"), seconds), start);
+            let is_free = |after| seen.is_free("me", OWN, start + Duration::from_secs(after));
+            assert!(!is_free(free_after - 1) && is_free(free_after), "{seconds} s");
+        }
+        let mut last = lease("1", Some("other"), 1);
+        last.spec = last.spec.map(|spec| LeaseSpec { lease_transitions: Some(i32::MAX), ..spec });
+        let taken = held(&last, "me", OWN, Timestamp::UNIX_EPOCH);
+        assert_eq!(taken.spec.unwrap().lease_transitions, Some(i32::MAX));
     }
 
     #[test]

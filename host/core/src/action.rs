@@ -166,6 +166,9 @@ pub enum WriteError {
 }
 
 impl WriteError {
+    /// The kinds that a person should know of: what can be found out only by writing.
+    pub const TOLD: [&str; 5] = ["ForeignObject", "FieldConflict", "Forbidden", "Refused", "ApiUnavailable"];
+
     /// A constant word for condition reasons, labels and log fields.
     pub fn kind(&self) -> &'static str {
         match self {

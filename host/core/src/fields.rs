@@ -5,10 +5,14 @@
 //! compared, and what the server normalises (quantities, defaults, webhooks) is no drift.
 //! <https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management>
 
+mod lists;
+
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+
+use self::lists::{HeldItems, Items};
 
 /// Whether the set of fields that a manager holds is exactly that of `wanted`: nothing lost, nothing left over.
 pub fn holds_exactly(held: &Value, wanted: &Value) -> bool {
@@ -23,13 +27,14 @@ pub fn holds_more(held: &Value, wanted: &Value) -> bool {
 
 /// Every held field stands in `wanted`.
 fn nothing_left_over(held: &Map<String, Value>, wanted: &Value) -> bool {
+    let mut items = Items::of(wanted);
     held.iter().all(|(path, below)| {
         let child = match path.split_once(':') {
             Some(("f", name)) => wanted.get(name),
-            Some(("k", keys)) => serde_json::from_str(keys).ok().and_then(|keys| item_with_keys(wanted, &keys)),
-            Some(("v", value)) => serde_json::from_str::<Value>(value)
-                .ok()
-                .and_then(|value| wanted.as_array()?.iter().find(|item| **item == value)),
+            Some(("k", keys)) => {
+                serde_json::from_str(keys).ok().and_then(|keys: Map<String, Value>| items.with_keys(&keys))
+            }
+            Some(("v", value)) => serde_json::from_str(value).ok().and_then(|value: Value| items.with_value(&value)),
             _ => return true,
         };
         match (child, below.as_object()) {
@@ -38,11 +43,6 @@ fn nothing_left_over(held: &Map<String, Value>, wanted: &Value) -> bool {
             (Some(child), Some(below)) => nothing_left_over(below, child),
         }
     })
-}
-
-fn item_with_keys<'a>(list: &'a Value, keys: &Map<String, Value>) -> Option<&'a Value> {
-    let matches = |item: &Value| keys.iter().all(|(name, key)| item.get(name).is_none_or(|value| value == key));
-    list.as_array()?.iter().find(|item| matches(item))
 }
 
 /// Every wanted field is held. Identity (`apiVersion`, `metadata.name`, …) is nobody's field.
@@ -69,16 +69,11 @@ fn nothing_lost(held: &Map<String, Value>, wanted: &Value, root: bool) -> bool {
 
 fn value_is_held(held: &Map<String, Value>, wanted: &Value) -> bool {
     let Some(items) = wanted.as_array() else { return nothing_lost(held, wanted, false) };
+    let mut held = HeldItems::of(held);
     items.iter().all(|item| {
-        held.iter().any(|(path, below)| match path.split_once(':') {
-            Some(("v", value)) => serde_json::from_str::<Value>(value).is_ok_and(|value| value == *item),
-            Some(("k", keys)) => {
-                let keys: Map<String, Value> = serde_json::from_str(keys).unwrap_or_default();
-                let matches = keys.iter().all(|(name, key)| item.get(name).is_none_or(|value| value == key));
-                matches && below.as_object().is_none_or(|below| below.is_empty() || nothing_lost(below, item, false))
-            }
-            _ => false,
-        })
+        let is_held =
+            |below: &Value| below.as_object().is_none_or(|below| below.is_empty() || nothing_lost(below, item, false));
+        held.has_value(item) || held.may_be(item).into_iter().any(is_held)
     })
 }
 
@@ -135,24 +130,23 @@ pub fn held_part(held: &Value, live: &Value) -> Value {
             };
             live.iter().filter_map(part).collect::<Map<_, _>>().into()
         }
-        Value::Array(items) => items.iter().filter_map(|item| held_item(fields, item)).collect(),
+        Value::Array(items) => {
+            let mut held = HeldItems::of(fields);
+            items.iter().filter_map(|item| held_item(&mut held, item)).collect()
+        }
         value => value.clone(),
     }
 }
 
 /// An item of a list that is held, by its keys or its value; with the keys, whoever holds those.
-fn held_item(held: &Map<String, Value>, item: &Value) -> Option<Value> {
-    held.iter().find_map(|(path, below)| match path.split_once(':') {
-        Some(("v", value)) => serde_json::from_str::<Value>(value).ok().filter(|value| value == item),
-        Some(("k", keys)) => {
-            let keys: Map<String, Value> = serde_json::from_str(keys).ok()?;
-            let is_it = keys.iter().all(|(name, key)| item.get(name) == Some(key));
-            let mut part = is_it.then(|| held_part(below, item))?;
-            part.as_object_mut()?.extend(keys);
-            Some(part)
-        }
-        _ => None,
-    })
+fn held_item(held: &mut HeldItems<'_>, item: &Value) -> Option<Value> {
+    if held.has_value(item) {
+        return Some(item.clone());
+    }
+    let (keys, below) = held.of_item(item)?;
+    let mut part = held_part(below, item);
+    part.as_object_mut()?.extend(keys.clone());
+    Some(part)
 }
 
 /// The set of fields that an apply of `wanted` gives its manager, lists taken as a whole: what the in-memory cluster records.

@@ -3,7 +3,7 @@
 //! All choices are made here; planning again after the plan was carried out gives an empty plan.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -203,13 +203,13 @@ impl Planner<'_> {
 
     /// What this handler has made for the subject, and what is no longer wanted.
     fn plan_prunes(&self, seen: &Snapshot, children: &[Settled], plan: &mut Plan) {
+        let targets: Vec<_> = children.iter().map(|child| target(&child.child().object)).collect();
+        let targets: HashSet<_> =
+            targets.iter().map(|(kind, name)| (kind.group.as_str(), kind.kind.as_str(), *name)).collect();
         let wanted = |live: &Object| {
-            children.iter().any(|child| {
-                let (kind, name) = target(&child.child().object);
-                live.kind.same_kind(&kind) && live.metadata.name == name
-            })
+            targets.contains(&(live.kind.group.as_str(), live.kind.kind.as_str(), live.metadata.name.as_str()))
         };
-        for live in &seen.children {
+        for live in seen.children.iter() {
             if !self.author.made(live, &seen.subject.metadata.uid) || live.is_being_deleted() || wanted(live) {
                 continue;
             }

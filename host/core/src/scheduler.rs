@@ -159,6 +159,10 @@ pub enum SchedulerError {
 }
 
 impl SchedulerError {
+    /// All kinds.
+    pub const KINDS: [&str; 4] =
+        ["SchedulerUnreachable", "SchedulerAnswerUnusable", "SchedulerUnsupported", "SchedulerCertificates"];
+
     /// A constant word for labels, reasons and log fields.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -239,15 +243,16 @@ impl Replies {
             let registered: BTreeSet<_> = workers.iter().map(|worker| worker.address.as_str()).collect();
             self.retired.retain(|address, _| registered.contains(address.as_str()));
         }
-        let before = self.heard.get(call.name()).and_then(|heard| heard.failing_since);
+        let before = self.heard.get(call.name()).and_then(|heard| heard.failing_since).filter(|since| *since <= now);
         let failing_since = result.is_err().then(|| before.unwrap_or(now));
         self.heard.insert(call.name(), Heard { at: now, asked, place, failing_since, result });
     }
 
-    /// The last reply to a call of this name that is not older than `age`; none for [`SchedulerCall::Retire`].
+    /// The last reply to a call of this name that is not older than `age`; none for [`SchedulerCall::Retire`]. One that is yet
+    /// to come was heard before the clock was set back, and may be as old as that.
     pub fn fresh(&self, call: &SchedulerCall, age: Duration, now: u64) -> Option<&Heard> {
         let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        self.heard.get(call.name()).filter(|heard| now.saturating_sub(heard.at) <= age)
+        self.heard.get(call.name()).filter(|heard| now.abs_diff(heard.at) <= age)
     }
 
     /// What came of retiring the worker of this address the last time.

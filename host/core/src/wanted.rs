@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Deref,
     sync::Arc,
     time::Duration,
 };
@@ -12,6 +13,7 @@ use crate::{
     contract::{EventNote, EventSeverity},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey},
     scheduler::{Replies, Scheduler, SchedulerCall},
+    spec::Condition,
 };
 
 /// What a handler is shown: the subject, the children that it owns, and what it asked for besides.
@@ -20,7 +22,7 @@ pub struct Snapshot {
     /// The subject.
     pub subject: Arc<Object>,
     /// Objects that the subject controls, of the kinds that the handler makes; those of other handlers included.
-    pub children: Vec<Arc<Object>>,
+    pub children: Children,
     /// Former children that vanished from our watches, see [`crate::ports::Observed::departed`].
     pub departed: Vec<Arc<Object>>,
     /// What native reconcilers look up beyond their children, by the name of the question.
@@ -38,7 +40,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// The child of this kind and name.
     pub fn child(&self, kind: &GroupVersionKind, name: &str) -> Option<&Arc<Object>> {
-        self.children.iter().find(|child| child.kind.same_kind(kind) && child.metadata.name == name)
+        self.children.find(kind, name)
     }
 
     /// The child of this kind and name that vanished from our watches, as it was then.
@@ -54,6 +56,46 @@ impl Snapshot {
     /// Namespace and name of the subject.
     pub fn at(&self) -> NamespacedName {
         self.subject.at()
+    }
+}
+
+/// Children, found by their names in a time that hardly depends on how many there are: a group may have ten thousand.
+#[derive(Clone, Debug, Default)]
+pub struct Children {
+    list: Vec<Arc<Object>>,
+    /// Places in the list, by name.
+    by_name: Vec<usize>,
+}
+
+impl Children {
+    fn find(&self, kind: &GroupVersionKind, name: &str) -> Option<&Arc<Object>> {
+        let at = |place: &usize| self.list.get(*place);
+        let name_at = |place: &usize| at(place).map_or("", |child| child.metadata.name.as_str());
+        let first = self.by_name.partition_point(|place| name_at(place) < name);
+        let mut same = self.by_name.iter().skip(first).take_while(|place| name_at(place) == name).filter_map(at);
+        same.find(|child| child.kind.same_kind(kind))
+    }
+}
+
+impl From<Vec<Arc<Object>>> for Children {
+    fn from(list: Vec<Arc<Object>>) -> Self {
+        let mut by_name: Vec<_> = (0..list.len()).collect();
+        by_name.sort_by(|one, other| list[*one].metadata.name.cmp(&list[*other].metadata.name));
+        Self { list, by_name }
+    }
+}
+
+impl FromIterator<Arc<Object>> for Children {
+    fn from_iter<I: IntoIterator<Item = Arc<Object>>>(children: I) -> Self {
+        Vec::from_iter(children).into()
+    }
+}
+
+impl Deref for Children {
+    type Target = [Arc<Object>];
+
+    fn deref(&self) -> &[Arc<Object>] {
+        &self.list
     }
 }
 
@@ -81,15 +123,37 @@ pub struct Wanted {
     pub findings: Findings,
 }
 
+/// What was found out of a subject by passes that looked at it. Nobody else makes one: without a look there is no status.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Found {
+    /// The subject's uid: what was found out of another object of the same name says nothing of this one.
+    pub uid: String,
+    /// What was found.
+    pub findings: Findings,
+}
+
 /// What a pass leaves behind for the status.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Findings {
     /// What can't be done and why.
     pub problems: Vec<Problem>,
-    /// How many Deployments run another template than they would be made from now.
-    pub outdated: u32,
+    /// Reasons of problems of which this pass could not tell whether they are still there: what was said of them stands.
+    pub unknown: Vec<&'static str>,
+    /// How many Deployments run another template than they would be made from now; none: that could not be asked, and what was
+    /// said of it stands.
+    pub outdated: Option<u32>,
     /// What a native reconciler has found out and can't be observed, in its own form.
     pub facts: Value,
+}
+
+impl Findings {
+    /// A condition as it stands, if its reason is a problem that may still be there and was not found anew.
+    pub(crate) fn standing<'a>(&self, type_: &str, before: &'a [Condition]) -> Option<&'a Condition> {
+        let condition = before.iter().find(|condition| condition.type_ == type_)?;
+        let is_found = self.problems.iter().any(|problem| problem.reason == condition.reason);
+        (!is_found && self.unknown.contains(&condition.reason.as_str())).then_some(condition)
+    }
 }
 
 impl From<Problem> for Findings {

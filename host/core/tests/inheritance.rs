@@ -206,7 +206,7 @@ fn whether_a_template_is_the_present_one_says_the_server_and_once() {
     assert_eq!(worker["spec"]["template"]["spec"]["containers"][0]["image"], "older", "it is left as it is");
     assert_eq!(worker["spec"]["template"]["spec"]["nodeSelector"]["disk"], "ssd");
     let state = &world.states[&(Reconciler::WorkerGroup, NamespacedName::new("ns1", "simple-default"))];
-    assert_eq!(state.findings().outdated, 1);
+    assert_eq!(state.findings().outdated, Some(1));
 
     world.verbs();
     world.settle();
@@ -229,7 +229,7 @@ fn without_an_answer_nothing_is_decided() {
     assert_eq!(world.get("Deployment", WORKER)["metadata"]["annotations"].get("operator.dask.org/template-hash"), None);
     let state = &world.states[&(Reconciler::WorkerGroup, NamespacedName::new("ns1", "simple-default"))];
     assert_eq!(state.findings().problems[0].reason, "ApiUnavailable");
-    assert_eq!(state.findings().outdated, 0, "an update would replace it");
+    assert_eq!(state.findings().outdated, Some(0), "an update would replace it");
     let workers = world.noted.cluster.objects().into_iter().filter(|object| object.metadata.name.contains("-worker-"));
     assert_eq!(workers.count(), 1);
 }

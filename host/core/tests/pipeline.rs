@@ -53,7 +53,7 @@ impl World {
                     state.heard(call, reply, NOW);
                 }
                 passes.push(pass);
-                now(pipeline.publish(reconciler, &object.at(), state.findings(), NOW)).unwrap();
+                now(pipeline.publish(reconciler, &object.at(), state.found().as_ref(), NOW)).unwrap();
             }
         }
         self.written = self.cluster.take_written();

@@ -117,6 +117,23 @@ fn nothing_is_written_while_the_python_operator_is_at_work() {
     assert!(world.has_group(), "and this time it stayed away");
 }
 
+/// The belief that is attacked: that the time there was written by a process with the same clock.
+#[test]
+fn a_takeover_that_is_yet_to_come_is_not_waited_for() {
+    for time in ["9999-01-01T00:00:00Z", "2026-11-22T18:30:01Z"] {
+        let mut world = World::new();
+        world.pass();
+        world.cluster.edit(&World::key(), |object| {
+            object["metadata"]["annotations"]["operator.dask.org/taken-over-at"] = json!(time);
+        });
+        let pass = world.pass();
+        assert!(world.has_group() && pass.requeue_after.is_none(), "{time}: {pass:?}");
+        world.put_back();
+        world.pass();
+        assert_eq!(world.finalizers(), json!(["other.example.org/keep"]), "{time}");
+    }
+}
+
 #[test]
 fn a_group_waits_for_its_cluster() {
     let mut world = World::new();
@@ -190,7 +207,7 @@ impl World {
         let mut state = SubjectState::default();
         let pass = now(pipeline.reconcile(&Handler::Native(reconciler), &at, &mut state, self.now));
         if !reconciler.has_conditions() {
-            now(pipeline.publish(reconciler, &at, state.findings(), self.now)).unwrap();
+            now(pipeline.publish(reconciler, &at, state.found().as_ref(), self.now)).unwrap();
         }
         pass
     }

@@ -112,7 +112,7 @@ pub enum AdminError {
 /// A server that has its port already.
 #[derive(Debug)]
 pub struct AdminServer {
-    listener: TcpListener,
+    listener: std::net::TcpListener,
     address: SocketAddr,
     health_path: String,
 }
@@ -126,7 +126,7 @@ impl AdminServer {
         let AdminEndpoint { address, health_path } = endpoint;
         let bind = async {
             let listener = TcpListener::bind(address).await?;
-            Ok((listener.local_addr()?, listener))
+            Ok((listener.local_addr()?, listener.into_std()?))
         };
         let (local, listener) = bind.await.map_err(|source| AdminError::Bind { address: address.clone(), source })?;
         Ok(Self { listener, address: local, health_path: health_path.clone() })
@@ -137,7 +137,7 @@ impl AdminServer {
         self.address
     }
 
-    /// Answers until `shutdown`, and then what was asked before.
+    /// Answers until `shutdown`, and then what was asked before. The runtime need not be the one in which the port was taken.
     ///
     /// # Errors
     /// When the listener fails.
@@ -148,7 +148,8 @@ impl AdminServer {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), AdminError> {
         let router = router(&self.health_path, health, metrics);
-        let server = axum::serve(self.listener, router).with_graceful_shutdown(shutdown);
+        let listener = TcpListener::from_std(self.listener).map_err(|source| AdminError::Serve { source })?;
+        let server = axum::serve(listener, router).with_graceful_shutdown(shutdown);
         server.await.map_err(|source| AdminError::Serve { source })
     }
 }

@@ -18,6 +18,7 @@ mod run;
 mod served;
 mod settings;
 mod shutdown;
+mod stalls;
 mod start;
 mod task;
 mod telemetry;

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -39,6 +40,7 @@ use crate::{
     namespaces::{NamespaceFollower, namespace_kind},
     plugins::{ManagerSurroundings, PluginManager, engine},
     served::{ServedWatch, ServedWatches},
+    stalls::{Stalls, Watcher},
     start::{Start, start},
     task::{Task, first_failure},
     telemetry,
@@ -100,7 +102,7 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
     let (changes_tx, mut changes_rx) = mpsc::unbounded_channel();
     let operator = Operator::new(&settings, start, gate, changes_tx)?;
     if let Some(admin) = admin {
-        operator.serve(admin, shutdown.clone());
+        operator.serve(admin, shutdown.clone())?;
     }
     let mut beside = tokio::select! {
         begun = operator.begin(&settings, shutdown.clone()) => begun?,
@@ -108,8 +110,9 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
         () = operator.controller.note(&mut changes_rx) => return Err(anyhow!("nothing is heard of changes any more").into()),
         () = shutdown.requested() => return end(leadership).await,
     };
-    let mut controller =
-        Task::spawn("controller", &shutdown, Arc::clone(&operator.controller).run(changes_rx, shutdown.clone()));
+    let work = Arc::clone(&operator.controller).run(changes_rx, shutdown.clone());
+    let work = operator.stalls.watch("controller".to_owned(), "all subjects".to_owned(), work);
+    let mut controller = Task::spawn("controller", &shutdown, work);
     tokio::select! {
         biased;
         () = shutdown.requested() => {}
@@ -157,6 +160,8 @@ struct Operator {
     namespaces_changed: Arc<Notify>,
     definitions_changed: Arc<Notify>,
     in_sync: Arc<AtomicBool>,
+    stalls: Arc<Stalls>,
+    _watcher: Watcher,
 }
 
 impl Operator {
@@ -174,6 +179,8 @@ impl Operator {
         let changed = [&plugins_changed, &namespaces_changed, &definitions_changed].map(Arc::clone);
         let index = Arc::new(Index::new(sink(changes, changed, operator_namespace.clone())));
         let metrics = Arc::new(Metrics::new().of_objects(Arc::clone(&index)));
+        let stalls = Arc::new(Stalls::new(Arc::clone(&metrics)));
+        let watcher = stalls.start().context("starting a thread")?;
         let observed: Arc<dyn Observed> = Arc::new(ObservedCluster::new(Arc::clone(&index), Arc::clone(discovery)));
         let applier = Applier::new(clients.unary.clone(), Arc::clone(&index), gate.clone(), CONCURRENCY);
         let writes: Arc<dyn Writes> = Arc::new(MeteredWrites::new(applier, Arc::clone(&metrics)));
@@ -185,6 +192,7 @@ impl Operator {
             schedulers: Arc::new(schedulers(clients, settings, Arc::clone(&index))),
             environment: settings.environment.clone(),
             metrics: Arc::clone(&metrics),
+            stalls: Arc::clone(&stalls),
             events: Events::start(clients.unary.clone(), gate, host_name(), settings.events),
         }));
         let watches = Watches::new(clients.watch.clone(), Arc::clone(&index));
@@ -207,11 +215,13 @@ impl Operator {
             namespaces_changed,
             definitions_changed,
             in_sync,
+            stalls,
+            _watcher: watcher,
         })
     }
 
-    /// Serves health and metrics.
-    fn serve(&self, admin: AdminServer, mut shutdown: Shutdown) {
+    /// Serves health and metrics, on a thread of their own: they are asked for most when no other gets on.
+    fn serve(&self, admin: AdminServer, mut shutdown: Shutdown) -> Result<(), Failure> {
         let health = Arc::new(OperatorHealth {
             served: self.served.clone(),
             beside: self.beside.iter().map(|watch| watch.key().clone()).collect(),
@@ -220,11 +230,15 @@ impl Operator {
             in_sync: Arc::clone(&self.in_sync),
         });
         let serving = admin.serve(health, Arc::clone(&self.metrics), async move { shutdown.requested().await });
-        tokio::spawn(async move {
-            if let Err(error) = serving.await {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a thread")?;
+        let serve = move || {
+            if let Err(error) = runtime.block_on(serving) {
                 tracing::error!(%error, "health and metrics are no longer served");
             }
-        });
+        };
+        thread::Builder::new().name("admin".to_owned()).spawn(serve).context("starting a thread")?;
+        Ok(())
     }
 
     /// Waits until what is in the cluster has been read, and starts what works beside the controller.

@@ -24,11 +24,12 @@ use crate::{
     contract::{EventNote, EventSeverity},
     fields,
     object::{ManagedFields, NamespacedName, Object},
-    scheduler::{Scheduler, SchedulerCall, SchedulerReply},
+    scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
     spec::{
-        ConditionStatus, DaskAutoscalerSpec, DaskAutoscalerStatus, DaskWorkerGroupSpec, DaskWorkerGroupStatus, Finding,
+        Condition, ConditionStatus, DaskAutoscalerSpec, DaskAutoscalerStatus, DaskWorkerGroupSpec,
+        DaskWorkerGroupStatus, Finding,
     },
-    time::{epoch_millis, rfc3339},
+    time::{CLOCK_SKEW, epoch_millis, millis, rfc3339},
     wanted::{Findings, Problem, Snapshot, SubjectPatch, Wanted, WantedFields},
 };
 
@@ -42,7 +43,15 @@ const GROUP_OF_CLUSTER: &str = "group-of-cluster";
 const GROUPS: &str = "groups";
 
 /// Until when the Python operator waits after a change, as seconds since the Unix epoch: honoured after a takeover.
-const COOLDOWN_UNTIL: &str = "kubernetes.dask.org/cooldown-until";
+pub(super) const COOLDOWN_UNTIL: &str = "kubernetes.dask.org/cooldown-until";
+
+/// How long it waits.
+const PYTHON_COOLDOWN: Duration = Duration::from_secs(15);
+
+/// Why a change waits.
+const COOLDOWN: &str = "Cooldown";
+const STABILIZING: &str = "Stabilizing";
+const WORKERS_STARTING: &str = "WorkersStarting";
 
 /// When to look again for what is missing, if no event says that it is there.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -100,14 +109,17 @@ pub(super) fn status(seen: &Snapshot, findings: &Findings) -> Value {
     let target = Target::find(seen);
     let facts = Facts::of(&findings.facts, seen);
     let (available, progressing) = match &target {
-        Ok(target) => (available(&findings.problems, &facts), progressing(target, &facts)),
+        Ok(target) => {
+            let standing = standing(&before, target, &facts);
+            (available(&findings.problems, &facts), standing.unwrap_or_else(|| progressing(target, &facts)))
+        }
         Err(Obstacle { finding: (_, reason, message), .. }) => {
             let finding = (ConditionStatus::False, reason.clone(), message.clone());
             (finding.clone(), finding)
         }
     };
     json!(DaskAutoscalerStatus {
-        conditions: conditions(seen, &before.conditions, &findings.problems, available, progressing),
+        conditions: conditions(seen, &before.conditions, findings, available, progressing),
         observed_generation: seen.subject.metadata.generation,
         desired_replicas: facts.desired,
         // Not what is seen now: a number without the time of its change would be taken for somebody else's.
@@ -259,6 +271,8 @@ struct Change {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Facts {
     poll: Poll,
+    /// Whether the scheduler has answered, or has been silent for long: not right after a restart.
+    heard: bool,
     /// As many workers as the scheduler asked for last, within the limits.
     desired: Option<u32>,
     /// How many workers the group was to have in the last pass.
@@ -278,7 +292,8 @@ impl Facts {
         }
         let status: DaskAutoscalerStatus = previous(seen);
         // Written in whole seconds: up to the next one later, so that no cooldown is cut short.
-        let last_scale = status.last_scale_time.as_deref().and_then(epoch_millis).map(|time| time + 999);
+        let last_scale = status.last_scale_time.as_deref().and_then(epoch_millis).filter(|time| *time <= seen.now);
+        let last_scale = last_scale.map(|time| time.saturating_add(999).min(seen.now));
         Self { desired: status.desired_replicas, current: status.current_replicas, last_scale, ..Self::default() }
     }
 
@@ -313,13 +328,15 @@ fn scale(seen: &Snapshot, target: &Target<'_>) -> Wanted {
     let interval = Duration::from_secs(u64::from(spec.interval_seconds.max(1)));
     let call = SchedulerCall::AdaptiveTarget;
     let turn = facts.poll.turn(seen, &call, interval);
+    let silence = silence(seen, &call, &spec.cluster);
+    facts.heard |= silence.is_some() || turn.news.is_some_and(|heard| heard.result.is_ok());
     match turn.news.map(|heard| &heard.result) {
         Some(Ok(SchedulerReply::AdaptiveTarget(asked))) => decide_anew(seen, target, &mut facts, Some(*asked)),
         Some(Err(_)) if *current < least(spec) => decide_anew(seen, target, &mut facts, None),
         _ => {}
     }
     // Until the next decision is due, and as long again for the answer to come.
-    let is_recent = |change: &Change| Duration::from_millis(seen.now.saturating_sub(change.at)) <= 2 * interval;
+    let is_recent = |change: &Change| Duration::from_millis(seen.now.abs_diff(change.at)) <= interval.saturating_mul(2);
     let change = facts.change.filter(is_recent);
     facts.change = change;
     Wanted {
@@ -328,7 +345,8 @@ fn scale(seen: &Snapshot, target: &Target<'_>) -> Wanted {
         events: made.iter().map(|change| scaled(group, change)).collect(),
         requeue_after: Some(if change.is_some() { turn.wait.min(CONFIRM) } else { turn.wait }),
         findings: Findings {
-            problems: contradiction(seen, spec).into_iter().chain(silence(seen, &call, &spec.cluster)).collect(),
+            problems: contradiction(seen, spec).into_iter().chain(silence).collect(),
+            unknown: if facts.heard { Vec::new() } else { SchedulerError::KINDS.to_vec() },
             facts: json!(facts),
             ..Findings::default()
         },
@@ -343,7 +361,7 @@ fn decide_anew(seen: &Snapshot, target: &Target<'_>, facts: &mut Facts, asked: O
         current: target.current,
         pending: target.is_pending(),
         last_scale: facts.last_scale,
-        blocked_until: blocked_until(&seen.subject),
+        blocked_until: seen.subject.metadata.annotations.get(COOLDOWN_UNTIL).and_then(|text| cooldown(text, seen.now)),
         now: seen.now,
     };
     let verdict = decide(&target.spec, &mut facts.recommendations, &situation, goal);
@@ -355,10 +373,15 @@ fn decide_anew(seen: &Snapshot, target: &Target<'_>, facts: &mut Facts, asked: O
     };
 }
 
-/// In milliseconds since the Unix epoch. A text that is no number is no time.
-fn blocked_until(autoscaler: &Object) -> Option<u64> {
-    let seconds: f64 = autoscaler.metadata.annotations.get(COOLDOWN_UNTIL)?.trim().parse().ok()?;
-    Some((seconds * 1000.0) as u64)
+/// In milliseconds since the Unix epoch; none: the Python operator never waited until then, even if its clock was ahead.
+fn cooldown(until: &str, now: u64) -> Option<u64> {
+    let seconds: f64 = until.trim().parse().ok()?;
+    let until = Duration::try_from_secs_f64(seconds).ok().map(millis)?;
+    (until.saturating_sub(now) <= millis(PYTHON_COOLDOWN + CLOCK_SKEW)).then_some(until)
+}
+
+pub(super) fn is_cooldown(until: &str, now: u64) -> bool {
+    cooldown(until, now).is_some()
 }
 
 /// The version is a precondition: the number was computed from the present one.
@@ -405,6 +428,16 @@ fn available(problems: &[Problem], facts: &Facts) -> Finding {
     }
 }
 
+/// Why a change is not made yet, as long as that is to be decided anew after a restart.
+fn standing(before: &DaskAutoscalerStatus, target: &Target<'_>, facts: &Facts) -> Option<Finding> {
+    let is_held = |condition: &&Condition| {
+        condition.type_ == "Progressing"
+            && [COOLDOWN, STABILIZING, WORKERS_STARTING].contains(&condition.reason.as_str())
+    };
+    let is_same = !facts.heard && before.current_replicas == Some(target.current);
+    before.conditions.iter().find(is_held).filter(|_| is_same).map(Condition::finding)
+}
+
 fn progressing(target: &Target<'_>, facts: &Facts) -> Finding {
     let current = target.current;
     let Some(desired) = facts.desired.filter(|desired| *desired != current) else {
@@ -412,12 +445,12 @@ fn progressing(target: &Target<'_>, facts: &Facts) -> Finding {
     };
     let (reason, why) = match facts.hold {
         None => ("Scaling", "it is scaled step by step".to_owned()),
-        Some(Hold::Cooldown(until)) => ("Cooldown", format!("after the last change it waits until {}", rfc3339(until))),
+        Some(Hold::Cooldown(until)) => (COOLDOWN, format!("after the last change it waits until {}", rfc3339(until))),
         Some(Hold::Stabilizing) => {
-            ("Stabilizing", "within the stabilization window something else was wanted".to_owned())
+            (STABILIZING, "within the stabilization window something else was wanted".to_owned())
         }
         Some(Hold::WorkersStarting) => {
-            ("WorkersStarting", "workers that were asked for before are not ready yet".to_owned())
+            (WORKERS_STARTING, "workers that were asked for before are not ready yet".to_owned())
         }
     };
     let message = format!("the group has {current} workers, {desired} are wanted: {why}");

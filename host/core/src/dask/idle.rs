@@ -19,16 +19,12 @@ use crate::{
     contract::{EventNote, EventSeverity},
     object::Object,
     scheduler::{Scheduler, SchedulerCall, SchedulerReply},
-    time::{epoch_millis, rfc3339},
+    time::{CLOCK_SKEW, epoch_millis, millis, rfc3339},
     wanted::{Findings, Snapshot, Wanted},
 };
 
 /// How often a scheduler is asked, as by the Python operator.
 const INTERVAL: Duration = Duration::from_secs(5);
-
-/// How far clocks of a cluster may differ, in milliseconds. A scheduler that was idle longer than this before its cluster was
-/// made tells nonsense.
-const CLOCK_SKEW: u64 = 3_600_000;
 
 /// Without an answer or a failure for so long, in milliseconds, nobody was looking, as of a paused cluster: a question is put
 /// once a minute at least, and fails within another.
@@ -75,6 +71,14 @@ impl Facts {
         })
     }
 
+    /// Nothing has been looked at, or has begun, after `now`: such a time is that of a clock that was set back.
+    fn until(mut self, now: u64) -> Self {
+        self.looked = self.looked.min(now);
+        self.period = self.period.map(|Period { told, since }| Period { told, since: since.min(now) });
+        self.idle_since = self.idle_since.map(|since| since.min(now));
+        self
+    }
+
     /// The scheduler said at `at` since when it has been idle, or that it is busy. A time that it did not say before begins
     /// after we looked last, whatever its clock says.
     fn hear(&mut self, told: Option<u64>, at: u64) {
@@ -115,7 +119,7 @@ fn said(cluster: &Object) -> Option<String> {
 
 pub(super) fn reconcile(seen: &Snapshot) -> Wanted {
     let Some(limit) = idle_timeout(&seen.subject) else { return Wanted::default() };
-    let mut facts = Facts::of(&seen.facts, seen);
+    let mut facts = Facts::of(&seen.facts, seen).until(seen.now);
     if seen.now.saturating_sub(facts.looked) > NOBODY_LOOKED {
         facts.looked = seen.now;
     }
@@ -199,7 +203,8 @@ fn scheduler(seen: &Snapshot) -> Option<&Arc<Object>> {
 /// What a scheduler says, unless it can't be: then it counts as busy.
 fn is_plausible(seen: &Snapshot, told: u64) -> bool {
     let created = seen.subject.metadata.creation_timestamp.as_deref().and_then(epoch_millis);
-    created.is_some_and(|created| (created.saturating_sub(CLOCK_SKEW)..=seen.now).contains(&told))
+    // One that was idle long before its cluster was made tells nonsense.
+    created.is_some_and(|created| (created.saturating_sub(millis(CLOCK_SKEW))..=seen.now).contains(&told))
 }
 
 fn is_over(since: u64, limit: Duration, now: u64) -> bool {

@@ -4,6 +4,7 @@
 //! and ports are those that clients of the Python operator rely on.
 
 mod allocation;
+mod annotations;
 mod autoscaler;
 mod cluster;
 mod idle;
@@ -23,6 +24,7 @@ mod worker_set;
 mod workergroup;
 
 pub use allocation::WorkerAllocation;
+pub(crate) use annotations::{TAKEN_OVER_AT, unusable};
 pub use idle::idle_since;
 pub(crate) use metadata::OWN_PREFIXES;
 pub use metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, EXCLUDED_PREFIXES, WORKER_GROUP_NAME_LABEL};

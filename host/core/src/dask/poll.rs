@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     scheduler::{Heard, SchedulerCall, SchedulerError},
-    time::rfc3339,
     wanted::{Problem, Snapshot},
 };
 
@@ -82,10 +81,8 @@ pub(super) fn silence(seen: &Snapshot, call: &SchedulerCall, cluster: &str) -> O
     };
     let subject = &seen.subject;
     let message = format!(
-        "{} {}: no answer from the scheduler of DaskCluster {cluster} since {}: {error}; {remedy}",
-        subject.kind.kind,
-        subject.metadata.name,
-        rfc3339(heard.failing_since.unwrap_or(heard.at)),
+        "{} {}: no answer from the scheduler of DaskCluster {cluster}: {error}; {remedy}",
+        subject.kind.kind, subject.metadata.name,
     );
     Some(Problem::passing(error.kind(), message))
 }
@@ -130,7 +127,7 @@ mod tests {
         let subject = json!({"apiVersion": "v1", "kind": "DaskCluster", "metadata": {"name": "a", "uid": uid}});
         Snapshot {
             subject: Arc::new(Object::from_value(&subject).unwrap()),
-            children: Vec::new(),
+            children: Vec::new().into(),
             departed: Vec::new(),
             related: BTreeMap::new(),
             outdated: None,

@@ -97,13 +97,13 @@ impl<'a> Registered<'a> {
     }
 }
 
-/// By its name, unless the pods of the Deployment of that name are known to be elsewhere; else by the one Deployment that has
+/// `hosts`, in their order, have its address. By its name, unless the pods of the Deployment of that name are known to be elsewhere; else by the one Deployment that has
 /// a pod of its address. Pods on the network of their node share its address.
 fn place_of<'a>(worker: &str, hosts: &[&'a str], set: &'a WorkerSet, pods: &Pods<'_>) -> Place<'a> {
     let ours = |name: &str| set.get(name).map_or(Place::Elsewhere, Place::Deployment);
     let named = deployments_named(worker).into_iter().flatten().find(|name| set.contains(name) || pods.contains(name));
     match (named, hosts) {
-        (Some(named), hosts) if hosts.contains(&named) => ours(named),
+        (Some(named), hosts) if hosts.binary_search(&named).is_ok() => ours(named),
         (Some(named), [host]) if pods.has_address(named) => ours(host),
         (Some(named), _) => ours(named),
         (None, [host]) => ours(host),

@@ -13,16 +13,14 @@ use std::{cmp::Reverse, collections::BTreeSet, time::Duration};
 
 use serde_json::Value;
 
-use self::{
-    blind::Silence,
-    memory::{Memory, millis},
-};
+use self::{blind::Silence, memory::Memory};
 use super::{
     deployment_kind, pods::Pods, registered::Registered, worker_set::WorkerSet, workergroup::DeploymentStatus,
 };
 use crate::{
     contract::EventNote,
     scheduler::{Heard, Scheduler, SchedulerCall, SchedulerReply},
+    time::millis,
     wanted::{Problem, Snapshot},
 };
 
@@ -67,6 +65,8 @@ pub(super) struct Removal {
     pub(super) calls: Vec<SchedulerCall>,
     pub(super) events: Vec<EventNote>,
     pub(super) problems: Vec<Problem>,
+    /// See [`crate::wanted::Findings::unknown`].
+    pub(super) unknown: Vec<&'static str>,
     pub(super) requeue_after: Option<Duration>,
     memory: Memory,
 }
@@ -115,7 +115,7 @@ pub(super) fn shrink(
     let mut memory = Memory::of(seen, surplus(set, wanted));
     let last = seen.replies.fresh(&SchedulerCall::Workers, Duration::MAX, seen.now);
     let word = last.filter(|heard| heard.asked > memory.asked_from);
-    let within = |age: Duration| word.filter(|heard| seen.now.saturating_sub(heard.at) <= millis(age));
+    let within = |age: Duration| word.filter(|heard| seen.now.abs_diff(heard.at) <= millis(age));
     if let (Reach::At(_), Some(heard)) = (scheduler, within(FRESH))
         && let Ok(SchedulerReply::Workers(registered)) = &heard.result
     {
@@ -257,7 +257,9 @@ impl<'a> Look<'a> {
         gone.iter().for_each(|candidate| set.remove(&candidate.name));
         blind::unrecognized(seen, set, &held, known.unplaced(), deadline, &mut self.removal);
         // Who was told to hand over what it holds stays recorded until it is known what became of it.
-        let told = set.retiring().iter().filter(|name| known.is_leaving(name) || self.may_have_been_told(name));
+        let moving = self.moving();
+        let is_told = |name: &&String| known.is_leaving(name) || self.may_have_been_told(name, &moving);
+        let told = set.retiring().iter().filter(is_told);
         let going = chosen.iter().chain(&renewed).map(|candidate| &candidate.name).chain(told).cloned();
         let going: BTreeSet<_> = going.filter(|name| set.contains(name)).collect();
         set.set_retiring(going);
@@ -269,6 +271,10 @@ impl<'a> Look<'a> {
         }
         self.retire(set, surplus(set, wanted));
         let going = set.retiring().iter().flat_map(|name| known.addresses(name)).collect();
+        let retired = |address: &String| seen.replies.retired(address).is_some();
+        if !set.retiring().iter().all(|name| known.addresses(name).iter().all(retired)) {
+            self.removal.unknown.push(blind::NOT_EMPTIED);
+        }
         let full = self.not_emptied(set);
         blind::not_emptied(seen, set, full, known.has_other_than(&going), deadline, &mut self.removal);
     }
@@ -310,11 +316,16 @@ impl<'a> Look<'a> {
         attempts.all(|attempt| attempt.is_some_and(|attempt| attempt.asked > finished && attempt.result == Ok(true)))
     }
 
-    /// Whether one of its processes is being retired, or was since the scheduler was asked.
-    fn may_have_been_told(&self, name: &str) -> bool {
+    /// Whether one of its processes is being retired, `moving` being the addresses of all that are, or was since the scheduler
+    /// was asked.
+    fn may_have_been_told(&self, name: &str, moving: &BTreeSet<&String>) -> bool {
         let addresses = self.known.addresses(name);
-        let is_told = |told: &String| addresses.contains(told);
-        self.was_told(&addresses) || self.seen.replies.retiring().flatten().any(is_told)
+        self.was_told(&addresses) || addresses.iter().any(|address| moving.contains(address))
+    }
+
+    /// The addresses of those that are being retired.
+    fn moving(&self) -> BTreeSet<&'a String> {
+        self.seen.replies.retiring().flatten().collect()
     }
 
     /// Whether one at these addresses was retired, or was to be, since the scheduler was asked for its workers.
@@ -345,7 +356,7 @@ impl<'a> Look<'a> {
         let (known, replies) = (self.known, &self.seen.replies);
         let going = || set.retiring().iter().filter(|name| known.contains(name));
         let mut at_work: Vec<_> = going().flat_map(|name| known.at_work(name)).collect();
-        let moving: BTreeSet<_> = replies.retiring().flatten().collect();
+        let moving = self.moving();
         if at_work.iter().any(|address| moving.contains(address)) {
             return self.ask_after(ASK_AGAIN);
         }
@@ -387,7 +398,7 @@ impl<'a> Look<'a> {
 
     /// Asks the scheduler which workers it knows, if it said so this long ago; else later.
     fn ask_after(&mut self, wait: Duration) {
-        let age = Duration::from_millis(self.seen.now.saturating_sub(self.heard.at));
+        let age = Duration::from_millis(self.seen.now.abs_diff(self.heard.at));
         if age < wait {
             return self.removal.look_again(wait - age);
         }

@@ -47,21 +47,24 @@ impl Copied<'_> {
     /// back, guarded against a change in between; once somebody else scales the child, the field is theirs.
     fn replicas(&self, live: Option<&Object>, manager: &str) -> Option<u32> {
         let Some(live) = live else { return Some(self.asked) };
-        let copied = live.metadata.annotations.get(COPIED_REPLICAS).cloned().or_else(|| self.copied_by_python());
-        if copied.is_some_and(|copied| copied != self.asked.to_string()) {
+        let copied = live.metadata.annotations.get(COPIED_REPLICAS).and_then(|text| text.parse().ok());
+        if copied.or_else(|| self.copied_by_python()).is_some_and(|copied| copied != self.asked) {
             return Some(self.asked);
         }
         let held = live.applied_by(manager).and_then(ManagedFields::decoded)?;
         if !fields::holds(&held, &["spec", "worker", "replicas"]) {
             return None;
         }
-        let spec: Value = live.field("spec")?.ok()?;
-        spec.pointer("/worker/replicas").and_then(Value::as_u64).and_then(|replicas| u32::try_from(replicas).ok())
+        number(&live.field("spec")?.ok()?, "/worker/replicas")
     }
 
     /// The number that the Python operator saw last: what was changed after that it has not copied.
-    fn copied_by_python(&self) -> Option<String> {
+    fn copied_by_python(&self) -> Option<u32> {
         let handled: Value = serde_json::from_str(self.source.metadata.annotations.get(KOPF_LAST_HANDLED)?).ok()?;
-        handled.pointer(self.path).map(Value::to_string)
+        number(&handled, self.path)
     }
+}
+
+fn number(value: &Value, path: &str) -> Option<u32> {
+    value.pointer(path).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok())
 }

@@ -3,10 +3,15 @@
 //! Without optional fields it is that of the Python operator. Whatever a scheduler answers, the result lies between
 //! `minimum` and `maximum`, or is a step towards them.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::workergroup::WORKERS_MAX;
-use crate::spec::DaskAutoscalerSpec;
+use crate::{
+    spec::DaskAutoscalerSpec,
+    time::{left, millis},
+};
 
 /// A number of workers that was asked for. Times here are in milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +30,7 @@ pub(super) struct Situation {
     pub(super) pending: bool,
     /// When the autoscaler last changed it.
     pub(super) last_scale: Option<u64>,
-    /// Nothing is changed before this time, whatever the cooldowns say.
+    /// Nothing is changed before this time, whatever the cooldowns say: as far ahead as whoever wrote it may have meant it.
     pub(super) blocked_until: Option<u64>,
     /// Now.
     pub(super) now: u64,
@@ -86,7 +91,8 @@ pub(super) fn decide(
     }
     let grows = stable > current;
     let cooldown = if grows { spec.scale_up_cooldown_seconds } else { spec.scale_down_cooldown_seconds };
-    let cooled = last_scale.map(|time| time.saturating_add(millis(cooldown)));
+    let cooling = last_scale.and_then(|time| left(time, Duration::from_secs(cooldown.into()), now));
+    let cooled = cooling.map(|left| now.saturating_add(millis(left)));
     if let Some(until) = cooled.max(blocked_until).filter(|until| *until > now) {
         return Verdict::Hold(Hold::Cooldown(until));
     }
@@ -116,23 +122,22 @@ fn stabilized(
     goal: u32,
     now: u64,
 ) -> u32 {
-    let (up, down) = (millis(spec.scale_up_stabilization_seconds), millis(spec.scale_down_stabilization_seconds));
+    let window = |seconds: u32| u64::from(seconds) * 1_000;
+    let (up, down) = (window(spec.scale_up_stabilization_seconds), window(spec.scale_down_stabilization_seconds));
     if recommendations.is_empty() {
         recommendations.push(Recommendation { replicas: current, at: now });
     }
-    recommendations.retain(|past| past.replicas != goal && now.saturating_sub(past.at) < up.max(down));
+    // What is yet to come is of a clock that was set back.
+    let is_within = |past: &Recommendation, window: u64| now.checked_sub(past.at).is_some_and(|age| age < window);
+    recommendations.retain(|past| past.replicas != goal && is_within(past, up.max(down)));
     recommendations.push(Recommendation { replicas: goal, at: now });
     let within = |window: u64| {
-        let recent = recommendations.iter().filter(move |past| now.saturating_sub(past.at) < window);
+        let recent = recommendations.iter().filter(move |past| is_within(past, window));
         recent.map(|past| past.replicas)
     };
     let lowest = within(up).fold(goal, u32::min);
     let highest = within(down).fold(goal, u32::max);
     current.max(lowest).min(highest)
-}
-
-fn millis(seconds: u32) -> u64 {
-    u64::from(seconds) * 1_000
 }
 
 #[cfg(test)]

@@ -35,7 +35,6 @@ pub(crate) const OUTDATED: &str = "TemplateOutdated";
 const FAILED: &str = "Failed";
 
 pub(super) fn cluster(seen: &Snapshot, findings: &Findings) -> Value {
-    let problems = &findings.problems;
     let name = seen.subject.metadata.name.as_str();
     let previous: DaskClusterStatus = previous(seen);
     let scheduler = seen.child(&deployment_kind(), &scheduler_name(name)).map(AsRef::as_ref);
@@ -44,7 +43,9 @@ pub(super) fn cluster(seen: &Snapshot, findings: &Findings) -> Value {
     let workers = Workers::count(seen.related.get(WORKERS).map(Vec::as_slice).unwrap_or_default());
     let wanted = group.and_then(wanted_replicas).or_else(|| wanted_of_cluster(seen)).unwrap_or(0);
 
-    let phase = if problems.iter().any(|problem| ERRORS.contains(&problem.reason)) {
+    let standing = findings.standing("Degraded", &previous.conditions).map(|condition| condition.reason.as_str());
+    let mut reasons = findings.problems.iter().map(|problem| problem.reason).chain(standing);
+    let phase = if reasons.any(|reason| ERRORS.contains(&reason)) {
         ClusterPhase::Error
     } else if scheduler.is_none() || group.is_none() || service.is_none() {
         ClusterPhase::Created
@@ -54,15 +55,18 @@ pub(super) fn cluster(seen: &Snapshot, findings: &Findings) -> Value {
         ClusterPhase::Running
     };
     let group_status: DaskWorkerGroupStatus = group.and_then(|group| group.field("status")?.ok()).unwrap_or_default();
-    let outdated = findings.outdated.saturating_add(group_status.outdated_replicas.unwrap_or(0));
+    let of_group = group_status.outdated_replicas.unwrap_or(0);
+    let outdated = findings.outdated.map(|outdated| outdated.saturating_add(of_group)).or(previous.outdated_replicas);
+    let outdated = outdated.unwrap_or(of_group);
     let update = has_rolling_update(seen).then_some(outdated);
-    let problems: Vec<_> = problems.iter().cloned().chain(problem_of_group(group_status)).collect();
+    let mut findings = findings.clone();
+    findings.problems.extend(problem_of_group(group_status));
     let status = DaskClusterStatus {
         phase: Some(phase),
         conditions: conditions(
             seen,
             &previous.conditions,
-            &problems,
+            &findings,
             scheduler_available(seen, scheduler),
             progress(phase == ClusterPhase::Running, update, &workers, wanted),
         ),
@@ -77,25 +81,27 @@ pub(super) fn cluster(seen: &Snapshot, findings: &Findings) -> Value {
 }
 
 pub(super) fn worker_group(seen: &Snapshot, findings: &Findings) -> Value {
-    let problems = &findings.problems;
-    let update = has_rolling_update(seen).then_some(findings.outdated);
     let previous: DaskWorkerGroupStatus = previous(seen);
+    let outdated = findings.outdated.or(previous.outdated_replicas).unwrap_or(0);
+    let update = has_rolling_update(seen).then_some(outdated);
     let workers = Workers::count(&seen.children);
     let spec = seen.subject.field::<DaskWorkerGroupSpec>("spec").and_then(Result::ok);
     let wanted = wanted_replicas(&seen.subject).unwrap_or(0);
     let cluster = spec.map(|spec| spec.cluster).unwrap_or_default();
+    let is_made = findings.problems.iter().all(|problem| problem.reason == OUTDATED)
+        && findings.standing("Degraded", &previous.conditions).is_none();
     let status = DaskWorkerGroupStatus {
         conditions: conditions(
             seen,
             &previous.conditions,
-            problems,
+            findings,
             workers_available(seen, &workers, wanted),
-            progress(problems.iter().all(|problem| problem.reason == OUTDATED), update, &workers, wanted),
+            progress(is_made, update, &workers, wanted),
         ),
         observed_generation: seen.subject.metadata.generation,
         replicas: Some(workers.exist),
         ready_replicas: Some(workers.ready),
-        outdated_replicas: Some(findings.outdated),
+        outdated_replicas: Some(outdated),
         label_selector: Some(worker_selector(&cluster, &seen.subject.metadata.name)),
     };
     json!(status)
@@ -269,19 +275,23 @@ fn degradation(problems: &[Problem]) -> Finding {
     }
 }
 
+/// What was found, and what stands of the conditions `previous` because this could not be found out.
 pub(super) fn conditions(
     seen: &Snapshot,
     previous: &[Condition],
-    problems: &[Problem],
+    findings: &Findings,
     available: Finding,
     progressing: Finding,
 ) -> Vec<Condition> {
+    let standing = |type_| findings.standing(type_, previous).map(Condition::finding);
+    let available = standing("Available").unwrap_or(available);
+    let degraded = standing("Degraded").unwrap_or_else(|| degradation(&findings.problems));
     let progressing = if seen.subject.is_paused() {
         (ConditionStatus::False, "Paused".to_owned(), end_of_pause())
     } else {
         progressing
     };
-    [("Available", available), ("Progressing", progressing), ("Degraded", degradation(problems))]
+    [("Available", available), ("Progressing", progressing), ("Degraded", degraded)]
         .into_iter()
         .map(|(type_, finding)| Condition::found(type_, finding, previous, seen.subject.metadata.generation, seen.now))
         .collect()

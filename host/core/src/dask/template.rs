@@ -24,8 +24,18 @@ use crate::{
 /// mutators.
 pub const TEMPLATE_HASH: &str = "operator.dask.org/template-hash";
 
+/// Which digest it is.
+const VERSION: &str = "v1:";
+
 /// Hexadecimal digits of the digest that are kept: 80 bits.
 const DIGITS: usize = 20;
+
+/// The stamp of a Deployment or pod. One that is none of ours is none.
+fn stamp(live: &Object) -> Option<&String> {
+    let is_digest = |digits: &str| digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let stamp = live.metadata.annotations.get(TEMPLATE_HASH)?;
+    stamp.strip_prefix(VERSION).is_some_and(is_digest).then_some(stamp)
+}
 
 /// A child of a native reconciler after its template was compared with the live one.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,7 +71,7 @@ impl TemplateQuestion {
     /// None: there is nothing to ask.
     pub fn about(child: &WantedChild, live: &Object, manager: &str) -> Option<Self> {
         let (_, path) = pod_spec_of(&target(&child.object).0)?;
-        if child.on_new_template == OnNewTemplate::Apply || live.metadata.annotations.contains_key(TEMPLATE_HASH) {
+        if child.on_new_template == OnNewTemplate::Apply || stamp(live).is_some() {
             return None;
         }
         let template = live.to_value().pointer(path).cloned().unwrap_or_default();
@@ -123,13 +133,13 @@ pub fn settle(mut child: WantedChild, live: Option<&Object>, manager: &str, is_s
     let kind = target(&child.object).0;
     let Some((path, _)) = pod_spec_of(&kind) else { return Settled::Apply(child) };
     let pod = child.object.pointer(path).cloned().unwrap_or_default();
-    let hash = format!("v1:{}", &stable_digest(&pod)[..DIGITS]);
+    let hash = format!("{VERSION}{}", &stable_digest(&pod)[..DIGITS]);
     let Some(live) = live else {
         child.object["metadata"]["annotations"][TEMPLATE_HASH] = json!(hash);
         return Settled::Apply(child);
     };
     let live_value = live.to_value();
-    let same = match live.metadata.annotations.get(TEMPLATE_HASH) {
+    let same = match stamp(live) {
         Some(stamped) => *stamped == hash,
         // Somebody removed the stamp, or made the object without: nothing of its template may change by it.
         None => is_same == Some(true),
@@ -167,7 +177,7 @@ fn leave_alone(wanted: &mut Value, live: &Object, live_value: &Value, manager: &
         Some(spec) => wanted["spec"] = spec,
         None => drop(wanted.as_object_mut().and_then(|wanted| wanted.remove("spec"))),
     }
-    if let Some(hash) = live.metadata.annotations.get(TEMPLATE_HASH) {
+    if let Some(hash) = stamp(live) {
         wanted["metadata"]["annotations"][TEMPLATE_HASH] = json!(hash);
     }
 }

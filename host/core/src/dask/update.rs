@@ -7,7 +7,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{deployment_kind, removal::Surplus, worker_set::WorkerSet, workergroup::DeploymentStatus};
+use super::{
+    deployment_kind,
+    removal::Surplus,
+    worker_set::{SET_MAX, WorkerSet},
+    workergroup::DeploymentStatus,
+};
 use crate::{
     object::Object,
     spec::{RollingUpdate, Share, UpdateStrategy, UpdateStrategyType},
@@ -60,7 +65,7 @@ impl<'a> Progress<'a> {
 
     /// As many workers as there may be at once.
     pub(super) fn most(&self) -> u32 {
-        self.replicas.saturating_add(self.surge)
+        self.replicas.saturating_add(self.surge).min(SET_MAX)
     }
 
     /// To how many workers the set is to grow.

@@ -12,10 +12,21 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::fields::hex;
+use super::workergroup::WORKERS_MAX;
+use crate::{fields::hex, names::check_dns_subdomain};
 
 /// Annotation on a DaskWorkerGroup that records the set.
 pub const WORKER_ORDINALS: &str = "operator.dask.org/worker-ordinals";
+
+/// The most workers of a set. A group has [`WORKERS_MAX`] at most, and during a rolling update as many again; those that
+/// others named are fewer than that, or there is no room for their names in an annotation.
+pub(super) const SET_MAX: u32 = 2 * WORKERS_MAX;
+
+/// The highest ordinal that is handed out: at a hundred new workers a second, that takes four months.
+const ORDINAL_MAX: u32 = 1 << 30;
+
+/// The longest record, in bytes: what Kubernetes allows for all annotations of an object.
+const RECORD_MAX: usize = 256 << 10;
 
 /// How many ordinals are tried when the record is lost and is made again from the names of the workers.
 const RECOVERY_BOUND: u32 = 100_000;
@@ -49,37 +60,73 @@ struct Record {
     retiring: BTreeSet<String>,
 }
 
+/// What an annotation says of a group's workers.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Recorded {
+    /// Which there are.
+    Workers(WorkerSet),
+    /// Only the next ordinal: another operator has made and removed workers since.
+    Next(u32),
+    /// Something that was not written by us, and why it can't have been.
+    Unusable(&'static str),
+}
+
+impl Recorded {
+    /// From the annotation. Whatever it holds, that takes no longer than the largest set does.
+    pub(super) fn parse(group: &str, uid: &str, text: &str) -> Self {
+        Self::read(group, uid, text).unwrap_or_else(Self::Unusable)
+    }
+
+    fn read(group: &str, uid: &str, text: &str) -> Result<Self, &'static str> {
+        let Record { next, workers, adopted, retiring } = Record::read(text)?;
+        let Some(ranges) = workers else { return Ok(Self::Next(next)) };
+        let mut set = WorkerSet { next, ..WorkerSet::empty(group, uid) };
+        let mut room = SET_MAX.checked_sub(u32::try_from(adopted.len()).unwrap_or(u32::MAX)).ok_or(TOO_MANY)?;
+        let mut free = 0;
+        for range in ranges.split(',').filter(|range| !range.is_empty()) {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let ordinal = |text: &str| text.parse::<u32>().map_err(|_| "its workers are no ranges of ordinals");
+            let (first, last) = (ordinal(first)?, ordinal(last)?);
+            if first > last || first < free || last >= next {
+                return Err("its ordinals are not in order, or were never handed out");
+            }
+            room = room.checked_sub(last - first).and_then(|room| room.checked_sub(1)).ok_or(TOO_MANY)?;
+            free = last + 1;
+            (first..=last).for_each(|ordinal| set.insert(ordinal));
+        }
+        if !adopted.iter().all(|name| check_dns_subdomain(name).is_ok()) {
+            return Err("it has names that no object can have");
+        }
+        set.workers.extend(adopted.into_iter().map(|name| (name, None)));
+        set.retiring = retiring.into_iter().filter(|name| set.workers.contains_key(name)).collect();
+        Ok(Self::Workers(set))
+    }
+}
+
+const TOO_MANY: &str = "it has more workers than a group can have";
+
+impl Record {
+    fn read(text: &str) -> Result<Self, &'static str> {
+        if text.len() > RECORD_MAX {
+            return Err("it is longer than all annotations of an object may be");
+        }
+        let record: Self = serde_json::from_str(text).map_err(|_| "it is no record of workers")?;
+        if record.next > ORDINAL_MAX {
+            return Err("so many workers were never made");
+        }
+        Ok(record)
+    }
+}
+
 impl WorkerSet {
     fn empty(group: &str, uid: &str) -> Self {
         let (group, uid) = (group.to_owned(), uid.to_owned());
         Self { group, uid, next: 0, workers: BTreeMap::new(), retiring: BTreeSet::new() }
     }
 
-    /// From the annotation; none if it can't be read, or does not say which workers there are.
-    pub(super) fn parse(group: &str, uid: &str, text: &str) -> Option<Self> {
-        let record: Record = serde_json::from_str(text).ok()?;
-        let mut set = Self { next: record.next, ..Self::empty(group, uid) };
-        for range in record.workers?.split(',').filter(|range| !range.is_empty()) {
-            let (first, last) = range.split_once('-').unwrap_or((range, range));
-            let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
-            if first > last || last >= record.next || last - first > RECOVERY_BOUND {
-                return None;
-            }
-            (first..=last).for_each(|ordinal| set.insert(ordinal));
-        }
-        set.workers.extend(record.adopted.into_iter().map(|name| (name, None)));
-        set.retiring = record.retiring.into_iter().filter(|name| set.workers.contains_key(name)).collect();
-        Some(set)
-    }
-
-    /// From the names of the workers that exist, and what the annotation still says. Those that no ordinal gives are somebody
-    /// else's names.
-    pub(super) fn recover<'a>(
-        group: &str,
-        uid: &str,
-        text: Option<&str>,
-        names: impl Iterator<Item = &'a str>,
-    ) -> Self {
+    /// From the names of the workers that exist, and the next ordinal as far as it is known. Those that no ordinal gives are
+    /// somebody else's names.
+    pub(super) fn recover<'a>(group: &str, uid: &str, next: u32, names: impl Iterator<Item = &'a str>) -> Self {
         let mut names: BTreeSet<&str> = names.collect();
         let mut set = Self::empty(group, uid);
         let bound = if names.is_empty() { 0 } else { RECOVERY_BOUND };
@@ -93,8 +140,7 @@ impl WorkerSet {
             }
         }
         names.into_iter().for_each(|name| set.adopt(name));
-        let record = text.and_then(|text| serde_json::from_str::<Record>(text).ok());
-        set.next = set.next.max(record.map_or(0, |record| record.next));
+        set.next = set.next.max(next);
         set
     }
 
@@ -161,11 +207,11 @@ impl WorkerSet {
         self.workers.entry(name.to_owned()).or_default();
     }
 
-    /// Hands out ordinals until there are `wanted`.
+    /// Hands out ordinals until there are `wanted`, or as many as there can be.
     pub(super) fn grow(&mut self, wanted: u32) {
-        while self.len() < wanted {
+        while self.len() < wanted.min(SET_MAX) && self.next < u32::MAX {
             self.insert(self.next);
-            self.next = self.next.saturating_add(1);
+            self.next += 1;
         }
     }
 
@@ -183,7 +229,7 @@ impl WorkerSet {
 /// What stays of the record when another operator makes and removes workers: which ordinals were handed out. None if it
 /// can't be read.
 pub(crate) fn without_workers(text: &str) -> Option<String> {
-    let Record { next, .. } = serde_json::from_str(text).ok()?;
+    let Record { next, .. } = Record::read(text).ok()?;
     let record = Record { next, workers: None, adopted: BTreeSet::new(), retiring: BTreeSet::new() };
     serde_json::to_string(&record).ok()
 }
@@ -196,12 +242,19 @@ fn worker_name(group: &str, group_uid: &str, ordinal: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+    use serde_json::json;
+
     use super::*;
 
     fn ordinals(set: &WorkerSet) -> Vec<u32> {
         let mut ordinals: Vec<_> = set.workers.values().copied().flatten().collect();
         ordinals.sort_unstable();
         ordinals
+    }
+
+    fn parse(text: &str) -> Recorded {
+        Recorded::parse("g", "uid", text)
     }
 
     fn without(set: &mut WorkerSet, ordinals: &[u32]) {
@@ -215,14 +268,14 @@ mod tests {
         without(&mut set, &[3, 0, 9]);
         set.grow(8);
         assert_eq!(set.to_text(), r#"{"next":11,"workers":"1-2,4-8,10"}"#);
-        assert_eq!(WorkerSet::parse("g", "uid", &set.to_text()), Some(set.clone()));
+        assert_eq!(parse(&set.to_text()), Recorded::Workers(set.clone()));
         set.adopt("g-worker-python");
         set.set_retiring(BTreeSet::from(["g-worker-python".to_owned()]));
         assert_eq!(
             set.to_text(),
             r#"{"next":11,"workers":"1-2,4-8,10","adopted":["g-worker-python"],"retiring":["g-worker-python"]}"#
         );
-        assert_eq!(WorkerSet::parse("g", "uid", &set.to_text()), Some(set));
+        assert_eq!(parse(&set.to_text()), Recorded::Workers(set));
     }
 
     #[test]
@@ -235,16 +288,80 @@ mod tests {
     }
 
     #[test]
-    fn what_was_edited_into_nonsense_is_not_read() {
+    fn what_was_not_written_by_us_is_not_read() {
+        let hundred_ranges: Vec<_> = (0..100).map(|n| format!("{}-{}", n * 100_001, n * 100_001 + 99_999)).collect();
         for text in [
             "",
             "{}",
             "null",
             r#"{"next":1,"workers":"0-4"}"#,
             r#"{"next":9,"workers":"4-1"}"#,
+            r#"{"next":9,"workers":"4-5,5-6"}"#,
+            r#"{"next":9,"workers":"4-5,1"}"#,
             r#"{"next":9,"workers":"x"}"#,
+            r#"{"next":9,"workers":"-1"}"#,
+            r#"{"next":4294967295,"workers":""}"#,
+            r#"{"next":4294967296,"workers":""}"#,
+            r#"{"next":1073741824,"workers":"0-1073741823"}"#,
+            r#"{"next":9,"workers":"0","adopted":["a/../b"]}"#,
+            &format!(r#"{{"next":1000000000,"workers":"{}"}}"#, hundred_ranges.join(",")),
+            &format!(r#"{{"next":9,"workers":"{}"}}"#, ",".repeat(RECORD_MAX)),
+            &"[".repeat(RECORD_MAX),
         ] {
-            assert_eq!(WorkerSet::parse("g", "uid", text), None, "{text}");
+            assert!(matches!(parse(text), Recorded::Unusable(_)), "{}", &text[..text.len().min(80)]);
+        }
+    }
+
+    #[test]
+    fn the_largest_set_that_we_write_is_read_and_no_larger_one_is_made() {
+        let mut set = WorkerSet::empty("g", "uid");
+        set.grow(u32::MAX);
+        assert_eq!(set.len(), SET_MAX);
+        assert_eq!(parse(&set.to_text()), Recorded::Workers(set.clone()));
+        set.remove(&worker_name("g", "uid", 0));
+        set.next = ORDINAL_MAX;
+        assert!(matches!(parse(&set.to_text()), Recorded::Workers(_)));
+        set.next = u32::MAX - 1;
+        set.grow(u32::MAX);
+        assert_eq!((set.len(), set.next), (SET_MAX, u32::MAX));
+        set.remove(&worker_name("g", "uid", 1));
+        set.grow(u32::MAX);
+        assert_eq!(set.len(), SET_MAX - 1, "there are no more ordinals");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+
+        /// The belief that is attacked: that only we write there.
+        #[test]
+        fn whatever_is_recorded_a_set_is_bounded_and_what_it_grows_to_can_be_read_again(
+            next in prop_oneof![any::<u64>(), 0..40_u64, Just(u64::from(u32::MAX)), Just(u64::from(ORDINAL_MAX))],
+            ranges in vec((any::<u32>(), any::<u32>()), 0..6),
+            small in vec(0..40_u32, 0..6),
+            names in vec("[a-z./]{0,8}", 0..4),
+            wanted in prop_oneof![0..50_u32, Just(u32::MAX)],
+            garbage in "[0-9,-]{0,20}",
+        ) {
+            let lists = [
+                ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect::<Vec<_>>().join(","),
+                small.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
+                garbage,
+            ];
+            for workers in lists {
+                let record = json!({"next": next, "workers": workers, "adopted": names, "retiring": names});
+                let Recorded::Workers(mut set) = parse(&record.to_string()) else { continue };
+                prop_assert!(set.len() <= SET_MAX && set.retiring().iter().all(|name| set.contains(name)));
+                let before = set.len();
+                set.grow(wanted);
+                prop_assert!(set.len() == before.max(wanted.min(SET_MAX)));
+                prop_assert!(set.next > ORDINAL_MAX || parse(&set.to_text()) == Recorded::Workers(set.clone()));
+            }
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in any::<String>()) {
+            let _ = parse(&text);
+            let _ = without_workers(&text);
         }
     }
 
@@ -253,9 +370,9 @@ mod tests {
         let mut set = WorkerSet::empty("g", "uid");
         set.grow(6);
         without(&mut set, &[0, 2]);
-        assert_eq!(WorkerSet::recover("g", "uid", None, set.names().into_iter()), set);
+        assert_eq!(WorkerSet::recover("g", "uid", 0, set.names().into_iter()), set);
         set.adopt("g-worker-python");
-        assert_eq!(WorkerSet::recover("g", "uid", None, set.names().into_iter()), set);
+        assert_eq!(WorkerSet::recover("g", "uid", 0, set.names().into_iter()), set);
     }
 
     #[test]
@@ -263,9 +380,9 @@ mod tests {
         let mut set = WorkerSet::empty("g", "uid");
         set.grow(6);
         let text = without_workers(&set.to_text()).unwrap();
-        assert_eq!((text.as_str(), WorkerSet::parse("g", "uid", &text)), (r#"{"next":6}"#, None));
+        assert_eq!((text.as_str(), parse(&text)), (r#"{"next":6}"#, Recorded::Next(6)));
         let names = [worker_name("g", "uid", 1), "g-worker-python".to_owned()];
-        let mut set = WorkerSet::recover("g", "uid", Some(&text), names.iter().map(String::as_str));
+        let mut set = WorkerSet::recover("g", "uid", 6, names.iter().map(String::as_str));
         set.grow(3);
         assert_eq!(ordinals(&set), [1, 6]);
         assert_eq!(without_workers("odd"), None);

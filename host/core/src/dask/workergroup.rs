@@ -15,9 +15,10 @@ use super::{
     removal::{Reach, Removal, Surplus, shrink},
     service_kind,
     update::{Progress, rolling},
-    worker_set::{WORKER_ORDINALS, WorkerSet},
+    worker_set::{Recorded, WORKER_ORDINALS, WorkerSet},
 };
 use crate::{
+    contract::{EventNote, EventSeverity},
     names::check_dns_label,
     object::{NamespacedName, Object},
     plugin::PLUGIN_LABEL,
@@ -89,7 +90,7 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
     let replicas = spec.worker.replicas;
     let on_new_template = if update.is_some() { OnNewTemplate::Replace } else { OnNewTemplate::Leave };
     let worker = |name: &str| worker(seen, &spec, cluster, environment, name, on_new_template);
-    let mut workers = workers(seen);
+    let (mut workers, lost_record) = workers(seen);
     let exists = |name: &&str| seen.child(&deployment_kind(), name).is_some();
     if update.is_some() && seen.outdated.is_none() {
         let drafts: Vec<_> = workers.names().into_iter().filter(exists).map(worker).collect();
@@ -131,9 +132,9 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
         subject: Some(SubjectPatch { body: patch, guarded: true }),
         children: Some(children),
         calls,
-        events: removal.events,
+        events: lost_record.into_iter().chain(removal.events).collect(),
         requeue_after: [removal.requeue_after, next_batch].into_iter().flatten().min(),
-        findings: Findings { problems: removal.problems, facts, ..Findings::default() },
+        findings: Findings { problems: removal.problems, unknown: removal.unknown, facts, ..Findings::default() },
         ..Wanted::default()
     })
 }
@@ -172,21 +173,27 @@ fn needs_owner(seen: &Snapshot, cluster: &Object) -> bool {
 }
 
 /// The workers there are: the recorded ones, those that another operator made for this group, and those that are still there
-/// although they were to go.
-fn workers(seen: &Snapshot) -> WorkerSet {
+/// although they were to go. And what is to be said if the record was not ours: it is written anew.
+fn workers(seen: &Snapshot) -> (WorkerSet, Option<EventNote>) {
     let group = &seen.subject.metadata;
     let (name, uid) = (group.name.as_str(), group.uid.as_str());
-    let recorded = group.annotations.get(WORKER_ORDINALS);
     let is_worker = |child: &&Arc<Object>| {
         let label = |key: &str| child.metadata.labels.get(key).map(String::as_str);
         label(WORKER_GROUP_NAME_LABEL) == Some(name)
             && label(COMPONENT_LABEL) == Some("worker")
             && label(PLUGIN_LABEL).is_none()
     };
-    let mut workers = recorded.and_then(|text| WorkerSet::parse(name, uid, text)).unwrap_or_else(|| {
+    let recover = |next| {
         let names = seen.children.iter().filter(is_worker).map(|child| child.metadata.name.as_str());
-        WorkerSet::recover(name, uid, recorded.map(String::as_str), names)
-    });
+        WorkerSet::recover(name, uid, next, names)
+    };
+    let recorded = group.annotations.get(WORKER_ORDINALS).map(|text| Recorded::parse(name, uid, text));
+    let (mut workers, lost_record) = match recorded {
+        Some(Recorded::Workers(workers)) => (workers, None),
+        Some(Recorded::Next(next)) => (recover(next), None),
+        None => (recover(0), None),
+        Some(Recorded::Unusable(why)) => (recover(0), Some(lost_record(name, why))),
+    };
     let others =
         |child: &&Arc<Object>| is_worker(child) && !child.is_being_deleted() && !workers.contains(&child.metadata.name);
     let others: Vec<_> = seen.children.iter().filter(others).collect();
@@ -200,7 +207,15 @@ fn workers(seen: &Snapshot) -> WorkerSet {
             workers.retire(&other.metadata.name);
         }
     }
-    workers
+    (workers, lost_record)
+}
+
+fn lost_record(group: &str, why: &str) -> EventNote {
+    let message = format!(
+        "DaskWorkerGroup {group}: the annotation {WORKER_ORDINALS} was not written by the operator: {why}. It is written anew from \
+         the workers that exist; names of workers that were removed before may be used again"
+    );
+    EventNote { severity: EventSeverity::Warning, reason: "RecordLost".to_owned(), message }
 }
 
 fn is_applied(worker: &Object) -> bool {

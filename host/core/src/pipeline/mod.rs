@@ -24,7 +24,7 @@ use crate::{
     ports::{CallReport, Observed, Writes},
     retry::{Backoff, Retry},
     scheduler::{Replies, Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
-    wanted::{Findings, Snapshot},
+    wanted::{Findings, Found, Snapshot},
 };
 
 /// Who handles a subject.
@@ -74,7 +74,9 @@ pub struct SubjectState {
     backoff: Backoff,
     /// What the last pass left behind.
     findings: Findings,
-    /// Of a native reconciler: whether there was a pass that looked, so that `findings` are of this subject.
+    /// Of a native reconciler: whether a pass has found out anything of this subject.
+    found: bool,
+    /// Of a native reconciler: whether there was a pass that looked at all of it.
     looked: bool,
     /// Of a native reconciler: whether the subject was paused in the last pass.
     paused: bool,
@@ -100,6 +102,17 @@ impl SubjectState {
     /// What the last pass left behind.
     pub fn findings(&self) -> &Findings {
         &self.findings
+    }
+
+    /// What a native reconciler has found out of its subject, for the status; none: nothing yet.
+    pub fn found(&self) -> Option<Found> {
+        self.found.then(|| Found { uid: self.uid.clone(), findings: self.findings.clone() })
+    }
+
+    /// A pass of a native reconciler has found this out.
+    fn find(&mut self, findings: &Findings) {
+        self.findings = findings.clone();
+        self.found = true;
     }
 
     /// Whether the handler was called for this subject, or is given up on it.

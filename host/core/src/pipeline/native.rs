@@ -8,10 +8,10 @@ use super::{Pass, Pipeline, SubjectState};
 use crate::{
     action::WriteError,
     contract::{EventNote, EventSeverity},
-    dask::{INVALID_NAME, Lookup, Reconciler, Settled, end_of_pause, field_manager},
+    dask::{INVALID_NAME, Lookup, Reconciler, Settled, end_of_pause, field_manager, unusable},
     object::Object,
     ownership::Author,
-    wanted::{Problem, Snapshot, target},
+    wanted::{Findings, Problem, Snapshot, target},
 };
 
 impl Pipeline<'_> {
@@ -59,16 +59,26 @@ impl Pipeline<'_> {
         }
         let mut findings = wanted.findings;
         findings.problems.append(&mut plan.problems);
-        findings.outdated = plan.outdated;
+        // Those of a cluster are told once.
+        if reconciler != Reconciler::IdleShutdown {
+            findings.problems.extend(unusable(subject, now));
+        }
+        findings.outdated = Some(plan.outdated);
         state.looked = true;
         if state.paused {
-            // Nothing was done, so nothing is remembered as done.
+            // Nothing was done, so nothing is remembered as done, and nothing is known of what only a write tells.
             findings.facts = Value::Null;
-            state.findings = findings.clone();
+            findings.unknown.extend(TOLD_BY_WRITES);
+            state.find(&findings);
             return Pass { findings, events: told_of_pause(reconciler), ..Pass::default() };
         }
         let done = self.execute(plan, state).await;
-        findings.problems.extend(done.errors.iter().filter_map(|error| problem(reconciler, subject, error)));
+        for error in &done.errors {
+            match problem(reconciler, subject, error) {
+                Some(problem) => findings.problems.push(problem),
+                None => findings.unknown.extend(TOLD_BY_WRITES),
+            }
+        }
 
         let retry = if done.errors.is_empty() {
             state.backoff.succeed();
@@ -76,7 +86,7 @@ impl Pipeline<'_> {
         } else {
             Some(state.backoff.fail_to_write(&subject.metadata.uid, &done.errors))
         };
-        state.findings = findings.clone();
+        state.find(&findings);
         // What the record does not hold is neither done nor told.
         let (calls, events) = if done.is_recorded { (wanted.calls, wanted.events) } else { Default::default() };
         calls.iter().for_each(|(_, call)| state.replies.ask(call));
@@ -105,12 +115,21 @@ impl Pipeline<'_> {
     }
 }
 
-/// Nothing is done before it is known what would restart pods.
+/// Nothing is done before it is known what would restart pods. Where that is nothing to be told, nothing was found out.
 fn unanswered(reconciler: Reconciler, subject: &Object, error: &WriteError, state: &mut SubjectState) -> Pass {
     let retry = state.backoff.fail_to_write(&subject.metadata.uid, std::slice::from_ref(error));
-    state.findings.problems = problem(reconciler, subject, error).into_iter().collect();
+    if let Some(problem) = problem(reconciler, subject, error) {
+        let findings = Findings { problems: vec![problem], ..state.findings.clone() };
+        state.find(&findings);
+    }
     Pass { retry: Some(retry), findings: state.findings.clone(), ..Pass::default() }
 }
+
+/// Reasons of problems that are found out by writing only: a name may be refused, too.
+const TOLD_BY_WRITES: [&str; 6] = {
+    let [foreign, conflict, forbidden, refused, unavailable] = WriteError::TOLD;
+    [foreign, conflict, forbidden, refused, unavailable, INVALID_NAME]
+};
 
 /// Of a cluster once, not for its idleness, too.
 fn told_of_pause(reconciler: Reconciler) -> Vec<EventNote> {

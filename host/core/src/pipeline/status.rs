@@ -11,11 +11,12 @@ use crate::{
     fields::{contains, holds_more},
     object::{ManagedFields, NamespacedName},
     spec::{Condition, ConditionStatus},
-    wanted::Findings,
+    wanted::Found,
 };
 
 impl Pipeline<'_> {
-    /// Writes the status if it differs, and returns the Events that the change calls for.
+    /// Writes the status if it differs, and returns the Events that the change calls for. It says what passes have found out of
+    /// this very object: before the first has looked, what is written stands.
     ///
     /// # Errors
     /// When the write failed; it is to be tried again.
@@ -23,11 +24,13 @@ impl Pipeline<'_> {
         &self,
         reconciler: Reconciler,
         at: &NamespacedName,
-        findings: &Findings,
+        found: Option<&Found>,
         now: u64,
     ) -> Result<Vec<EventNote>, WriteError> {
+        let Some(Found { uid, findings }) = found else { return Ok(Vec::new()) };
         let kind = reconciler.subject();
         let subject = self.observed.get(&kind, at).filter(|subject| !subject.is_being_deleted());
+        let subject = subject.filter(|subject| subject.metadata.uid == *uid);
         let (Some(subject), Some(resource)) = (subject, self.observed.resource(&kind)) else { return Ok(Vec::new()) };
         // What tells no problems says nothing of what is somebody else's.
         if !reconciler.has_conditions() && !matches!(self.hold_by_cluster(reconciler, &subject, now), Hold::Ours) {
@@ -77,7 +80,7 @@ impl Pipeline<'_> {
         &self,
         reconciler: Reconciler,
         at: &NamespacedName,
-        findings: &Findings,
+        found: Option<&Found>,
         state: &mut SubjectState,
         now: u64,
     ) -> Vec<EventNote> {
@@ -85,6 +88,9 @@ impl Pipeline<'_> {
         let subject = self.observed.get(&kind, at).filter(|subject| !subject.is_being_deleted());
         let Some(subject) = subject.filter(|_| !self.observed.has_status(&kind)) else {
             *state = SubjectState::default();
+            return Vec::new();
+        };
+        let Some(Found { findings, .. }) = found.filter(|found| found.uid == subject.metadata.uid) else {
             return Vec::new();
         };
         if state.uid != subject.metadata.uid {
@@ -140,7 +146,7 @@ mod tests {
         memory::{MemoryCluster, built_in_resources},
         object::{GroupVersionKind, Object, ObjectKey, Resource},
         ports::Observed,
-        wanted::Problem,
+        wanted::{Findings, Problem},
     };
 
     fn status(conditions: &[(&str, &str, &str, &str)]) -> Value {
@@ -228,8 +234,10 @@ mod tests {
         let (observed, environment) = (WithoutStatus(cluster), Environment::default());
         let pipeline = Pipeline { observed: &observed, writes: &observed.0, environment: &environment };
         let mut state = SubjectState::default();
+        let uid = observed.get(&cluster_kind(), &at).unwrap().metadata.uid.clone();
+        let found = |findings: &Findings| Found { uid: uid.clone(), findings: findings.clone() };
         let mut tell = |findings: &Findings| {
-            let notes = pipeline.announce(Reconciler::Cluster, &at, findings, &mut state, 0);
+            let notes = pipeline.announce(Reconciler::Cluster, &at, Some(&found(findings)), &mut state, 0);
             notes.into_iter().map(|note| note.reason).collect::<Vec<_>>()
         };
         let problem = Findings::from(Problem::passing("Refused", "words"));
@@ -239,6 +247,7 @@ mod tests {
         assert_eq!(tell(&Findings::default()), [""; 0]);
         assert_eq!(tell(&problem), ["Refused"]);
         observed.0.delete(&ObjectKey { kind: cluster_kind(), at: at.clone() });
-        assert!(pipeline.announce(Reconciler::Cluster, &at, &problem, &mut state, 0).is_empty() && state.is_spent());
+        let told = pipeline.announce(Reconciler::Cluster, &at, Some(&found(&problem)), &mut state, 0);
+        assert!(told.is_empty() && state.is_spent());
     }
 }

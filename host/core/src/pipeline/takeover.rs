@@ -12,17 +12,14 @@ use serde_json::{Map, Value};
 use super::{Pass, Pipeline, SubjectState};
 use crate::{
     action::{Action, WriteError},
-    dask::{COPIED_REPLICAS, Reconciler, WORKER_ORDINALS, cluster_kind, without_workers},
+    dask::{COPIED_REPLICAS, Reconciler, TAKEN_OVER_AT, WORKER_ORDINALS, cluster_kind, without_workers},
     object::{NamespacedName, Object},
-    time::{epoch_millis, rfc3339},
+    time::{self, epoch_millis, rfc3339},
     wanted::{Findings, Problem},
 };
 
 /// The finalizer of kopf, the Python operator's framework.
 pub const KOPF_FINALIZER: &str = "kopf.zalando.org/KopfFinalizerMarker";
-
-/// When the finalizer was last removed, as RFC 3339.
-const TAKEN_OVER_AT: &str = "operator.dask.org/taken-over-at";
 
 /// How long the finalizer must stay away. kopf puts it back as soon as it sees that it is missing.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -44,10 +41,7 @@ pub(super) enum Hold {
 impl Hold {
     fn of(object: &Object, now: u64) -> Self {
         let freed = object.metadata.annotations.get(TAKEN_OVER_AT).and_then(|time| epoch_millis(time));
-        let left = |span: Duration| {
-            let since = freed.map(|freed| Duration::from_millis(now.saturating_sub(freed)))?;
-            span.checked_sub(since).filter(|left| !left.is_zero())
-        };
+        let left = |span: Duration| time::left(freed?, span, now);
         match (position(object), left(PATIENCE), left(TRUCE)) {
             (Some(_), _, Some(left)) => Self::TakenBack(left),
             (Some(_), _, None) => Self::Theirs,
@@ -83,6 +77,7 @@ impl Pipeline<'_> {
             Hold::Watched(left) => return later(left),
             Hold::TakenBack(left) if !is_ending && !self.environment.force_takeover => {
                 let findings = Findings { facts: state.findings.facts.clone(), ..contested(subject).into() };
+                state.find(&findings);
                 return Some(Pass { alive, requeue_after: Some(left), findings, ..Pass::default() });
             }
             Hold::Theirs | Hold::TakenBack(_) => {}
@@ -95,9 +90,10 @@ impl Pipeline<'_> {
                 Pass { alive, requeue_after: Some(Duration::from_secs(1)), ..Pass::default() }
             }
             Err(error) => {
-                let problem = Problem::passing(error.kind(), format!("{}: {error}", subject.key()));
+                let findings = Findings::from(Problem::passing(error.kind(), format!("{}: {error}", subject.key())));
+                state.find(&findings);
                 let retry = state.backoff.fail(&subject.metadata.uid, None, None);
-                Pass { alive, retry: Some(retry), findings: problem.into(), ..Pass::default() }
+                Pass { alive, retry: Some(retry), findings, ..Pass::default() }
             }
         })
     }

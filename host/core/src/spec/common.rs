@@ -45,6 +45,11 @@ pub struct Condition {
 pub type Finding = (ConditionStatus, String, String);
 
 impl Condition {
+    /// What it says.
+    pub fn finding(&self) -> Finding {
+        (self.status, self.reason.clone(), self.message.clone())
+    }
+
     /// What was found at `now`, in milliseconds since the Unix epoch, for a `generation` of an object that had the conditions
     /// `before`.
     pub fn found(type_: &str, finding: Finding, before: &[Self], generation: Option<i64>, now: u64) -> Self {

@@ -130,7 +130,7 @@ impl World {
         let key = (reconciler, at.clone());
         let pipeline = Pipeline { observed: &*self.cluster, writes, environment: &self.environment };
         let state = self.states.entry(key.clone()).or_default();
-        let findings_before = state.findings().clone();
+        let found_before = state.found();
         let pass = now(pipeline.reconcile(&Handler::Native(reconciler), at, state, self.now));
         let killed = self.killed_after.as_mut().is_some_and(|left| {
             *left = left.wrapping_sub(1);
@@ -139,7 +139,7 @@ impl World {
         if killed {
             if self.publishes_late {
                 let pipeline = Pipeline { writes: &*self.cluster, ..pipeline };
-                now(pipeline.publish(reconciler, at, &findings_before, self.now)).unwrap();
+                now(pipeline.publish(reconciler, at, found_before.as_ref(), self.now)).unwrap();
             }
             self.restart();
             return true;
@@ -149,7 +149,7 @@ impl World {
         let pipeline = Pipeline { writes: &*self.cluster, ..pipeline };
         let notes = match pass.is_told {
             true => Vec::new(),
-            false => now(pipeline.publish(reconciler, at, state.findings(), self.now)).unwrap(),
+            false => now(pipeline.publish(reconciler, at, state.found().as_ref(), self.now)).unwrap(),
         };
         self.events.extend(notes.into_iter().map(|event| (event, exists)));
         let mut busy = !self.cluster.take_written().is_empty();

@@ -65,7 +65,7 @@ fn a_runner_that_vanished_from_our_watches_may_have_ended_or_only_lost_a_label()
         runner["status"]["phase"] = json!(phase);
         let seen = Snapshot {
             subject: Arc::clone(&subject),
-            children: Vec::new(),
+            children: Vec::new().into(),
             departed: vec![Arc::new(Object::from_value(&runner).unwrap())],
             related: BTreeMap::new(),
             outdated: None,
@@ -89,7 +89,7 @@ fn a_runner_that_a_quota_refuses_is_tried_again() {
     let pipeline = Pipeline { observed: &world.cluster, writes: &refusing, environment: &world.environment };
     now(pipeline.reconcile(&job, &at, &mut state, START));
     let pass = now(pipeline.reconcile(&job, &at, &mut state, START));
-    now(pipeline.publish(Reconciler::Job, &at, state.findings(), START)).unwrap();
+    now(pipeline.publish(Reconciler::Job, &at, state.found().as_ref(), START)).unwrap();
     let problem = &pass.findings.problems[0];
     assert_eq!((problem.reason, problem.permanent), ("Forbidden", false));
     assert!(problem.message.contains("exceeded quota") && problem.message.contains("spec.job"), "{}", problem.message);
@@ -108,7 +108,7 @@ fn a_job_whose_cluster_is_refused_is_not_begun_and_tried_again() {
     let pipeline = Pipeline { observed: &world.cluster, writes: &refusing, environment: &world.environment };
     for _ in 0..2 {
         let pass = now(pipeline.reconcile(&job, &at, &mut state, START));
-        now(pipeline.publish(Reconciler::Job, &at, state.findings(), START)).unwrap();
+        now(pipeline.publish(Reconciler::Job, &at, state.found().as_ref(), START)).unwrap();
         let problem = &pass.findings.problems[0];
         assert!(problem.message.contains("exceeded quota") && problem.message.contains("spec.cluster"), "{problem}");
         assert_eq!((world.made(), world.status()), ((false, false), json!({"jobStatus": "JobCreated"})));

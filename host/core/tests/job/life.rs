@@ -278,7 +278,7 @@ fn bad_input_is_named_and_nothing_is_made() {
         let world = World::new(job);
         let mut state = SubjectState::default();
         let pass = now(world.pipeline().reconcile(&Handler::Native(Reconciler::Job), &at, &mut state, START));
-        now(world.pipeline().publish(Reconciler::Job, &at, state.findings(), START)).unwrap();
+        now(world.pipeline().publish(Reconciler::Job, &at, state.found().as_ref(), START)).unwrap();
         let problem = &pass.findings.problems[0];
         assert_eq!((problem.reason, problem.permanent), (reason, true));
         assert!(problem.message.contains(words), "{}", problem.message);

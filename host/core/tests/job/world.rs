@@ -96,7 +96,7 @@ impl World {
     }
 
     pub(crate) fn publish(&self) {
-        now(self.pipeline().publish(Reconciler::Job, &Self::at(), self.state.findings(), self.now)).unwrap();
+        now(self.pipeline().publish(Reconciler::Job, &Self::at(), self.state.found().as_ref(), self.now)).unwrap();
     }
 
     /// Passes and statuses until nothing is left to be written; the last pass.

@@ -113,7 +113,7 @@ impl World {
         let pipeline =
             Pipeline { observed: &self.kubernetes, writes: &self.kubernetes, environment: &self.environment };
         // A status that can't be written is written later.
-        drop(now(pipeline.publish(reconciler, &at, state.findings(), self.now)));
+        drop(now(pipeline.publish(reconciler, &at, state.found().as_ref(), self.now)));
         self.states.insert(reconciler, state);
         self.check_deleted();
         pass

@@ -1,6 +1,12 @@
 //! Calls of schedulers that passes asked for: made beside the passes, so that a scheduler that hangs holds up nobody else.
 
-use std::{collections::HashSet, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use dask_wasm_operator_core::{
     object::NamespacedName,
@@ -77,20 +83,20 @@ type Ended = (SchedulerCall, Result<SchedulerReply, SchedulerError>, u64);
 pub(super) struct Calls {
     places: Arc<Places>,
     under_way: HashSet<(Work, NamespacedName, SchedulerCall)>,
-    ended: Vec<(Work, NamespacedName, Ended)>,
+    ended: HashMap<(Work, NamespacedName), Vec<Ended>>,
 }
 
 impl Default for Calls {
     fn default() -> Self {
         let places = Arc::new(Places::new(PROMPTLY));
-        Self { places, under_way: HashSet::new(), ended: Vec::new() }
+        Self { places, under_way: HashSet::new(), ended: HashMap::new() }
     }
 }
 
 impl Calls {
     /// Lets a subject's state know what schedulers have said since its last pass.
-    pub(super) fn take_note(&mut self, work: &Work, at: &NamespacedName, state: &mut SubjectState) {
-        for (_, _, (call, result, when)) in self.ended.extract_if(.., |(of, whose, _)| of == work && whose == at) {
+    pub(super) fn take_note(&mut self, subject: &(Work, NamespacedName), state: &mut SubjectState) {
+        for (call, result, when) in self.ended.remove(subject).into_iter().flatten() {
             state.heard(&call, result, when);
         }
     }
@@ -130,8 +136,9 @@ impl Controller {
                 }
                 let mut inner = controller.lock();
                 inner.calls.under_way.remove(&(work.clone(), at.clone(), call.clone()));
-                inner.calls.ended.push((work.clone(), at.clone(), (call, result, now())));
-                inner.queue.wake(work, at);
+                let ended = inner.calls.ended.entry((work.clone(), at.clone())).or_default();
+                ended.push((call, result, now()));
+                inner.queue.wake(work, at, controller.millis());
                 drop(inner);
                 controller.woken.notify_one();
             });

@@ -94,6 +94,15 @@ impl PluginFigures {
         plugins.get(plugin).map_or(0, |figures| figures.subjects.values().filter(|subject| subject.parked).count())
     }
 
+    /// Drops what is known of one of its handlers.
+    pub(super) fn forget_handler(&self, name: &HandlerName) {
+        let mut plugins = self.lock();
+        let Some(figures) = plugins.get_mut(&name.plugin) else { return };
+        figures.subjects.retain(|(handler, _), _| *handler != name.handler);
+        figures.last_error.take_if(|error| error.handler == name.handler);
+        self.changed.notify_one();
+    }
+
     pub(super) fn forget(&self, plugin: &str) {
         self.lock().remove(plugin);
     }

@@ -36,7 +36,7 @@ use dask_wasm_operator_core::{
     ports::{Observed, Schedulers, Writes},
     queue::Queue,
     retry::{Backoff, Retry},
-    wanted::{Findings, Problem},
+    wanted::{Found, Problem},
 };
 use futures::{FutureExt as _, future::join_all};
 use tokio::{
@@ -48,7 +48,7 @@ use tokio::{
 pub(crate) use figures::PluginFigures;
 use report::log_guest;
 
-use crate::{Metrics, Shutdown};
+use crate::{Metrics, Shutdown, stalls::Stalls};
 
 /// Passes of one native reconciler at once: enough to keep the applier's connections busy while others wait for answers.
 const NATIVE_AT_ONCE: usize = 32;
@@ -104,6 +104,7 @@ pub(crate) struct Surroundings {
     pub(crate) gate: Gate,
     pub(crate) environment: Environment,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) stalls: Arc<Stalls>,
     pub(crate) events: Events,
 }
 
@@ -124,8 +125,8 @@ struct Inner {
     namespaces: Option<BTreeSet<String>>,
     queue: Queue<Work, NamespacedName>,
     states: HashMap<(Work, NamespacedName), SubjectState>,
-    /// What the last pass of a native reconciler left behind, for the status.
-    findings: HashMap<(Reconciler, NamespacedName), Findings>,
+    /// What passes of a native reconciler have found out, for the status.
+    found: HashMap<(Reconciler, NamespacedName), Found>,
     /// Failures to write a status.
     publishing: HashMap<(Reconciler, NamespacedName), Backoff>,
     waiting: waiting::Waiting,
@@ -174,19 +175,18 @@ impl Controller {
         {
             let mut mounted = self.handlers.write().unwrap_or_else(PoisonError::into_inner);
             let stays = |name: &HandlerName| handlers.iter().any(|handler| handler.name == *name);
-            mounted.retain(|name, _| {
-                let is_gone = name.plugin == plugin && !stays(name);
-                if is_gone {
-                    self.surroundings.metrics.forget_handler(name);
-                }
-                !is_gone
-            });
+            let is_gone = |name: &&HandlerName| name.plugin == plugin && !stays(name);
+            let gone: Vec<_> = mounted.keys().filter(is_gone).cloned().collect();
+            for name in gone {
+                mounted.remove(&name);
+                self.forget_handler(name);
+            }
             mounted.extend(handlers.iter().map(|handler| (handler.name.clone(), Arc::clone(handler))));
         }
-        let mut inner = self.lock();
+        let (mut inner, now) = (self.lock(), self.millis());
         for handler in handlers {
             for subject in self.surroundings.index.list(&handler.subject.kind) {
-                inner.queue.wake(Work::Call(handler.name.clone()), subject.at());
+                inner.queue.wake(Work::Call(handler.name.clone()), subject.at(), now);
             }
         }
         drop(inner);
@@ -232,17 +232,21 @@ impl Controller {
     /// Starts what may be started now.
     fn dispatch(self: &Arc<Self>, passes: &mut JoinSet<()>) {
         let mut inner = self.lock();
-        while let Some((work, at)) = inner.queue.next(self.millis(), Work::at_once) {
-            let mut state = inner.states.remove(&(work.clone(), at.clone())).unwrap_or_default();
-            inner.calls.take_note(&work, &at, &mut state);
+        while let Some((work, at, waited)) = inner.queue.next(self.millis(), Work::at_once) {
+            let subject = (work, at);
+            let mut state = inner.states.remove(&subject).unwrap_or_default();
+            inner.calls.take_note(&subject, &mut state);
+            let (work, at) = subject;
             // When its namespace is served, it is woken again.
             if !inner.serves(&at) {
-                inner.queue.done(work, at);
+                inner.queue.done(work, at, self.millis());
                 continue;
             }
             inner.running.insert((work.clone(), at.clone()), progress::Running::new());
-            let controller = Arc::clone(self);
-            passes.spawn(async move { controller.work(work, at, state).await });
+            let label = work.label();
+            self.surroundings.metrics.waited(&label, Duration::from_millis(waited));
+            let pass = self.surroundings.stalls.watch(label, at.to_string(), Arc::clone(self).work(work, at, state));
+            passes.spawn(pass);
         }
         self.surroundings.metrics.set_queue_depth(inner.queue.depth());
     }
@@ -263,15 +267,18 @@ impl Controller {
             Work::Call(name) => self.while_mounted(name, record),
             Work::Reconcile(_) | Work::Publish(_) => record(),
         }
+        let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
+        let is_mounted = if let Work::Call(name) = &work { handlers.contains_key(name) } else { true };
         let mut inner = self.lock();
+        drop(handlers);
         if let Err(panic) = ended {
             self.broke_off(&mut inner, &work, &at, &mut state, panic.as_ref());
         }
         inner.running.remove(&(work.clone(), at.clone()));
-        if !state.is_spent() && inner.serves(&at) {
+        if is_mounted && !state.is_spent() && inner.serves(&at) {
             inner.states.insert((work.clone(), at.clone()), state);
         }
-        inner.queue.done(work, at);
+        inner.queue.done(work, at, self.millis());
         drop(inner);
         self.pass_ended.notify_waiters();
     }
@@ -320,7 +327,7 @@ impl Controller {
         let mut inner = self.lock();
         let key = (reconciler, at.clone());
         if !pass.alive {
-            inner.findings.remove(&key);
+            inner.found.remove(&key);
             inner.publishing.remove(&key);
             inner.waiting.note(reconciler, at, &[]);
             inner.states.remove(&(Work::Publish(reconciler), at.clone()));
@@ -329,7 +336,9 @@ impl Controller {
             return Vec::new();
         }
         inner.waiting.note(reconciler, at, &pass.findings.problems);
-        let before = inner.findings.insert(key, pass.findings.clone()).unwrap_or_default();
+        let found = state.found();
+        let before = inner.found.remove(&key).map(|found| found.findings).unwrap_or_default();
+        inner.found.extend(found.map(|found| (key, found)));
         if !pass.is_told {
             // What a job does next waits for its status, and its clients read that soon after they have made it. What else heeds
             // a status writes its own seldom.
@@ -355,12 +364,12 @@ impl Controller {
 
     async fn publish(&self, reconciler: Reconciler, at: &NamespacedName, state: &mut SubjectState) {
         let key = (reconciler, at.clone());
-        let findings = self.lock().findings.get(&key).cloned().unwrap_or_default();
+        let found = self.lock().found.get(&key).cloned();
         let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
         let writes = self.writes(Work::Publish(reconciler), at);
         let pipeline = self.pipeline(&writes);
-        self.post(&subject, &pipeline.announce(reconciler, at, &findings, state, now()));
-        match pipeline.publish(reconciler, at, &findings, now()).await {
+        self.post(&subject, &pipeline.announce(reconciler, at, found.as_ref(), state, now()));
+        match pipeline.publish(reconciler, at, found.as_ref(), now()).await {
             Ok(notes) => {
                 self.lock().publishing.remove(&key);
                 self.post(&subject, &notes);
@@ -385,7 +394,7 @@ impl Controller {
             state.requeue();
         }
         let limit = handler.rights.limits.applies_per_minute;
-        let wait = self.lock().budgets.entry(name.plugin.clone()).or_default().wait(limit, now());
+        let wait = self.lock().budgets.entry(name.plugin.clone()).or_default().wait(limit, self.millis());
         if let Some(wait) = wait {
             tracing::debug!(
                 plugin = name.plugin,
@@ -410,12 +419,12 @@ impl Controller {
             self.surroundings.metrics.set_parked(&name.plugin, self.figures.parked(&name.plugin));
         });
         self.post(&subject, &pass.events);
-        {
+        self.lock().budgets.entry(name.plugin.clone()).or_default().spend(pass.writes, self.millis());
+        self.while_mounted(name, || {
             let mut inner = self.lock();
-            inner.budgets.entry(name.plugin.clone()).or_default().spend(pass.writes, now());
             self.appoint(&mut inner, key, &pass);
             self.schedule(&mut inner, work, at, &pass);
-        }
+        });
         if pass.call.is_some() {
             self.while_mounted(name, || self.report(name, at, &pass.findings.problems, &[]));
             self.warn_of(&subject, &pass);

@@ -2,6 +2,7 @@
 
 use std::sync::PoisonError;
 
+use dask_wasm_operator_core::plugin::HandlerName;
 use tokio::time::Instant;
 
 use super::{Controller, Inner, Work};
@@ -25,6 +26,19 @@ impl Controller {
             }
             ended.await;
         }
+    }
+
+    /// Drops what is remembered of a handler that is mounted no more. What its passes that are under way still come to is not
+    /// kept.
+    pub(super) fn forget_handler(&self, name: HandlerName) {
+        self.surroundings.metrics.forget_handler(&name);
+        self.figures.forget_handler(&name);
+        self.surroundings.metrics.set_parked(&name.plugin, self.figures.parked(&name.plugin));
+        let work = Work::Call(name);
+        let mut inner = self.lock();
+        inner.queue.forget(&work);
+        inner.states.retain(|(of, _), _| *of != work);
+        inner.requeues.retain(|(of, _), _| *of != work);
     }
 
     /// Drops what is remembered of a plugin, unless it is mounted again.

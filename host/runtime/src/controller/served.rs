@@ -22,7 +22,7 @@ impl Controller {
             for subject in self.surroundings.index.list(&kind) {
                 let is_new = before.as_ref().is_none_or(|before| !serves(before, &subject.at()));
                 if is_new && inner.serves(&subject.at()) {
-                    inner.queue.wake(work.clone(), subject.at());
+                    inner.queue.wake(work.clone(), subject.at(), self.millis());
                 }
             }
         }
@@ -42,7 +42,7 @@ impl Inner {
         let Some(namespaces) = self.namespaces.clone() else { return };
         let serves = |at: &NamespacedName| serves(&namespaces, at);
         self.states.retain(|(_, at), _| serves(at));
-        self.findings.retain(|(_, at), _| serves(at));
+        self.found.retain(|(_, at), _| serves(at));
         self.publishing.retain(|(_, at), _| serves(at));
         self.waiting.retain(serves);
         self.requeues.retain(|(_, at), _| serves(at));

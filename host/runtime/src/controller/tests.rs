@@ -1,3 +1,5 @@
+mod renamed;
+
 use std::{
     future::{poll_fn, ready},
     pin::pin,
@@ -76,6 +78,7 @@ fn controller_of(
     address: &str,
 ) -> Arc<Controller> {
     let client = Client::try_from(Config::new(format!("http://{address}").parse().unwrap())).unwrap();
+    let metrics = Arc::new(Metrics::new());
     Arc::new(Controller::new(Surroundings {
         index: Arc::new(Index::new(|_| {})),
         observed,
@@ -84,7 +87,8 @@ fn controller_of(
         events: Events::start(client, gate.clone(), String::new(), EventLevel::All),
         gate,
         environment: Environment::default(),
-        metrics: Arc::new(Metrics::new()),
+        stalls: Arc::new(Stalls::new(Arc::clone(&metrics))),
+        metrics,
     }))
 }
 
@@ -100,7 +104,7 @@ async fn a_pass_that_breaks_off_is_tried_again_and_its_place_is_free() {
     let controller = controller(Arc::clone(&observed) as Arc<dyn Observed>, Gate::open());
     let work = Work::Reconcile(Reconciler::Autoscaler);
     let at = NamespacedName::new("ns1", "simple");
-    controller.lock().queue.wake(work.clone(), at.clone());
+    controller.lock().queue.wake(work.clone(), at.clone(), 0);
 
     let (_changes_tx, changes_rx) = mpsc::unbounded_channel();
     let running = tokio::spawn(Arc::clone(&controller).run(changes_rx, Shutdown::never()));
@@ -130,7 +134,7 @@ async fn without_the_lease_it_rests_whatever_is_due_and_begins_as_soon_as_it_is_
     let (until, gate) = watch::channel(None);
     let controller = controller(Arc::new(cluster()), Gate::held_until(gate));
     let work = Work::Reconcile(Reconciler::Cluster);
-    controller.lock().queue.wake(work.clone(), NamespacedName::new("n", "woken"));
+    controller.lock().queue.wake(work.clone(), NamespacedName::new("n", "woken"), 0);
     controller.lock().queue.wake_at(work, NamespacedName::new("n", "due"), 0);
 
     let (_changes, receiver) = mpsc::unbounded_channel();
@@ -194,7 +198,7 @@ async fn a_deletion_waits_for_the_event_that_announces_it() {
         Gate::open(),
         &address,
     );
-    controller.lock().queue.wake(Work::Reconcile(Reconciler::IdleShutdown), owner.at.clone());
+    controller.lock().queue.wake(Work::Reconcile(Reconciler::IdleShutdown), owner.at.clone(), 0);
     let (_changes, receiver) = mpsc::unbounded_channel();
     let running = tokio::spawn(Arc::clone(&controller).run(receiver, Shutdown::never()));
 
@@ -237,7 +241,7 @@ async fn a_call_that_breaks_off_has_ended() {
     controller.call_schedulers(&mut controller.lock(), &work, &at, &state, calls);
 
     timeout(PATIENCE, controller.woken.notified()).await.expect("its subject is woken");
-    controller.lock().calls.take_note(&work, &at, &mut state);
+    controller.lock().calls.take_note(&(work, at), &mut state);
     assert!(state.was_called_in_vain(&call));
 }
 

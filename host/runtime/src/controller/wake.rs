@@ -73,7 +73,9 @@ impl Controller {
         }
         if extent == Extent::Whole {
             let waiting: Vec<_> = inner.waiting.subjects(&object.key()).collect();
-            waiting.into_iter().for_each(|(reconciler, at)| inner.queue.wake(Work::Reconcile(reconciler), at));
+            waiting
+                .into_iter()
+                .for_each(|(reconciler, at)| inner.queue.wake(Work::Reconcile(reconciler), at, self.millis()));
         }
         self.wake_subject(&mut inner, object, extent, handlers.values());
         let mut owners: Vec<OwnerReference> = Vec::new();
@@ -98,11 +100,11 @@ impl Controller {
         handlers: impl Iterator<Item = &'a Arc<MountedHandler>>,
     ) {
         for handler in handlers.filter(|handler| handler.subject.kind.same_kind(&object.kind)) {
-            inner.queue.wake(Work::Call(handler.name.clone()), object.at());
+            inner.queue.wake(Work::Call(handler.name.clone()), object.at(), self.millis());
         }
         for reconciler in Reconciler::ALL.into_iter().filter(|reconciler| reconciler.heeds_status()) {
             if reconciler.subject().same_kind(&object.kind) {
-                inner.queue.wake(Work::Reconcile(reconciler), object.at());
+                inner.queue.wake(Work::Reconcile(reconciler), object.at(), self.millis());
             }
         }
         if extent != Extent::Whole {
@@ -110,7 +112,7 @@ impl Controller {
         }
         for reconciler in Reconciler::ALL.into_iter().filter(|reconciler| reconciler.subject().same_kind(&object.kind))
         {
-            inner.queue.wake(Work::Reconcile(reconciler), object.at());
+            inner.queue.wake(Work::Reconcile(reconciler), object.at(), self.millis());
         }
         if Reconciler::Cluster.subject().same_kind(&object.kind) {
             self.wake_groups(inner, object);
@@ -121,7 +123,7 @@ impl Controller {
     fn wake_groups(&self, inner: &mut Inner, cluster: &Object) {
         let group = Reconciler::WorkerGroup;
         let owned = self.surroundings.index.controlled_by(&group.subject(), &cluster.metadata.uid);
-        owned.iter().for_each(|owned| inner.queue.wake(Work::Reconcile(group), owned.at()));
+        owned.iter().for_each(|owned| inner.queue.wake(Work::Reconcile(group), owned.at(), self.millis()));
     }
 
     /// The object is a child of the subject of some handlers.
@@ -137,10 +139,10 @@ impl Controller {
         let at = NamespacedName { namespace: object.metadata.namespace.clone(), name: owner.name.clone() };
         for reconciler in Reconciler::ALL.into_iter().filter(|reconciler| reconciler.subject().same_kind(&kind)) {
             // A rolling update goes on when workers are ready.
-            let findings = inner.findings.get(&(reconciler, at.clone()));
-            let is_updating = findings.is_some_and(|findings| findings.outdated > 0);
+            let found = inner.found.get(&(reconciler, at.clone()));
+            let is_updating = found.and_then(|found| found.findings.outdated).is_some_and(|outdated| outdated > 0);
             if extent == Extent::Whole || reconciler.heeds_status() || is_updating {
-                inner.queue.wake(Work::Reconcile(reconciler), at.clone());
+                inner.queue.wake(Work::Reconcile(reconciler), at.clone(), self.millis());
             }
             self.wake_status(inner, reconciler, &at, STATUS_WINDOW);
             if reconciler == Reconciler::WorkerGroup {
@@ -152,7 +154,7 @@ impl Controller {
                 handler.subject.kind.same_kind(&kind)
                     && handler.children.iter().any(|child| child.same_kind(&object.kind))
             });
-            concerned.for_each(|handler| inner.queue.wake(Work::Call(handler.name.clone()), at.clone()));
+            concerned.for_each(|handler| inner.queue.wake(Work::Call(handler.name.clone()), at.clone(), self.millis()));
         }
     }
 

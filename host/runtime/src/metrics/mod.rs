@@ -36,6 +36,9 @@ const RECONCILE_BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0
 /// Upper bounds in seconds. A call takes some hundred microseconds, and at most the longest deadline, 10 s.
 const CALL_BUCKETS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
 
+/// Upper bounds in seconds. Who is woken is served within a millisecond, unless there is more to do than can be done.
+const WAIT_BUCKETS: [f64; 10] = [0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0];
+
 /// Begins the names of what is not of every process.
 const PREFIX: &str = "dask_operator";
 
@@ -49,6 +52,8 @@ pub struct Metrics {
     reconcile_duration: Histograms<HandlerLabels>,
     reconcile_errors: Counters<ReconcileErrorLabels>,
     queue_depth: Gauge,
+    queue_duration: Histograms<HandlerLabels>,
+    stalls: Family<HandlerLabels, Counter>,
     api_writes: Family<WriteLabels, Counter>,
     plugin_calls: Counters<CallLabels>,
     plugin_call_duration: Histograms<PluginHandlerLabels>,
@@ -117,6 +122,14 @@ impl Metrics {
         let queue_depth = Gauge::default();
         ours.register("queue_depth", "Subjects that wait for a handler", queue_depth.clone());
 
+        let queue_duration = histograms(|| Histogram::new(WAIT_BUCKETS));
+        let help = "Time that a subject waited for a handler, from when it was woken or due, by handler";
+        ours.register_with_unit("queue_duration", help, Unit::Seconds, queue_duration.clone());
+
+        let stalls = Family::default();
+        let help = "Work that held up a thread for seconds, by handler; the log names the subject";
+        ours.register("stalls", help, stalls.clone());
+
         let api_writes = Family::default();
         let help = "Writes to the API server, by verb and result";
         ours.register("api_writes", help, api_writes.clone());
@@ -142,6 +155,8 @@ impl Metrics {
             reconcile_duration: Series::of(reconcile_duration),
             reconcile_errors: Series::of(reconcile_errors),
             queue_depth,
+            queue_duration: Series::of(queue_duration),
+            stalls,
             api_writes,
             plugin_calls: Series::of(plugin_calls),
             plugin_call_duration: Series::of(plugin_call_duration),
@@ -171,6 +186,16 @@ impl Metrics {
     /// So many subjects wait.
     pub fn set_queue_depth(&self, depth: usize) {
         self.queue_depth.set(as_gauge(depth));
+    }
+
+    /// A subject waited so long for a handler.
+    pub fn waited(&self, handler: &str, duration: Duration) {
+        self.queue_duration.get(HandlerLabels { handler: handler.to_owned() }).observe(duration.as_secs_f64());
+    }
+
+    /// Work of a handler holds up a thread.
+    pub fn stalled(&self, handler: &str) {
+        self.stalls.get_or_create(&HandlerLabels { handler: handler.to_owned() }).inc();
     }
 
     /// One action was performed, or not; `verb` is the action's own constant word.
@@ -203,6 +228,7 @@ impl Metrics {
     pub fn forget_handler(&self, name: &HandlerName) {
         let label = name.to_string();
         self.reconcile_duration.forget(|labels| labels.handler == label);
+        self.queue_duration.forget(|labels| labels.handler == label);
         self.reconcile_errors.forget(|labels| labels.handler == label);
         self.plugin_calls.forget(|labels| labels.plugin == name.plugin && labels.handler == name.handler);
         self.plugin_call_duration.forget(|labels| labels.plugin == name.plugin && labels.handler == name.handler);
@@ -250,6 +276,8 @@ mod tests {
         metrics.reconciled("dask-operator/cluster", Duration::from_millis(3));
         metrics.reconcile_failed("dask-operator/cluster", "Stale");
         metrics.set_queue_depth(7);
+        metrics.waited("dask-operator/cluster", Duration::from_millis(30));
+        metrics.stalled("dask-operator/cluster");
         metrics.wrote("create", &Ok(Written::Deleted));
         metrics.wrote("create", &Err(WriteError::NotLeader));
         let deadline = Duration::from_secs(1);
@@ -264,6 +292,8 @@ mod tests {
             "dask_operator_reconcile_duration_seconds_bucket{le=\"0.005\",handler=\"dask-operator/cluster\"} 1",
             "dask_operator_reconcile_errors_total{handler=\"dask-operator/cluster\",kind=\"Stale\"} 1",
             "dask_operator_queue_depth 7",
+            "dask_operator_queue_duration_seconds_bucket{le=\"0.1\",handler=\"dask-operator/cluster\"} 1",
+            "dask_operator_stalls_total{handler=\"dask-operator/cluster\"} 1",
             "dask_operator_api_writes_total{verb=\"create\",result=\"Success\"} 1",
             "dask_operator_api_writes_total{verb=\"create\",result=\"NotLeader\"} 1",
             "dask_operator_plugin_calls_total{plugin=\"istio\",handler=\"expose\",result=\"DeadlineExceeded\"} 1",

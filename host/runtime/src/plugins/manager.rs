@@ -109,6 +109,8 @@ pub(super) struct Entry {
     /// What serves calls.
     pub(super) served: Option<Served>,
     pub(super) standing: Standing,
+    /// Whether this process has found out what it comes to.
+    pub(super) is_known: bool,
     /// Watches that the handlers that are called need.
     pub(super) watches: Vec<ServedWatch>,
     /// Watches that those need that are about to be.

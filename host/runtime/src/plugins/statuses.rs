@@ -34,17 +34,22 @@ impl PluginManager {
     pub(super) async fn show(&mut self) {
         let kind = DASK_PLUGIN.group_version_kind();
         let Some(resource) = self.surroundings.observed.resource(&kind) else { return };
-        for (name, entry) in self.plugins.iter().filter(|(_, entry)| entry.origin == Origin::Object) {
+        for (name, entry) in self.plugins.iter_mut().filter(|(_, entry)| entry.origin == Origin::Object) {
             if let Some((watch, problem)) = entry.watch_problem() {
                 tracing::debug!(plugin = name, %watch, %problem, "a watch of a plugin has no news");
             }
             let at = NamespacedName::new(&self.surroundings.operator_namespace, name);
             let Some(object) = self.surroundings.observed.get(&kind, &at) else { continue };
             let before = object.field::<Value>("status").and_then(Result::ok).unwrap_or_default();
-            let conditions = serde_json::from_value::<DaskPluginStatus>(before.clone()).unwrap_or_default().conditions;
-            let figures = self.surroundings.controller.figures().of(name);
+            let former = serde_json::from_value::<DaskPluginStatus>(before.clone()).unwrap_or_default();
             let standing = with_watch_problems(entry);
-            let status = json!(standing.status(figures, entry.generation, &conditions, now()));
+            entry.is_known |= !is_on_its_way(standing.newest.state);
+            // After a restart, what was written of the same specification stands until it is known anew.
+            if !entry.is_known && former.observed_generation.is_some_and(|former| Some(former) == entry.generation) {
+                continue;
+            }
+            let figures = self.surroundings.controller.figures().of(name);
+            let status = json!(standing.status(figures, entry.generation, &former.conditions, now()));
             if before == status || (contains(&before, &status) && contains(&status, &before)) {
                 continue;
             }
@@ -67,6 +72,10 @@ impl PluginManager {
             }
         }
     }
+}
+
+fn is_on_its_way(state: PluginState) -> bool {
+    matches!(state, PluginState::Found | PluginState::Compiling | PluginState::Describing)
 }
 
 /// A plugin whose watches have no news says so in the place of what it would say.

@@ -109,7 +109,7 @@ async fn settle(cluster: &MemoryCluster, handlers: &[Handler]) -> anyhow::Result
                     let _ = write!(report, "\n  {} {at}: {problem}", handler.subject().kind);
                 }
                 if let Handler::Native(reconciler) = handler {
-                    pipeline.publish(*reconciler, &at, state.findings(), NOW).await?;
+                    pipeline.publish(*reconciler, &at, state.found().as_ref(), NOW).await?;
                 }
             }
         }

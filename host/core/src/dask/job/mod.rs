@@ -14,6 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
+pub(super) use self::record::{ACTIVE_SINCE, FAILED_AT, FAILED_ATTEMPTS};
 use self::stage::{Attempt, Decision, Job, Stage, has_begun, previous_status, runner_name};
 use super::{Environment, cluster_kind, pod_kind, pods::PodStatus};
 use crate::{
@@ -32,7 +33,7 @@ pub(super) fn reconcile(seen: &Snapshot, environment: &Environment) -> Wanted {
         Ok(job) => job.wanted(environment),
         Err(problem) => Wanted { findings: problem.into(), ..Wanted::default() },
     };
-    if previous_status(&seen.subject).job_status.is_none() && seen.facts != announced() {
+    if previous_status(seen).job_status.is_none() && seen.facts != announced() {
         let (name, namespace) = (&seen.subject.metadata.name, seen.subject.metadata.namespace.as_deref());
         let message = format!("A DaskJob has been created called {name} in {}.", namespace.unwrap_or_default());
         wanted.events.insert(0, note(EventSeverity::Normal, "JobCreated", message));
@@ -52,7 +53,7 @@ pub(super) fn status(seen: &Snapshot) -> Value {
         // Nothing has run that could have failed, and clients read the runner's log of a job that failed: a job that can't be
         // made is not begun, and its problem is told as an Event.
         Err(_) => {
-            let previous = previous_status(&seen.subject);
+            let previous = previous_status(seen);
             DaskJobStatus { job_status: previous.job_status.or(Some(JobStatus::JobCreated)), ..previous }
         }
     };

@@ -7,18 +7,18 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     object::Object,
-    time::{epoch_millis, rfc3339},
+    time::{CLOCK_SKEW, epoch_millis, millis, rfc3339},
     wanted::SubjectPatch,
 };
 
 /// How many runners failed or were lost.
-const FAILED_ATTEMPTS: &str = "operator.dask.org/failed-attempts";
+pub(in crate::dask) const FAILED_ATTEMPTS: &str = "operator.dask.org/failed-attempts";
 /// Uid of the runner that was seen last.
 const RUNNER: &str = "operator.dask.org/runner-uid";
 /// When that runner failed or was lost; not there while it is under way.
-const FAILED_AT: &str = "operator.dask.org/runner-failed-at";
+pub(in crate::dask) const FAILED_AT: &str = "operator.dask.org/runner-failed-at";
 /// Since when the job has been active: its deadline counts from here.
-const ACTIVE_SINCE: &str = "operator.dask.org/active-since";
+pub(in crate::dask) const ACTIVE_SINCE: &str = "operator.dask.org/active-since";
 
 /// The pause after the first failure and the longest one: those of Kubernetes' Job.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
@@ -34,14 +34,17 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn of(job: &Object) -> Self {
+    /// Nothing is recorded of what is yet to come: such a time is that of a clock that was set back, and counts as `now`, which
+    /// is recorded in its place. Nor of what was before the job.
+    pub(super) fn of(job: &Object, now: u64) -> Self {
         let text = |name: &str| job.metadata.annotations.get(name);
-        let time = |name: &str| text(name).and_then(|text| epoch_millis(text));
+        let time = |name: &str| text(name).and_then(|text| epoch_millis(text)).map(|time| time.min(now));
+        let created = job.metadata.creation_timestamp.as_deref().and_then(epoch_millis).unwrap_or(0);
         Self {
             failed: text(FAILED_ATTEMPTS).and_then(|text| text.parse().ok()).unwrap_or(0),
             runner: text(RUNNER).cloned(),
             failed_at: time(FAILED_AT),
-            active_since: time(ACTIVE_SINCE),
+            active_since: time(ACTIVE_SINCE).filter(|since| since.saturating_add(millis(CLOCK_SKEW)) >= created),
         }
     }
 
@@ -54,7 +57,7 @@ impl Record {
     pub(super) fn next_attempt(&self) -> Option<u64> {
         let doublings = self.failed.saturating_sub(1);
         let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(doublings)).min(LONGEST_PAUSE);
-        self.failed_at.map(|failed_at| failed_at.saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)))
+        self.failed_at.map(|failed_at| failed_at.saturating_add(millis(pause)))
     }
 
     /// What is to be written on the job; none: nothing is recorded, and nothing was.

@@ -7,7 +7,7 @@ use crate::{
     dask::{cluster, decode_spec, pod_kind, pods::PodStatus},
     object::Object,
     spec::{DaskJobSpec, DaskJobStatus, JobStatus},
-    time::{epoch_millis, rfc3339},
+    time::{CLOCK_SKEW, epoch_millis, millis, rfc3339},
     wanted::{Problem, Snapshot},
 };
 
@@ -15,10 +15,16 @@ pub(super) fn runner_name(job: &str) -> String {
     format!("{job}-runner")
 }
 
-/// As it was last written. A status that we don't know is none.
-pub(super) fn previous_status(job: &Object) -> DaskJobStatus {
-    let previous: DaskJobStatus = job.field("status").and_then(Result::ok).unwrap_or_default();
-    if previous.job_status == Some(JobStatus::Unknown) { DaskJobStatus::default() } else { previous }
+/// As it was last written. A status that we don't know is none, and so is an end that is yet to come: the job would be kept
+/// until then.
+pub(super) fn previous_status(seen: &Snapshot) -> DaskJobStatus {
+    let previous: DaskJobStatus = seen.subject.field("status").and_then(Result::ok).unwrap_or_default();
+    if previous.job_status == Some(JobStatus::Unknown) {
+        return DaskJobStatus::default();
+    }
+    let latest = seen.now.saturating_add(millis(CLOCK_SKEW));
+    let end_time = previous.end_time.filter(|end| epoch_millis(end).is_none_or(|end| end <= latest));
+    DaskJobStatus { end_time, ..previous }
 }
 
 /// A job as it is seen.
@@ -71,7 +77,7 @@ impl<'a> Job<'a> {
             Problem { message, ..problem }
         })?;
         let spec = decode_spec(&seen.subject)?;
-        let (previous, record) = (previous_status(&seen.subject), Record::of(&seen.subject));
+        let (previous, record) = (previous_status(seen), Record::of(&seen.subject, seen.now));
         let attempt = attempt(seen, &previous, &record);
         Ok(Self { seen, spec, previous, record, attempt })
     }
@@ -189,7 +195,7 @@ impl<'a> Job<'a> {
         record.active_since = self.spec.active_deadline_seconds.map(|_| {
             // The pod is made when the job begins: it tells when, if the deadline is set only later.
             let runner = self.runner().and_then(|pod| epoch_millis(pod.metadata.creation_timestamp.as_deref()?));
-            record.active_since.or(runner).unwrap_or(self.seen.now)
+            record.active_since.or(runner).unwrap_or(self.seen.now).min(self.seen.now)
         });
         if self.spec.backoff_limit.is_none() {
             return record;
@@ -201,7 +207,7 @@ impl<'a> Job<'a> {
         if matches!(self.attempt, Attempt::Failed(_) | Attempt::Lost) {
             let finished = self.runner().and_then(|pod| epoch_millis(PodStatus::of(pod).finished_at()?));
             record.failed = record.failed.saturating_add(1);
-            record.failed_at = Some(finished.unwrap_or(self.seen.now));
+            record.failed_at = Some(finished.unwrap_or(self.seen.now).min(self.seen.now));
         }
         record
     }

@@ -170,7 +170,8 @@ impl<'a> Pods<'a> {
         for (deployment, pods) in &self.deployments {
             for ip in pods.values().flat_map(|summary| &summary.ips) {
                 let hosts = by_ip.entry(ip).or_default();
-                if !hosts.contains(&deployment.as_str()) {
+                // They come one after the other.
+                if hosts.last() != Some(&deployment.as_str()) {
                     hosts.push(deployment);
                 }
             }

@@ -109,10 +109,11 @@ fn available(reconciler: Reconciler, deployments: &[Value], pods: &[Value]) -> (
         "metadata": {"name": if reconciler == Reconciler::Cluster { "c" } else { "g" }, "namespace": "n"},
         "spec": {"cluster": "c", "worker": {"replicas": deployments.len(), "spec": {}}},
     });
-    let objects = |values: &[Value]| values.iter().map(|value| Arc::new(Object::from_value(value).unwrap())).collect();
+    let objects =
+        |values: &[Value]| values.iter().map(|value| Arc::new(Object::from_value(value).unwrap())).collect::<Vec<_>>();
     let seen = Snapshot {
         subject: Arc::new(Object::from_value(&subject).unwrap()),
-        children: objects(deployments),
+        children: objects(deployments).into(),
         departed: Vec::new(),
         related: [(PODS, pods.iter().map(summarized).collect())].into(),
         outdated: None,

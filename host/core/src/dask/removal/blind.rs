@@ -10,8 +10,10 @@ use crate::{
     wanted::{Problem, Snapshot},
 };
 
-/// Why workers that were to be retired are still there.
-const NOT_EMPTIED: &str = "RetireIncomplete";
+/// Why workers that are to go are still there: the scheduler does not say which can, does not know them, or can't empty them.
+const WAITING: &str = "ScaleDownWaiting";
+const NOT_RECOGNIZED: &str = "WorkersNotRecognized";
+pub(super) const NOT_EMPTIED: &str = "RetireIncomplete";
 
 /// A group whose scheduler does not say which workers can go.
 pub(super) struct Silence<'a> {
@@ -28,7 +30,9 @@ impl Silence<'_> {
     pub(super) fn removal(self, set: &mut WorkerSet, memory: Memory, deadline: Duration) -> Removal {
         let Self { seen, candidates, wanted, why, is_certain } = self;
         let (group, count) = (&seen.subject.metadata.name, surplus(set, wanted));
-        let Some(waited) = waited(seen, memory.silent_since) else { return Removal::of(memory) };
+        let Some(waited) = waited(seen, memory.silent_since) else {
+            return Removal { unknown: vec![WAITING, NOT_RECOGNIZED, NOT_EMPTIED], ..Removal::of(memory) };
+        };
         if waited < deadline || !is_certain || count == 0 {
             let count = count.max(set.retiring().len());
             let message = format!(
@@ -36,7 +40,7 @@ impl Silence<'_> {
                  asked again, and after {} s the newest that are too many go without it",
                 deadline.as_secs()
             );
-            return Removal { problems: vec![Problem::passing("ScaleDownWaiting", message)], ..Removal::of(memory) };
+            return Removal { problems: vec![Problem::passing(WAITING, message)], ..Removal::of(memory) };
         }
         remove_newest(set, candidates, wanted);
         let message = format!(
@@ -74,7 +78,7 @@ pub(super) fn unrecognized(
              {strangers}; have them started with --name $(DASK_WORKER_NAME); after {} s they go as they are",
             deadline.as_secs()
         );
-        removal.problems.push(Problem::passing("WorkersNotRecognized", message));
+        removal.problems.push(Problem::passing(NOT_RECOGNIZED, message));
         return removal.look_again(ASK_AGAIN);
     }
     held.iter().for_each(|candidate| set.remove(&candidate.name));

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{scheduler::Left, wanted::Snapshot};
+use crate::{scheduler::Left, time::millis, wanted::Snapshot};
 
 /// How long a worker that gets no more work is given to finish what it has begun. What it finishes later is lost, and computed
 /// again.
@@ -89,8 +89,4 @@ impl Memory {
     pub(super) fn is_waiting(&self) -> bool {
         self.leaving.values().any(|leaving| leaving.finished.is_none())
     }
-}
-
-pub(super) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -15,12 +15,31 @@ fn the_cooldown_of_the_python_operator_is_honoured() {
         assert_eq!(replicas, 5);
         assert!(second > wait && second <= wait + 6, "{text}: {course:?}");
     }
-    let mut autoscaler = autoscaler(0, 10);
-    autoscaler["metadata"]["annotations"] = json!({"kubernetes.dask.org/cooldown-until": "inf"});
-    let mut world = world(1, autoscaler, |_| 5);
+}
+
+/// The Python operator waits for seconds, so this was not written by it.
+#[test]
+fn a_cooldown_that_nobody_began_is_told_and_not_waited_for() {
+    for text in ["inf", "1e18", &(BEGIN / 1000 + 7_200).to_string()] {
+        let mut autoscaler = autoscaler(0, 10);
+        autoscaler["metadata"]["annotations"] = json!({"kubernetes.dask.org/cooldown-until": text});
+        let mut world = world(1, autoscaler, |_| 5);
+        world.advance(60 * SECOND);
+        assert_eq!(replicas(&world), 5, "{text}");
+        assert_eq!(world.condition("DaskAutoscaler", "a", "Degraded").1, "InvalidAnnotation", "{text}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_makes_no_cooldown_longer() {
+    let mut world = world(1, autoscaler(0, 10), |now| if now < BEGIN { 8 } else { 5 });
     world.advance(60 * SECOND);
-    assert_eq!(replicas(&world), 1);
-    assert_eq!(world.condition("DaskAutoscaler", "a", "Progressing").1, "Cooldown");
+    assert_eq!(replicas(&world), 5);
+    world.now = BEGIN - 3_600 * SECOND;
+    world.restart();
+    world.settle();
+    world.advance(60 * SECOND);
+    assert_eq!(replicas(&world), 8);
 }
 
 #[test]
