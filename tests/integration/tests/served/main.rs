@@ -6,6 +6,7 @@ mod isolation;
 mod pipeline;
 mod plugins;
 mod process;
+mod restarts;
 mod scope;
 mod stage;
 mod takeover;
