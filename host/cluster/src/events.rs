@@ -19,6 +19,7 @@ use std::{
 use dask_wasm_operator_core::{
     contract::{EventNote, EventSeverity},
     object::{GroupVersionKind, NamespacedName, Object, Resource},
+    text::{MESSAGE_BYTES, line},
 };
 use http::Method;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::MicroTime, jiff::Timestamp};
@@ -53,8 +54,7 @@ const REFILL: Duration = Duration::from_secs(60);
 /// Entries of the filter's memory above which the old ones are dropped.
 const MEMORY: usize = 10_000;
 
-/// Limits of the API, in bytes.
-const NOTE_MAX: usize = 1_024;
+/// The longest reason that the API allows, in bytes.
 const REASON_MAX: usize = 128;
 
 /// Which Events are posted.
@@ -213,17 +213,18 @@ fn event(
     now: Timestamp,
 ) -> serde_json::Value {
     // An object's name can be as long as an Event's: the end must fit.
-    let name = cut(&regarding.at.name, 200).trim_end_matches(['-', '.']);
+    let name = &regarding.at.name;
+    let name = name[..name.floor_char_boundary(200)].trim_end_matches(['-', '.']);
     json!({
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": {"name": format!("{name}.{number:016x}"), "namespace": namespace},
         "eventTime": MicroTime(now),
         "reportingController": CONTROLLER,
-        "reportingInstance": cut(instance, 128),
+        "reportingInstance": line(instance, 128),
         "action": "Reconcile",
-        "reason": cut(&note.reason, REASON_MAX),
-        "note": cut(&note.message, NOTE_MAX),
+        "reason": line(&note.reason, REASON_MAX),
+        "note": line(&note.message, MESSAGE_BYTES),
         "type": match note.severity {
             EventSeverity::Normal => "Normal",
             EventSeverity::Warning => "Warning",
@@ -236,11 +237,6 @@ fn event(
             "uid": regarding.uid,
         },
     })
-}
-
-/// At most this many bytes, cut between characters.
-fn cut(text: &str, max: usize) -> &str {
-    &text[..text.floor_char_boundary(max)]
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -351,8 +347,17 @@ mod tests {
             at: NamespacedName { namespace: None, name: "n".repeat(253) },
             uid: "u".into(),
         };
-        let event = event(&regarding, &note(&"ä".repeat(1_000)), u64::MAX, "default", "i", Timestamp::UNIX_EPOCH);
-        assert_eq!(event["note"].as_str().unwrap().len(), NOTE_MAX);
+        let note = EventNote {
+            severity: EventSeverity::Normal,
+            reason: "Ready\r\n".repeat(100),
+            message: "ä\u{202e}\0".repeat(1_000),
+        };
+        let event = event(&regarding, &note, u64::MAX, "default", "i", Timestamp::UNIX_EPOCH);
+        for (field, most) in [("note", 1_024), ("reason", 128)] {
+            let text = event[field].as_str().unwrap();
+            assert!(text.len() <= most && text.ends_with(" bytes more]"), "{text}");
+            assert!(!text.contains(['\r', '\n', '\0', '\u{202e}']), "{text}");
+        }
         assert!(event["metadata"]["name"].as_str().unwrap().len() <= 253);
         assert_eq!(event["eventTime"], "1970-01-01T00:00:00.000000Z");
     }

@@ -22,5 +22,6 @@ pub mod retry;
 pub mod scheduler;
 pub mod selector;
 pub mod spec;
+pub mod text;
 pub mod time;
 pub mod wanted;

@@ -14,6 +14,7 @@ use crate::{
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey},
     scheduler::{Replies, Scheduler, SchedulerCall},
     spec::Condition,
+    text::{MESSAGE_BYTES, into_line},
 };
 
 /// What a handler is shown: the subject, the children that it owns, and what it asked for besides.
@@ -217,7 +218,7 @@ pub struct WantedFields {
 pub struct Problem {
     /// One word in CamelCase.
     pub reason: &'static str,
-    /// Names the object, the field and the remedy.
+    /// Names the object, the field and the remedy, on one line.
     pub message: String,
     /// Whether only a change of the object can help; otherwise it is tried again.
     pub permanent: bool,
@@ -228,7 +229,7 @@ pub struct Problem {
 impl Problem {
     /// Only a change of the object can help.
     pub fn permanent(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), permanent: true, waits_for: None }
+        Self { permanent: true, ..Self::passing(reason, message) }
     }
 
     /// As a Warning, for subjects whose status has no place for it.
@@ -238,7 +239,7 @@ impl Problem {
 
     /// It is tried again, or goes away when something else changes.
     pub fn passing(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), permanent: false, waits_for: None }
+        Self { reason, message: into_line(message.into(), MESSAGE_BYTES), permanent: false, waits_for: None }
     }
 
     /// The same, until this object changes.

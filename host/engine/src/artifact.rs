@@ -67,16 +67,13 @@ pub(crate) struct Artifact {
 }
 
 impl Artifact {
-    /// Joins the parts in their order, unpacks gzip and zstd (told by their first bytes, so that a wrong ending of a key does
-    /// no harm) and checks the digest.
+    /// Joins and unpacks the parts, and checks that they are WebAssembly and have the digest.
     pub(crate) fn read(parts: &[&[u8]], limit: u64, expected: Option<Digest>) -> Result<Self, ArtifactError> {
-        let packed = parts.concat();
-        let wasm = match packed.get(..4) {
-            Some([0x1f, 0x8b, ..]) => unpack("gzip", flate2::read::MultiGzDecoder::new(&packed[..]), limit)?,
-            Some([0x28, 0xb5, 0x2f, 0xfd]) => unpack_zstd(&packed, limit)?,
-            _ if packed.len() as u64 > limit => return Err(ArtifactError::TooLarge { limit }),
-            _ => packed,
-        };
+        let wasm = joined(parts, limit)?;
+        // Before the digest: what is no code may be a file that is nobody's business, and its digest lets one guess at it.
+        if !wasm.starts_with(b"\0asm") {
+            return Err(ArtifactError::NotWasm { looks_like: looks_like(&wasm) });
+        }
         let digest = Digest::of(&wasm);
         match expected {
             Some(expected) if expected != digest => Err(ArtifactError::Digest { expected, found: digest }),
@@ -90,7 +87,29 @@ impl Artifact {
 /// # Errors
 /// When they can't be unpacked, or are larger than a component may be.
 pub fn digest(parts: &[&[u8]]) -> Result<Digest, ArtifactError> {
-    Artifact::read(parts, COMPONENT_BYTES, None).map(|artifact| artifact.digest)
+    joined(parts, COMPONENT_BYTES).map(|bytes| Digest::of(&bytes))
+}
+
+/// Joins the parts in their order and unpacks gzip and zstd, told by their first bytes, so that a wrong ending of a key does no
+/// harm.
+fn joined(parts: &[&[u8]], limit: u64) -> Result<Vec<u8>, ArtifactError> {
+    let packed = parts.concat();
+    match packed.get(..4) {
+        Some([0x1f, 0x8b, ..]) => unpack("gzip", flate2::read::MultiGzDecoder::new(&packed[..]), limit),
+        Some([0x28, 0xb5, 0x2f, 0xfd]) => unpack_zstd(&packed, limit),
+        _ if packed.len() as u64 > limit => Err(ArtifactError::TooLarge { limit }),
+        _ => Ok(packed),
+    }
+}
+
+/// What bytes that are no WebAssembly may be, without a word of them: they may be of a file that nobody is to read.
+fn looks_like(bytes: &[u8]) -> &'static str {
+    match bytes {
+        [] => "it is empty",
+        [b'<', ..] => "it looks like HTML or XML, as of a page that was downloaded in its place",
+        _ if str::from_utf8(bytes).is_ok_and(|text| !text.contains('\0')) => "it looks like text",
+        _ => "it has other first bytes",
+    }
 }
 
 /// A frame may ask the decoder for a window as large as it likes; the content can't be larger than `limit`, so a larger window
@@ -129,6 +148,12 @@ pub enum ArtifactError {
         /// What the decoder says.
         source: io::Error,
     },
+    /// Something else than WebAssembly.
+    #[error("this is not WebAssembly: {looks_like}; give the .wasm file itself, or packed by gzip or zstd")]
+    NotWasm {
+        /// What it may be.
+        looks_like: &'static str,
+    },
     /// The bytes are not those that the DaskPlugin promises.
     #[error(
         "the component has the digest {found}, but spec.source.sha256 is {expected}; set it to the digest of the unpacked .wasm file, or restore the file"
@@ -152,6 +177,7 @@ impl ArtifactError {
         match self {
             Self::TooLarge { .. } => "ComponentTooLarge",
             Self::Unpack { .. } => "UnpackFailed",
+            Self::NotWasm { .. } => "NotWasm",
             Self::Digest { .. } => "DigestMismatch",
             Self::DigestSyntax { .. } => "DigestInvalid",
         }
@@ -192,7 +218,7 @@ mod tests {
         let packed = gzip(&wasm);
         let (head, tail) = packed.split_at(packed.len() / 2);
         assert_eq!(Artifact::read(&[head, tail], LIMIT, None).unwrap().wasm, wasm);
-        assert_eq!(Artifact::read(&[tail, head], LIMIT, None).unwrap().wasm, [tail, head].concat());
+        assert_eq!(Artifact::read(&[tail, head], LIMIT, None).unwrap_err().kind(), "NotWasm");
         assert_eq!(Artifact::read(&[head], LIMIT, None).unwrap_err().kind(), "UnpackFailed");
     }
 
@@ -214,10 +240,33 @@ mod tests {
 
     #[test]
     fn a_digest_that_differs_is_refused_with_both() {
-        let expected = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".parse().unwrap();
-        assert!(Artifact::read(&[b"abc"], LIMIT, Some(expected)).is_ok());
-        let error = Artifact::read(&[b"abd"], LIMIT, Some(expected)).unwrap_err().to_string();
-        assert!(error.contains("ba7816bf") && error.contains(&Digest::of(b"abd").to_string()), "{error}");
+        assert_eq!(Digest::of(b"abc").to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        let (expected, found) = (Digest::of(b"\0asm a"), Digest::of(b"\0asm b"));
+        let parsed = format!("sha256:{expected}").parse().unwrap();
+        assert!(Artifact::read(&[b"\0asm a"], LIMIT, Some(parsed)).is_ok());
+        let error = Artifact::read(&[b"\0asm b"], LIMIT, Some(expected)).unwrap_err().to_string();
+        assert!(error.contains(&expected.to_string()) && error.contains(&found.to_string()), "{error}");
+    }
+
+    #[test]
+    fn of_what_is_no_code_neither_content_nor_digest_is_told() {
+        let secret = b"eyJhbGciOiJSUzI1NiIs";
+        let expected = Some(Digest::of(b"\0asm"));
+        for (bytes, says) in [
+            (&b""[..], "it is empty"),
+            (b"<html>404</html>", "HTML"),
+            (secret, "text"),
+            (b"\xff\xfe", "other first bytes"),
+            (b"\0asn", "other first bytes"),
+        ] {
+            for packed in [bytes.to_vec(), gzip(bytes)] {
+                let error = Artifact::read(&[&packed], LIMIT, expected).unwrap_err();
+                assert_eq!(error.kind(), "NotWasm");
+                let message = error.to_string();
+                assert!(message.contains(says) && !message.contains("eyJ") && !message.contains("404"), "{message}");
+                assert!(!message.contains(&Digest::of(bytes).to_string()), "{message}");
+            }
+        }
     }
 
     #[test]

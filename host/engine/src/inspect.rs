@@ -84,10 +84,6 @@ struct Outside {
 
 impl Outside {
     fn read(wasm: &[u8]) -> Result<Self, InspectError> {
-        if !wasm.starts_with(b"\0asm") {
-            let start = wasm.iter().take(16).map(|byte| char::from(*byte)).collect();
-            return Err(InspectError::NotWasm { start });
-        }
         let mut outside = Self::default();
         let mut depth = 0_u32;
         for payload in Parser::new(0).parse_all(wasm) {
@@ -186,14 +182,6 @@ fn refuse_other_encodings(function: &CanonicalFunction) -> Result<(), InspectErr
 /// Why a component can't be served.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
-    /// Something else than WebAssembly.
-    #[error(
-        "this is not WebAssembly: it starts with {start:?} instead of \"\\0asm\"; give the .wasm file itself, or packed by gzip or zstd"
-    )]
-    NotWasm {
-        /// The first bytes.
-        start: String,
-    },
     /// The output of a compiler that was not made a component.
     #[error("this is a core WebAssembly module, not a component; turn it into one with `wasm-tools component new`")]
     CoreModule,
@@ -299,7 +287,6 @@ impl InspectError {
 
     pub(crate) fn kind(&self) -> &'static str {
         match self {
-            Self::NotWasm { .. } => "NotWasm",
             Self::CoreModule => "CoreModule",
             Self::Malformed { .. } => "Malformed",
             Self::World { .. } => "WrongWorld",

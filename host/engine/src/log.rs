@@ -1,6 +1,9 @@
 //! What a guest says during one call, within its limits.
 
-use dask_wasm_operator_core::ports::{LogLevel, LogLine};
+use dask_wasm_operator_core::{
+    ports::{LogLevel, LogLine},
+    text::beginning,
+};
 
 pub(crate) struct GuestLog {
     lines: Vec<LogLine>,
@@ -21,7 +24,12 @@ impl GuestLog {
     }
 
     pub(crate) fn write(&mut self, level: LogLevel, message: &str) {
-        let message = self.cut(message);
+        self.write_beginning(level, message, 0);
+    }
+
+    /// Writes a line of which only the beginning was kept, and `more` bytes not.
+    pub(crate) fn write_beginning(&mut self, level: LogLevel, message: &str, more: usize) {
+        let message = beginning(message, more, self.line_limit).into_owned();
         if level == LogLevel::Error {
             message.clone_into(&mut self.last_error);
         }
@@ -40,13 +48,6 @@ impl GuestLog {
     pub(crate) fn into_parts(self) -> (Vec<LogLine>, u32) {
         (self.lines, self.dropped)
     }
-
-    fn cut(&self, message: &str) -> String {
-        if message.len() <= self.line_limit {
-            return message.to_owned();
-        }
-        format!("{}…", &message[..message.floor_char_boundary(self.line_limit)])
-    }
 }
 
 #[cfg(test)]
@@ -55,21 +56,23 @@ mod tests {
 
     #[test]
     fn lines_beyond_the_limit_are_counted_and_the_last_error_is_kept() {
-        let mut log = GuestLog::new(2, 8);
+        let mut log = GuestLog::new(2, 100);
         for message in ["one", "two", "three"] {
             log.write(LogLevel::Info, message);
         }
-        log.write(LogLevel::Error, "panicked at plugin.rs");
-        assert_eq!(log.last_error(), "panicked…");
+        log.write(LogLevel::Error, "panicked at plugin.rs\nready");
+        assert_eq!(log.last_error(), "panicked at plugin.rs\\nready");
         let (lines, dropped) = log.into_parts();
         assert_eq!(lines.iter().map(|line| line.message.as_str()).collect::<Vec<_>>(), ["one", "two"]);
         assert_eq!(dropped, 2);
     }
 
     #[test]
-    fn a_line_is_cut_between_characters() {
-        let mut log = GuestLog::new(1, 4);
-        log.write(LogLevel::Debug, "aéé€");
-        assert_eq!(log.into_parts().0[0].message, "aé…");
+    fn what_a_guest_writes_is_one_line_within_the_limit() {
+        let mut log = GuestLog::new(1, 100);
+        log.write(LogLevel::Debug, &"ready\n\u{202e}".repeat(1_000));
+        let message = &log.into_parts().0[0].message;
+        assert!(message.len() <= 100 && !message.contains(['\n', '\u{202e}']), "{message}");
+        assert!(message.starts_with("ready\\n\\u{202e}") && message.ends_with(" bytes more]"), "{message}");
     }
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use dask_wasm_operator_api::Access;
+use dask_wasm_operator_core::text::line;
 
 use crate::{admin::AdminError, migrate::MigrateError};
 
@@ -75,7 +76,7 @@ impl Failure {
         }
     }
 
-    /// The whole chain of causes, as one text.
+    /// The whole chain of causes. Of what others have to do with it nothing but line breaks gets to the terminal as it is.
     fn message(&self) -> String {
         let mut message = format!("error: {self}");
         let mut cause = self.source();
@@ -83,7 +84,7 @@ impl Failure {
             let _ = write!(message, "\n  because: {error}");
             cause = error.source();
         }
-        message
+        message.split('\n').map(|part| line(part, usize::MAX)).collect::<Vec<_>>().join("\n")
     }
 
     /// Tells people on stderr and answers the exit code.
@@ -121,6 +122,12 @@ mod tests {
             "error: the cluster has no daskjobs.kubernetes.dask.org; install the definitions: \
              dask-wasm-operator crds | kubectl apply --server-side -f -"
         );
+    }
+
+    #[test]
+    fn what_others_say_does_not_rule_the_terminal() {
+        let failure = Failure::Other(anyhow::anyhow!("a webhook said\u{1b}[2J\u{202e}\r\nno"));
+        assert_eq!(failure.message(), "error: a webhook said\\u{1b}[2J\\u{202e}\\r\nno");
     }
 
     #[test]

@@ -1,4 +1,8 @@
 //! Logs, to stderr. Called once, before anything else can have something to say.
+//!
+//! A line of the log is one line, whatever the texts of others in it say: see [`fields`].
+
+mod fields;
 
 use std::{
     env,
@@ -15,6 +19,7 @@ use tracing_subscriber::{
     registry,
 };
 
+use self::fields::{JsonFields, JsonLine, TextFields};
 use crate::settings::{LogFormat, LogSettings};
 
 /// Sends logs to stderr, panics included.
@@ -36,9 +41,9 @@ where
 {
     let layer = fmt::layer().with_writer(writer).with_ansi(colours);
     let layer = match settings.format {
-        LogFormat::Plain => layer.without_time().with_level(false).with_target(false).boxed(),
-        LogFormat::Full => layer.boxed(),
-        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).boxed(),
+        LogFormat::Plain => layer.fmt_fields(TextFields).without_time().with_level(false).with_target(false).boxed(),
+        LogFormat::Full => layer.fmt_fields(TextFields).boxed(),
+        LogFormat::Json => layer.fmt_fields(JsonFields).event_format(JsonLine).boxed(),
     };
     Box::new(registry().with(layer.with_filter(settings.levels.clone())))
 }
@@ -114,6 +119,54 @@ mod tests {
     fn full_has_level_and_module() {
         let lines = lines(LogFormat::Full, talk);
         assert!(lines[0].contains(" INFO reconcile{plugin=\"a\"}: dask_wasm_operator::telemetry"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_line_stays_one_line_in_every_format_whatever_others_say() {
+        for format in [LogFormat::Plain, LogFormat::Full, LogFormat::Json] {
+            let lines = lines(format, || {
+                let forged = "a\nready\r\u{1b}[2J\u{202e}\u{2028}\0";
+                let error = io::Error::other(forged);
+                let _span = tracing::info_span!("reconcile", subject = forged, kind = %forged).entered();
+                tracing::info!(target: "guest", text = forged, shown = %forged, %error, debug = ?error, "{forged}");
+                tracing::error!(error = &error as &dyn std::error::Error, message = forged);
+            });
+            assert_eq!(lines.len(), 2, "{format:?}: {lines:?}");
+            for line in &lines {
+                assert!(line.chars().all(|shown| matches!(shown, ' '..='~')), "{line:?}");
+                assert!(line.contains("ready") && line.contains("202e"), "{line:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_field_is_cut_in_every_format() {
+        for format in [LogFormat::Plain, LogFormat::Full, LogFormat::Json] {
+            let long = "x".repeat(1 << 20);
+            let lines = lines(format, || tracing::info!(text = long, shown = %long, "{long}"));
+            assert!(lines[0].len() < 13_000 && lines[0].matches(" bytes more]").count() == 3, "{}", lines[0].len());
+        }
+    }
+
+    #[test]
+    fn what_a_span_learns_later_is_told() {
+        for format in [LogFormat::Plain, LogFormat::Json] {
+            let lines = lines(format, || {
+                let span = tracing::info_span!("request", method = "GET", status = tracing::field::Empty).entered();
+                span.record("status", 404);
+                tracing::info!("refused");
+            });
+            match format {
+                LogFormat::Json => {
+                    let line: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+                    assert_eq!(
+                        line["spans"][0],
+                        serde_json::json!({"name": "request", "method": "GET", "status": 404})
+                    );
+                }
+                _ => assert_eq!(lines, ["request{method=\"GET\" status=404}: refused"]),
+            }
+        }
     }
 
     #[test]

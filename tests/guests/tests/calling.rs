@@ -15,7 +15,7 @@ use dask_wasm_operator_core::{
 use dask_wasm_operator_engine::{Engine, LoadedPlugin, PluginSettings};
 use dask_wasm_operator_test_guests::{call, component, engine};
 use futures::executor::block_on;
-use odd_guest::{Behaviour, Config};
+use odd_guest::{Behaviour, Config, FORGED};
 
 static ENGINE: LazyLock<Engine> =
     LazyLock::new(|| engine(Path::new(env!("CARGO_TARGET_TMPDIR")), env!("CARGO_BIN_EXE_compile-component")));
@@ -51,6 +51,7 @@ enum Expected {
     NoChildren,
     Patch(&'static str),
     NoPatches,
+    Event(&'static str),
     Nothing,
     Error(&'static str, &'static str),
 }
@@ -59,7 +60,7 @@ enum Expected {
 const NOTHING_LEFT: &str = "0 calls, 0 bytes";
 
 fn expected(behaviour: Behaviour) -> Expected {
-    use Expected::{Child, Error, NoChildren, NoPatches, Nothing, Patch};
+    use Expected::{Child, Error, Event, NoChildren, NoPatches, Nothing, Patch};
     match behaviour {
         Behaviour::Answer => Child(r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"simple"}}"#),
         Behaviour::Loop | Behaviour::Fill | Behaviour::LoopLog => Error("DeadlineExceeded", "its deadline of 100ms"),
@@ -88,6 +89,11 @@ fn expected(behaviour: Behaviour) -> Expected {
             r#"{"containers":[{"image":"a","name":"a"}],"restartPolicy":"Never"}}}}"#
         )),
         Behaviour::Flip => Patch(r#"{"metadata":{"annotations":{"side":"heads"}}}"#),
+        // It is made harmless where it is shown.
+        Behaviour::Forge => Event(FORGED),
+        Behaviour::ForgePanic => Error("Trap", r"boom while forged\r\nready"),
+        Behaviour::ForgeFailure => Error("PermanentFailure", FORGED),
+        Behaviour::ForgeKey => Child("{}"),
     }
 }
 
@@ -103,6 +109,10 @@ fn each_behaviour_has_its_named_answer_and_a_healthy_plugin_goes_on() {
             (Expected::NoChildren, result) => assert_eq!(children(result), [], "{behaviour:?}"),
             (Expected::Patch(body), result) => {
                 assert_eq!(result.unwrap().patches.unwrap()[0].body, body, "{behaviour:?}");
+            }
+            (Expected::Event(text), result) => {
+                let note = &result.unwrap().events[0];
+                assert_eq!((&*note.reason, &*note.message), (text, text), "{behaviour:?}");
             }
             (Expected::NoPatches, result) => assert_eq!(result.unwrap().patches, Some(vec![]), "{behaviour:?}"),
             (Expected::Nothing, result) => assert_eq!(result, Ok(Outcome::default()), "{behaviour:?}"),

@@ -80,8 +80,8 @@ fn what_is_not_wasm_says_what_it_is() {
         let error = refusal(bytes, &PluginSettings::default());
         assert_eq!(error.kind(), "NotWasm", "{error}");
     }
-    let html = refusal(b"<html>", &PluginSettings::default()).to_string();
-    assert!(html.contains("it starts with \"<html>\""), "{html}");
+    let html = refusal(b"<html>404", &PluginSettings::default()).to_string();
+    assert!(html.contains("it looks like HTML") && !html.contains("404"), "{html}");
 }
 
 #[test]

@@ -40,6 +40,11 @@ pub fn program() -> anyhow::Result<PathBuf> {
         .context("the operator is not built: cargo build --workspace --bin dask-wasm-operator")
 }
 
+/// Whether this is the line `ready`, in any format of the log.
+fn is_ready(line: &str) -> bool {
+    line == "ready" || line.ends_with(": ready") || line.contains(r#""message":"ready""#)
+}
+
 impl Operator {
     /// Starts `dask-wasm-operator run` with more arguments, and a cache for compiled plugins that is shared between runs.
     ///
@@ -105,8 +110,7 @@ impl Operator {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(Some(Err(status)));
             }
-            let is_ready = self.log().lines().any(|line| line.split_whitespace().any(|word| word == "ready"));
-            Ok(is_ready.then_some(Ok(())))
+            Ok(self.log().lines().any(is_ready).then_some(Ok(())))
         });
         match ready.await {
             Ok(Ok(())) => Ok(()),

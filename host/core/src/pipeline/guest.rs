@@ -26,7 +26,6 @@ use crate::{
 
 /// Problems of one failure that are kept and shown, and how much of each: the rest is the answer's own repetition.
 const PROBLEMS: usize = 10;
-const PROBLEM_BYTES: usize = 1 << 10;
 
 /// A handler of a plugin that is ready, with everything that was decided about it.
 pub struct MountedHandler {
@@ -292,10 +291,6 @@ fn failed(state: &mut SubjectState, subject: &Object, problems: Vec<Problem>, as
 fn tell(state: &mut SubjectState, mut problems: Vec<Problem>, retry: Retry) -> Pass {
     let more = problems.len().saturating_sub(PROBLEMS);
     problems.truncate(PROBLEMS);
-    for problem in problems.iter_mut().filter(|problem| problem.message.len() > PROBLEM_BYTES) {
-        problem.message.truncate(problem.message.floor_char_boundary(PROBLEM_BYTES));
-        problem.message.push('…');
-    }
     if let Some(last) = problems.last_mut().filter(|_| more > 0) {
         last.message = format!("{}; and {more} more problems", last.message);
     }

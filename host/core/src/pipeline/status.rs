@@ -11,6 +11,7 @@ use crate::{
     fields::{contains, holds_more},
     object::{ManagedFields, NamespacedName},
     spec::{Condition, ConditionStatus},
+    text::{STATUS_BYTES, lines_in},
     wanted::Found,
 };
 
@@ -38,6 +39,7 @@ impl Pipeline<'_> {
         }
         let seen = self.observe_native(reconciler, &subject, now);
         let mut status = reconciler.status(&seen, findings);
+        lines_in(&mut status, STATUS_BYTES);
         let has_subresource = self.observed.has_status(&kind);
         if !has_subresource {
             status = phase_only(&status);
@@ -96,7 +98,8 @@ impl Pipeline<'_> {
         if state.uid != subject.metadata.uid {
             *state = SubjectState { uid: subject.metadata.uid.clone(), ..SubjectState::default() };
         }
-        let status = reconciler.status(&self.observe_native(reconciler, &subject, now), findings);
+        let mut status = reconciler.status(&self.observe_native(reconciler, &subject, now), findings);
+        lines_in(&mut status, STATUS_BYTES);
         let notes = transitions(reconciler, &state.said, &status);
         state.said = status;
         notes

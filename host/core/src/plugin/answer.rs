@@ -10,11 +10,15 @@ use crate::{
     dask::OWN_PREFIXES,
     names::{check_dns_label, check_dns_subdomain},
     object::{DEEPEST, GroupVersionKind, Object, Resource, nests_deeper},
+    text::line,
     wanted::{Problem, SubjectPatch, Wanted, WantedChild, target},
 };
 
 /// The soonest that a handler is called again because it asked for it: with less it would be called all the time.
 const SOONEST: Duration = Duration::from_secs(1);
+
+/// How much is shown of a name that a plugin gives, in bytes: more than those may have that are taken.
+const SHOWN: usize = 100;
 
 /// Metadata that is the host's or the API server's.
 const RESERVED_METADATA: [&str; 10] = [
@@ -66,7 +70,7 @@ pub fn accept(
                 });
             match checked {
                 Ok(object) => accepted.push(WantedChild::new(&child.key, object)),
-                Err(why) => problems.push(refused(handler, &format!("child {:?}", child.key), &why)),
+                Err(why) => problems.push(refused(handler, &format!("child {}", line(&child.key, SHOWN)), &why)),
             }
         }
         accepted

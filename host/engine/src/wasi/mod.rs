@@ -92,15 +92,18 @@ impl Wasi {
 struct Lines {
     level: LogLevel,
     line: Vec<u8>,
+    /// Bytes of the line that were not kept.
+    more: usize,
     tail: VecDeque<u8>,
 }
 
 impl Lines {
-    /// The end of the output that is kept for an error.
-    const TAIL: usize = 2 << 10;
+    /// The end of the output that is kept for an error, in bytes. What matters of a traceback is its end, so it must fit into a
+    /// message together with what is said before it.
+    const TAIL: usize = 600;
 
     fn new(level: LogLevel) -> Self {
-        Self { level, line: Vec::new(), tail: VecDeque::new() }
+        Self { level, line: Vec::new(), more: 0, tail: VecDeque::new() }
     }
 
     fn write(&mut self, bytes: &[u8], log: &mut GuestLog) {
@@ -110,19 +113,27 @@ impl Lines {
         self.tail.extend(end);
 
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            // One byte more than fits tells that there was more.
-            let room = (log.line_limit() + 1).saturating_sub(self.line.len());
-            self.line.extend(&part[..part.len().min(room)]);
+            let text = part.strip_suffix(b"\n").unwrap_or(part);
+            let room = log.line_limit().saturating_sub(self.line.len());
+            let (kept, rest) = text.split_at(text.len().min(room));
+            self.line.extend(kept);
+            self.more = self.more.saturating_add(rest.len());
             if part.ends_with(b"\n") {
-                self.finish(log);
+                self.end_line(log);
             }
         }
     }
 
+    fn end_line(&mut self, log: &mut GuestLog) {
+        log.write_beginning(self.level, String::from_utf8_lossy(&self.line).trim_end(), self.more);
+        self.line.clear();
+        self.more = 0;
+    }
+
+    /// Writes a line that was not ended.
     fn finish(&mut self, log: &mut GuestLog) {
         if !self.line.is_empty() {
-            log.write(self.level, String::from_utf8_lossy(&self.line).trim_end());
-            self.line.clear();
+            self.end_line(log);
         }
     }
 }
@@ -310,8 +321,8 @@ mod tests {
 
     #[test]
     fn a_line_and_the_tail_are_bounded() {
-        let (lines, tail) = written(8, &[&[b'a'; 3000], &[b'b'; 3000], b"\n"]);
-        assert_eq!(lines, ["aaaaaaaa…"]);
+        let (lines, tail) = written(40, &[&[b'a'; 3000], &[b'b'; 3000], b"\n"]);
+        assert_eq!(lines, ["aaaa…[5996 bytes more]"]);
         assert_eq!(tail.len(), Lines::TAIL - 1);
         assert!(tail.bytes().all(|byte| byte == b'b'));
     }

@@ -349,16 +349,16 @@ impl Controller {
         let calls = std::mem::take(&mut pass.calls);
         self.call_schedulers(&mut inner, &Work::Reconcile(reconciler), at, state, calls);
         drop(inner);
-        for event in &pass.events {
-            tracing::info!(handler = reconciler.name(), subject = %at, reason = event.reason, "{}", event.message);
-        }
         let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
+        for event in &pass.events {
+            tracing::info!(handler = reconciler.name(), %subject, reason = event.reason, "{}", event.message);
+        }
         let postings = self.post(&subject, &pass.events);
         if !reconciler.has_conditions() {
             let new = pass.findings.problems.iter().filter(|problem| !before.problems.contains(problem));
             self.post(&subject, &new.map(Problem::as_event).collect::<Vec<_>>());
         }
-        self.report(&reconciler.name(), at, &pass.findings.problems, &before.problems);
+        self.report(&reconciler.name(), &subject, &pass.findings.problems, &before.problems);
         postings
     }
 
@@ -375,7 +375,7 @@ impl Controller {
                 self.post(&subject, &notes);
             }
             Err(error) => {
-                tracing::debug!(subject = %at, kind = error.kind(), %error, "status not written");
+                tracing::debug!(%subject, kind = error.kind(), %error, "status not written");
                 let mut inner = self.lock();
                 if let Retry::After(delay) = inner.publishing.entry(key).or_default().fail_to_write(at, &[error]) {
                     let due = self.millis_after(delay);
@@ -407,9 +407,10 @@ impl Controller {
         }
         let subject = ObjectKey { kind: handler.subject.kind.clone(), at: at.clone() };
         let writes = self.writes(work.clone(), at);
+        let before = state.findings().problems.clone();
         let pass = self.pipeline(&writes).reconcile(&Handler::Plugin(Arc::clone(&handler)), at, state, now()).await;
         if let Some(report) = &pass.call {
-            log_guest(name, at, report);
+            log_guest(name, &subject, report);
         }
         self.while_mounted(name, || {
             if let Some(report) = &pass.call {
@@ -426,7 +427,7 @@ impl Controller {
             self.schedule(&mut inner, work, at, &pass);
         });
         if pass.call.is_some() {
-            self.while_mounted(name, || self.report(name, at, &pass.findings.problems, &[]));
+            self.while_mounted(name, || self.report(name, &subject, &pass.findings.problems, &before));
             self.warn_of(&subject, &pass);
         }
     }

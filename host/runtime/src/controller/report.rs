@@ -5,10 +5,10 @@ use std::fmt;
 use dask_wasm_operator_cluster::events::Posting;
 use dask_wasm_operator_core::{
     contract::{EventNote, EventSeverity},
-    object::{NamespacedName, Object, ObjectKey},
+    object::{Object, ObjectKey},
     pipeline::Pass,
     plugin::HandlerName,
-    ports::{CallReport, LogLevel},
+    ports::{CallReport, LogLevel, LogLine},
     retry::Retry,
     wanted::Problem,
 };
@@ -20,16 +20,16 @@ impl Controller {
     pub(super) fn report(
         &self,
         handler: &dyn fmt::Display,
-        at: &NamespacedName,
+        subject: &ObjectKey,
         problems: &[Problem],
         before: &[Problem],
     ) {
         for problem in problems {
             self.surroundings.metrics.reconcile_failed(&handler.to_string(), problem.reason);
             if before.contains(problem) {
-                tracing::debug!(%handler, subject = %at, reason = problem.reason, problem = problem.message, "still not done");
+                tracing::debug!(%handler, %subject, reason = problem.reason, problem = problem.message, "still not done");
             } else {
-                tracing::warn!(%handler, subject = %at, reason = problem.reason, problem = problem.message, "not done");
+                tracing::warn!(%handler, %subject, reason = problem.reason, problem = problem.message, "not done");
             }
         }
     }
@@ -57,17 +57,18 @@ impl Controller {
     }
 }
 
-pub(super) fn log_guest(name: &HandlerName, at: &NamespacedName, report: &CallReport) {
-    for line in &report.log {
-        let message = line.message.as_str();
-        match line.level {
-            LogLevel::Debug => tracing::debug!(target: "guest", handler = %name, subject = %at, message),
-            LogLevel::Info => tracing::info!(target: "guest", handler = %name, subject = %at, message),
-            LogLevel::Warn => tracing::warn!(target: "guest", handler = %name, subject = %at, message),
-            LogLevel::Error => tracing::error!(target: "guest", handler = %name, subject = %at, message),
+/// What a plugin says is a field, never the message: nothing that it says looks like a line of the operator's own.
+pub(super) fn log_guest(name: &HandlerName, subject: &ObjectKey, report: &CallReport) {
+    const SAYS: &str = "the plugin says";
+    for LogLine { level, message: text } in &report.log {
+        match level {
+            LogLevel::Debug => tracing::debug!(target: "guest", handler = %name, %subject, text, "{SAYS}"),
+            LogLevel::Info => tracing::info!(target: "guest", handler = %name, %subject, text, "{SAYS}"),
+            LogLevel::Warn => tracing::warn!(target: "guest", handler = %name, %subject, text, "{SAYS}"),
+            LogLevel::Error => tracing::error!(target: "guest", handler = %name, %subject, text, "{SAYS}"),
         }
     }
     if report.log_dropped > 0 {
-        tracing::warn!(target: "guest", handler = %name, subject = %at, dropped = report.log_dropped, "more lines than allowed (spec.limits.logLines)");
+        tracing::warn!(target: "guest", handler = %name, %subject, dropped = report.log_dropped, "more lines than allowed (spec.limits.logLines)");
     }
 }

@@ -20,6 +20,7 @@ use dask_wasm_operator_core::{
     plugin::HandlerName,
     ports::CallReport,
     scheduler::{SchedulerError, SchedulerReply},
+    text::line,
 };
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -38,6 +39,9 @@ const CALL_BUCKETS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 
 
 /// Upper bounds in seconds. Who is woken is served within a millisecond, unless there is more to do than can be done.
 const WAIT_BUCKETS: [f64; 10] = [0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// The longest label, in bytes: names of plugins and of handlers are shorter.
+const LABEL_BYTES: usize = 253;
 
 /// Begins the names of what is not of every process.
 const PREFIX: &str = "dask_operator";
@@ -175,12 +179,12 @@ impl Metrics {
 
     /// One reconcile of a handler ended, well or not.
     pub fn reconciled(&self, handler: &str, duration: Duration) {
-        self.reconcile_duration.get(HandlerLabels { handler: handler.to_owned() }).observe(duration.as_secs_f64());
+        self.reconcile_duration.get(HandlerLabels { handler: label(handler) }).observe(duration.as_secs_f64());
     }
 
     /// It ended badly; `kind` is the error's own constant word.
     pub fn reconcile_failed(&self, handler: &str, kind: &'static str) {
-        self.reconcile_errors.get(ReconcileErrorLabels { handler: handler.to_owned(), kind }).inc();
+        self.reconcile_errors.get(ReconcileErrorLabels { handler: label(handler), kind }).inc();
     }
 
     /// So many subjects wait.
@@ -190,12 +194,12 @@ impl Metrics {
 
     /// A subject waited so long for a handler.
     pub fn waited(&self, handler: &str, duration: Duration) {
-        self.queue_duration.get(HandlerLabels { handler: handler.to_owned() }).observe(duration.as_secs_f64());
+        self.queue_duration.get(HandlerLabels { handler: label(handler) }).observe(duration.as_secs_f64());
     }
 
     /// Work of a handler holds up a thread.
     pub fn stalled(&self, handler: &str) {
-        self.stalls.get_or_create(&HandlerLabels { handler: handler.to_owned() }).inc();
+        self.stalls.get_or_create(&HandlerLabels { handler: label(handler) }).inc();
     }
 
     /// One action was performed, or not; `verb` is the action's own constant word.
@@ -212,7 +216,7 @@ impl Metrics {
 
     /// A plugin was called.
     pub fn plugin_called(&self, plugin: &str, handler: &str, report: &CallReport) {
-        let (plugin, handler) = (plugin.to_owned(), handler.to_owned());
+        let (plugin, handler) = (label(plugin), label(handler));
         let labels = PluginHandlerLabels { plugin: plugin.clone(), handler: handler.clone() };
         self.plugin_call_duration.get(labels).observe(report.duration.as_secs_f64());
         let result = report.result.as_ref().err().map_or(SUCCESS, |error| error.kind());
@@ -221,21 +225,22 @@ impl Metrics {
 
     /// So many subjects of a plugin are parked.
     pub fn set_parked(&self, plugin: &str, subjects: usize) {
-        self.parked_subjects.get(PluginLabels { plugin: plugin.to_owned() }).set(as_gauge(subjects));
+        self.parked_subjects.get(PluginLabels { plugin: label(plugin) }).set(as_gauge(subjects));
     }
 
     /// A handler of a plugin is there no more.
     pub fn forget_handler(&self, name: &HandlerName) {
-        let label = name.to_string();
-        self.reconcile_duration.forget(|labels| labels.handler == label);
-        self.queue_duration.forget(|labels| labels.handler == label);
-        self.reconcile_errors.forget(|labels| labels.handler == label);
-        self.plugin_calls.forget(|labels| labels.plugin == name.plugin && labels.handler == name.handler);
-        self.plugin_call_duration.forget(|labels| labels.plugin == name.plugin && labels.handler == name.handler);
+        let (full, plugin, handler) = (label(&name.to_string()), label(&name.plugin), label(&name.handler));
+        self.reconcile_duration.forget(|labels| labels.handler == full);
+        self.queue_duration.forget(|labels| labels.handler == full);
+        self.reconcile_errors.forget(|labels| labels.handler == full);
+        self.plugin_calls.forget(|labels| labels.plugin == plugin && labels.handler == handler);
+        self.plugin_call_duration.forget(|labels| labels.plugin == plugin && labels.handler == handler);
     }
 
     /// A plugin has no handlers any more.
     pub fn forget_plugin(&self, plugin: &str) {
+        let plugin = label(plugin);
         self.parked_subjects.forget(|labels| labels.plugin == plugin);
     }
 
@@ -245,6 +250,11 @@ impl Metrics {
         text::encode(&mut text, &self.registry).expect("writing to a String can't fail");
         text
     }
+}
+
+/// A name as the value of a label.
+fn label(name: &str) -> String {
+    line(name, LABEL_BYTES).into_owned()
 }
 
 fn histograms<L: Clone + Eq + Hash>(new: fn() -> Histogram) -> Family<L, Histogram> {
@@ -303,6 +313,19 @@ mod tests {
             assert!(text.lines().any(|candidate| candidate == line), "{line}\nnot in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_name_makes_no_lines() {
+        let metrics = Metrics::new();
+        metrics.set_parked("other", 1);
+        let lines = metrics.encode().lines().count();
+        metrics.set_parked("a\r\u{2028}b\u{202e}", 1);
+        let text = metrics.encode();
+        assert_eq!(text.lines().count(), lines + 1, "{text}");
+        assert!(text.contains(r#"plugin="a\\r\\u{2028}b\\u{202e}""#), "{text}");
+        metrics.forget_plugin("a\r\u{2028}b\u{202e}");
+        assert_eq!(metrics.encode().lines().count(), lines);
     }
 
     #[test]

@@ -2,7 +2,11 @@
 
 use std::fmt::{self, Display};
 
-use dask_wasm_operator_core::{names::check_dns_label, pipeline::KOPF_FINALIZER};
+use dask_wasm_operator_core::{
+    names::check_dns_label,
+    pipeline::KOPF_FINALIZER,
+    text::{STATUS_BYTES, line},
+};
 use serde_json::Value;
 
 use super::objects::{items, name, text};
@@ -37,7 +41,8 @@ pub(super) struct Finding {
 impl Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mark = if self.needs_attention { "attention" } else { "fine" };
-        write!(f, "{mark:<9}  {}: {}", self.object, self.message)
+        let told = format!("{}: {}", self.object, self.message);
+        write!(f, "{mark:<9}  {}", line(&told, STATUS_BYTES))
     }
 }
 

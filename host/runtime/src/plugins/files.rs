@@ -2,15 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::{self, Metadata, OpenOptions},
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, Read as _},
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, bail};
 use dask_wasm_operator_core::spec::DaskPluginSpec;
+use rustix::fs::OFlags;
 use serde_json::{Value, json};
 
 use super::directory::Reading;
@@ -113,16 +114,22 @@ fn mark(path: &Path) -> u64 {
     hasher.finish()
 }
 
-/// Reads a regular file: anything else may never end. More than `limit` bytes are an error.
+/// Reads a regular file of at most `limit` bytes. Anything else may never end, and neither may a file of `/proc`, which is
+/// longer than it says: no more is read than that.
 pub(super) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut bytes = Vec::new();
-    let read = File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
-    if read as u64 > limit {
+    let regular = |metadata: Metadata| {
+        if metadata.is_file() { Ok(metadata.len()) } else { Err(io::Error::other("it is no regular file")) }
+    };
+    // Looked at before it is opened, which does something to some devices, and after, because it may be another one by then.
+    regular(fs::metadata(path)?)?;
+    let waits_for_nobody = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(waits_for_nobody).open(path)?;
+    let length = regular(file.metadata()?)?;
+    if length > limit {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")));
     }
+    let mut bytes = Vec::new();
+    file.take(length).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -139,6 +146,7 @@ mod tests {
             let error = read(path, 10).unwrap_err();
             assert!(error.to_string().contains("no regular file"), "{}: {error}", path.display());
         }
+        assert!(read(Path::new("/proc/self/environ"), 1 << 20).unwrap().is_empty(), "it says that it is empty");
         let file = directory.path().join("file");
         fs::write(&file, "0123456789").unwrap();
         assert_eq!(read(&file, 10).unwrap(), b"0123456789");

@@ -298,7 +298,10 @@ impl PluginManager {
                     });
                     self.config_maps = Some(handle);
                 }
-                Err(error) => tracing::warn!(%error, "ConfigMaps of plugins can't be read"),
+                Err(error) => {
+                    let namespace = self.surroundings.operator_namespace.as_str();
+                    tracing::warn!(namespace, %error, "ConfigMaps of plugins can't be read");
+                }
             }
         }
     }
@@ -429,9 +432,11 @@ fn load(engine: &Engine, code: Code, spec: DaskPluginSpec) -> Result<Prepared, N
     });
     match loaded {
         Ok(loaded) => Ok(Prepared { loaded: Arc::new(loaded), spec }),
-        Err(error) => Err(Newest {
-            digest: dask_wasm_operator_engine::digest(&parts).ok().map(|digest| digest.to_string()),
-            ..failed(error.reason(), &error)
-        }),
+        Err(error) => {
+            // By the digest of a file that is no code one could guess at what is in it.
+            let tells_digest = is_config_map || error.reason() != "NotWasm";
+            let digest = tells_digest.then(|| dask_wasm_operator_engine::digest(&parts).ok()).flatten();
+            Err(Newest { digest: digest.map(|digest| digest.to_string()), ..failed(error.reason(), &error) })
+        }
     }
 }

@@ -7,6 +7,7 @@ use dask_wasm_operator_core::{
     object::{GroupVersionKind, NamespacedName},
     ports::Observed,
     spec::{COMPONENT_BYTES, ConfigMapKeys, DaskPluginSpec, SelectedSource, SourceError},
+    text::line,
 };
 use serde::Deserialize;
 
@@ -58,7 +59,7 @@ pub(crate) enum CodeError {
         name: String,
     },
     /// The ConfigMap has no such key.
-    #[error("spec.source.configMap: ConfigMap {name} has no key {key}; it has: {}", .keys.join(", "))]
+    #[error("spec.source.configMap: ConfigMap {name} has no key {}; it has {}", line(.key, 253), some(.keys))]
     NoKey {
         /// Name of the ConfigMap.
         name: String,
@@ -102,6 +103,16 @@ impl CodeError {
             Self::JoinedWithoutDigest => "DigestRequired",
             Self::File { .. } => "FileNotReadable",
         }
+    }
+}
+
+/// Names, as many as a person reads.
+fn some(names: &[String]) -> String {
+    let shown = names.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => "none".to_owned(),
+        count @ ..=5 => format!("{count}: {shown}"),
+        count => format!("{count}, among them {shown}"),
     }
 }
 

@@ -5,6 +5,7 @@ use dask_wasm_operator_core::{
     spec::{
         Condition, ConditionStatus, DaskPluginStatus, HandlerState, HandlerStatus, LastError, PluginCounts, PluginState,
     },
+    text::{MESSAGE_BYTES, into_line},
 };
 
 /// Where a plugin stands.
@@ -42,7 +43,8 @@ impl Default for Newest {
 
 impl Newest {
     pub(super) fn new(state: PluginState, reason: &str, message: impl Into<String>) -> Self {
-        Self { state, reason: reason.to_owned(), message: message.into(), digest: None }
+        let message = into_line(message.into(), MESSAGE_BYTES);
+        Self { state, reason: reason.to_owned(), message, digest: None }
     }
 }
 

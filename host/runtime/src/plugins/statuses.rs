@@ -7,6 +7,7 @@ use dask_wasm_operator_core::{
     fields::contains,
     object::NamespacedName,
     spec::{DASK_PLUGIN, DaskPluginStatus, PluginState},
+    text::{STATUS_BYTES, lines_in},
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -49,7 +50,8 @@ impl PluginManager {
                 continue;
             }
             let figures = self.surroundings.controller.figures().of(name);
-            let status = json!(standing.status(figures, entry.generation, &former.conditions, now()));
+            let mut status = json!(standing.status(figures, entry.generation, &former.conditions, now()));
+            lines_in(&mut status, STATUS_BYTES);
             if before == status || (contains(&before, &status) && contains(&status, &before)) {
                 continue;
             }

@@ -103,7 +103,7 @@ async fn settle(cluster: &MemoryCluster, handlers: &[Handler]) -> anyhow::Result
                     state.heard(&call, reply, NOW);
                 }
                 for line in pass.call.iter().flat_map(|call| &call.log) {
-                    tracing::info!(target: "guest", subject = %at, "{}", line.message);
+                    tracing::info!(target: "guest", subject = %at, text = line.message, "the plugin says");
                 }
                 for problem in &pass.findings.problems {
                     let _ = write!(report, "\n  {} {at}: {problem}", handler.subject().kind);

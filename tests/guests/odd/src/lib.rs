@@ -6,8 +6,8 @@ use std::{
 };
 
 use dask_operator_sdk::{
-    Call, Child, Failure, Handler, KindReference, Outcome, Patch, PatchPermission, Plugin, Trigger, TriggerRequest,
-    Value, ValueTest, json,
+    Call, Child, EventNote, Failure, Handler, KindReference, Outcome, Patch, PatchPermission, Plugin, Trigger,
+    TriggerRequest, Value, ValueTest, json,
 };
 use serde::{Deserialize, Serialize, de::IntoDeserializer};
 
@@ -72,11 +72,23 @@ pub enum Behaviour {
     Flip,
     /// Keeps what the subject's data say under `note` as an annotation of it; without it none.
     Note,
+    /// Logs [`FORGED`], and answers an Event of it.
+    Forge,
+    /// Panics with [`FORGED`].
+    ForgePanic,
+    /// Fails for good with [`FORGED`], ten thousand times over.
+    ForgeFailure,
+    /// Answers a child whose key is [`FORGED`].
+    ForgeKey,
 }
+
+/// A text that is more than it seems, wherever it is shown as it is: two lines, of which the second is what the operator says
+/// when it is ready; a screen that is cleared; what is read from right to left.
+pub const FORGED: &str = "forged\r\nready\0\u{1b}[2J\u{85}\u{2028}\u{202e}\u{2066}\u{200b}\u{feff}end";
 
 impl Behaviour {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 29] = [
         Self::Answer,
         Self::Loop,
         Self::Fill,
@@ -102,6 +114,10 @@ impl Behaviour {
         Self::Ungranted,
         Self::Flip,
         Self::Note,
+        Self::Forge,
+        Self::ForgePanic,
+        Self::ForgeFailure,
+        Self::ForgeKey,
     ];
 }
 
@@ -320,6 +336,13 @@ fn behave(behaviour: Behaviour, call: &Call) -> Result<Outcome, Failure> {
             let patches = data.get("note").map(note).into_iter().collect::<Result<_, _>>()?;
             Ok(Outcome { patches: Some(patches), ..Outcome::default() })
         }
+        Behaviour::Forge => {
+            dask_operator_sdk::log::info(FORGED);
+            Ok(Outcome::default().event(EventNote::warning(FORGED, FORGED)))
+        }
+        Behaviour::ForgePanic => boom(FORGED),
+        Behaviour::ForgeFailure => Err(Failure::permanent(FORGED.repeat(10_000))),
+        Behaviour::ForgeKey => Ok(Outcome::children([Child { key: FORGED.into(), object: "{}".into() }])),
     }
 }
 

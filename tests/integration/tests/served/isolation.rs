@@ -60,7 +60,7 @@ async fn bad_behaviour(behaviour: Behaviour, reason: &str, says: &str) -> anyhow
 
 #[tokio::test]
 async fn a_file_that_is_not_wasm() -> anyhow::Result<()> {
-    bad_file(b"<html>404 not found</html>", "NotWasm", "it starts with \"<html>").await
+    bad_file(b"<html>404 not found</html>", "NotWasm", "it looks like HTML").await
 }
 
 #[tokio::test]

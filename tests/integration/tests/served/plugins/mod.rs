@@ -9,3 +9,4 @@ pub(crate) mod mounting;
 mod removal;
 mod sources;
 mod subjects;
+mod words;
