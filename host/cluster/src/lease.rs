@@ -6,7 +6,10 @@
 //! when it has renewed it and nobody else held it in between. One that lost it never gets it back: it must end, since what it
 //! remembers may be outdated.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use dask_wasm_operator_core::object::{GroupVersionKind, NamespacedName, Resource};
 use http::Method;
@@ -107,10 +110,11 @@ impl Leadership {
         };
         let path = path::object(&resource, &NamespacedName::new(&settings.namespace, &settings.name))?;
         let collection = path::collection(&resource, Some(&settings.namespace))?;
-        let (state_sender, state) = watch::channel(LeaseState::Standby { holder: None });
-        let (until_sender, until) = watch::channel(None);
+        let (state_tx, state) = watch::channel(LeaseState::Standby { holder: None });
+        let (until_tx, until) = watch::channel(None);
         let (stop, stopped) = oneshot::channel();
-        let candidate = Candidate { client, settings, path, collection, state: state_sender, until: until_sender };
+        let failing = AtomicU32::default();
+        let candidate = Candidate { client, settings, path, collection, state: state_tx, until: until_tx, failing };
         let task = tokio::spawn(candidate.run(stopped));
         Ok(Self { state, until, stop, task })
     }
@@ -209,6 +213,8 @@ struct Candidate {
     collection: String,
     state: watch::Sender<LeaseState>,
     until: watch::Sender<WriteUntil>,
+    /// One more than the code of the last request, if that failed: an outage is told once, not at each attempt.
+    failing: AtomicU32,
 }
 
 /// A Lease that is ours until a time.
@@ -237,7 +243,7 @@ impl Candidate {
             held = self.acquire() => held,
             _ = &mut stopped => return,
         };
-        tracing::info!(holder = %self.settings.holder, "the Lease is held");
+        tracing::info!(lease = self.name(), holder = %self.settings.holder, "the Lease is held");
         let mut held = held;
         self.lead(&held);
         self.state.send_replace(LeaseState::Leading);
@@ -248,7 +254,7 @@ impl Candidate {
         self.until.send_replace(None);
         match lost {
             Some(reason) => {
-                tracing::error!(reason, "the Lease is lost");
+                tracing::error!(lease = self.name(), reason, "the Lease is lost");
                 self.state.send_replace(LeaseState::Lost(reason.to_owned()));
             }
             None => self.release(&held.lease).await,
@@ -260,9 +266,13 @@ impl Candidate {
         let mut seen: Option<Sighting> = None;
         loop {
             match self.try_acquire(&mut seen).await {
-                Ok(Some(held)) => return held,
-                Ok(None) => {}
-                Err(error) => tracing::warn!(%error, "the Lease can't be looked at"),
+                Ok(held) => {
+                    self.failing.store(0, Ordering::Relaxed);
+                    if let Some(held) = held {
+                        return held;
+                    }
+                }
+                Err(error) => self.report(&error, "the Lease can't be looked at"),
             }
             let holder = seen.as_ref().and_then(|seen| holder(&seen.lease)).map(str::to_owned);
             self.state.send_if_modified(|state| {
@@ -306,16 +316,23 @@ impl Candidate {
             match self.renew(held).await {
                 Ok(renewed) => {
                     *held = renewed;
+                    self.failing.store(0, Ordering::Relaxed);
                     self.lead(held);
                     if std::mem::take(&mut has_run_out) {
-                        tracing::info!("the Lease is held again, and nobody else held it in between");
+                        tracing::info!(
+                            lease = self.name(),
+                            "the Lease is held again, and nobody else held it in between"
+                        );
                     }
                 }
                 Err(NotRenewed::Lost(reason)) => return reason,
                 Err(NotRenewed::Failed(error)) => {
-                    tracing::warn!(%error, "the Lease could not be renewed");
+                    self.report(&error, "the Lease could not be renewed");
                     if self.has_run_out(held) && !std::mem::replace(&mut has_run_out, true) {
-                        tracing::warn!("the Lease has run out; nothing is written until it is renewed");
+                        tracing::warn!(
+                            lease = self.name(),
+                            "the Lease has run out; nothing is written until it is renewed"
+                        );
                     }
                     sleep(self.settings.retry_interval).await;
                 }
@@ -342,6 +359,19 @@ impl Candidate {
         Ok(self.write(&lease).await?)
     }
 
+    fn report(&self, error: &RequestError, what: &'static str) {
+        let (lease, code) = (self.name(), u32::from(error.code()) + 1);
+        if self.failing.swap(code, Ordering::Relaxed) == code {
+            tracing::debug!(lease, %error, "{what}");
+        } else {
+            tracing::warn!(lease, %error, "{what}");
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.settings.namespace, self.settings.name)
+    }
+
     fn has_run_out(&self, held: &Held) -> bool {
         Instant::now() >= held.sent + self.settings.duration
     }
@@ -349,8 +379,8 @@ impl Candidate {
     async fn release(&self, lease: &Lease) {
         let call = Call::json(Method::PUT, &self.path, &released(lease, Timestamp::now()));
         match call.send(&self.client, REQUEST_DEADLINE).await {
-            Ok(_) => tracing::info!("the Lease is released"),
-            Err(error) => tracing::warn!(%error, "the Lease could not be released; it runs out by itself"),
+            Ok(_) => tracing::info!(lease = self.name(), "the Lease is released"),
+            Err(error) => self.report(&error, "the Lease could not be released; it runs out by itself"),
         }
     }
 

@@ -27,11 +27,48 @@ pub struct Scheduler {
     /// Name of its Service, in the cluster's namespace.
     pub service: String,
     /// Port of the Service for RPC.
-    pub comm_port: u16,
+    pub comm_port: ServicePort,
     /// Port of the Service for HTTP; none: the Service has no such port.
-    pub dashboard_port: Option<u16>,
+    pub dashboard_port: Option<ServicePort>,
     /// Name of the Secret with `ca.crt`, `tls.crt` and `tls.key` for RPC over TLS; none: plain TCP.
     pub tls_secret: Option<String>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// Its number.
+    pub number: u16,
+    /// The port of the pod that it leads to.
+    pub target: TargetPort,
+}
+
+/// A port of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum TargetPort {
+    /// By number.
+    Number(u16),
+    /// By the name that a container gives it.
+    Name(String),
+}
+
+impl ServicePort {
+    /// One that leads to the pod's port of the same number.
+    pub fn straight(number: u16) -> Self {
+        Self { number, target: TargetPort::Number(number) }
+    }
+
+    /// As it stands in a Service.
+    fn read(port: &Value) -> Option<Self> {
+        let number = |value: &Value| value.as_u64().and_then(|number| u16::try_from(number).ok());
+        let straight = Self::straight(number(port.get("port")?)?);
+        let target = match port.get("targetPort") {
+            Some(Value::String(name)) => TargetPort::Name(name.clone()),
+            Some(target @ Value::Number(_)) => TargetPort::Number(number(target)?),
+            _ => return Some(straight),
+        };
+        Some(Self { target, ..straight })
+    }
 }
 
 /// What of a DaskCluster's spec counts here. Schedulers are asked often, so the rest is not decoded.
@@ -60,17 +97,16 @@ impl Scheduler {
     pub fn behind(service: &Object, cluster: NamespacedName, tls_secret: Option<String>) -> Self {
         let spec: Option<ServiceSpec> = service.field("spec").and_then(Result::ok);
         let ports = spec.and_then(|spec| spec.ports).unwrap_or_default();
-        let number = |port: &Value| port.get("port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
         let find = |names: &[&str], default: u16| {
             let named = |name: &&str| ports.iter().find(|port| port.get("name").and_then(Value::as_str) == Some(*name));
-            let by_name = names.iter().find_map(named).and_then(number);
-            by_name.or_else(|| ports.iter().filter_map(number).find(|port| *port == default))
+            let by_name = names.iter().find_map(named).and_then(ServicePort::read);
+            by_name.or_else(|| ports.iter().filter_map(ServicePort::read).find(|port| port.number == default))
         };
         let name = service.metadata.name.as_str();
         Self {
             cluster,
             service: name.to_owned(),
-            comm_port: find(&["tcp-comm"], COMM_PORT).unwrap_or(COMM_PORT),
+            comm_port: find(&["tcp-comm"], COMM_PORT).unwrap_or(ServicePort::straight(COMM_PORT)),
             dashboard_port: find(&["http-dashboard", "dashboard", name], DASHBOARD_PORT),
             tls_secret,
         }
@@ -314,7 +350,21 @@ mod tests {
             (json!(null), 8786, None),
         ] {
             let found = scheduler(&ports);
-            assert_eq!((found.comm_port, found.dashboard_port), (comm, dashboard), "{ports}");
+            let (found_comm, found_dashboard) = (found.comm_port.number, found.dashboard_port.map(|port| port.number));
+            assert_eq!((found_comm, found_dashboard), (comm, dashboard), "{ports}");
+        }
+    }
+
+    #[test]
+    fn a_port_of_a_service_leads_to_one_of_the_pod() {
+        for (port, target) in [
+            (json!({"port": 8786}), TargetPort::Number(8786)),
+            (json!({"port": 8786, "targetPort": null}), TargetPort::Number(8786)),
+            (json!({"port": 8786, "targetPort": 1}), TargetPort::Number(1)),
+            (json!({"port": 8786, "targetPort": "tcp-comm"}), TargetPort::Name("tcp-comm".to_owned())),
+        ] {
+            let found = scheduler(&json!([port]));
+            assert_eq!(found.comm_port, ServicePort { number: 8786, target }, "{port}");
         }
     }
 

@@ -19,11 +19,11 @@ use dask_wasm_operator_cluster::{
     index::{Change, Index},
     lease::{self, LeaseSettings, holder_identity},
     observed::ObservedCluster,
-    scheduler::{Addresses, Deadlines, Route, SchedulerClient},
+    scheduler::{Addresses, Deadlines, FindPod, Route, SchedulerClient},
     watch::{WatchHandle, Watches},
 };
 use dask_wasm_operator_core::{
-    dask::{cluster_kind, idle_since},
+    dask::{cluster_kind, idle_since, scheduler_pod},
     object::GroupVersionKind,
     ports::{Observed, Writes},
     spec::DASK_PLUGIN,
@@ -189,7 +189,7 @@ impl Operator {
             observed: Arc::clone(&observed),
             writes: Arc::clone(&writes),
             gate: gate.clone(),
-            schedulers: Arc::new(schedulers(clients, settings, Arc::clone(&index))),
+            schedulers: Arc::new(schedulers(clients, settings, Arc::clone(&index), Arc::clone(&observed))),
             environment: settings.environment.clone(),
             metrics: Arc::clone(&metrics),
             stalls: Arc::clone(&stalls),
@@ -282,15 +282,17 @@ impl Operator {
     }
 }
 
-/// In a pod, schedulers are reached by the names of their Services; elsewhere through the API server.
-fn schedulers(clients: &Clients, settings: &RunSettings, index: Arc<Index>) -> SchedulerClient {
-    let route = if settings.in_pod {
-        Route::ServiceDns { cluster_domain: settings.environment.cluster_domain.clone() }
-    } else {
-        Route::PortForward(clients.watch.clone())
-    };
+/// In a pod, schedulers are reached at the addresses of their pods; elsewhere through the API server.
+fn schedulers(
+    clients: &Clients,
+    settings: &RunSettings,
+    index: Arc<Index>,
+    observed: Arc<dyn Observed>,
+) -> SchedulerClient {
+    let route = if settings.in_pod { Route::PodNetwork } else { Route::PortForward(clients.watch.clone()) };
     let given = settings.scheduler_addresses.iter().map(|given| (given.cluster.clone(), given.address.clone()));
-    let addresses = Addresses { given: given.collect(), route };
+    let pods: FindPod = Arc::new(move |cluster| scheduler_pod(&*observed, cluster));
+    let addresses = Addresses { given: given.collect(), pods, route };
     SchedulerClient::new(clients.unary.clone(), addresses, Deadlines::default())
         .with_idle_since(move |cluster| index.get(&cluster_kind(), cluster).and_then(|cluster| idle_since(&cluster)))
 }

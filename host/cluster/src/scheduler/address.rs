@@ -1,8 +1,8 @@
 //! Where schedulers are found.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{collections::BTreeMap, str::FromStr, sync::Arc};
 
-use dask_wasm_operator_core::object::NamespacedName;
+use dask_wasm_operator_core::{dask::SchedulerPod, object::NamespacedName};
 use http::uri::Authority;
 use thiserror::Error;
 
@@ -11,21 +11,23 @@ use thiserror::Error;
 pub struct Addresses {
     /// Those whose address was given, for tests and development. They are reached at that address only.
     pub given: BTreeMap<NamespacedName, GivenAddress>,
-    /// All others.
+    /// The pod of any other.
+    pub pods: FindPod,
+    /// How those pods are reached.
     pub route: Route,
 }
 
-/// How schedulers are reached whose address was not given.
+/// Finds the pod that is the scheduler of a cluster, if there is one.
+pub type FindPod = Arc<dyn Fn(&NamespacedName) -> Option<SchedulerPod> + Send + Sync>;
+
+/// How the pods of schedulers are reached.
 #[derive(Clone)]
 pub enum Route {
-    /// By the DNS name of their Service: from within the cluster.
-    ServiceDns {
-        /// Such as `cluster.local`.
-        cluster_domain: String,
-    },
-    /// Through the API server to a pod behind their Service: from elsewhere. The client must have no read timeout, because a
-    /// scheduler may be silent for minutes while it retires workers; the deadlines of the calls hold nevertheless. Needs the
-    /// rights to get Services, to list pods and to create `pods/portforward`.
+    /// At their addresses: from within the cluster.
+    PodNetwork,
+    /// Through the API server: from elsewhere. The client must have no read timeout, because a scheduler may be silent for
+    /// minutes while it retires workers; the deadlines of the calls hold nevertheless. Needs the right to create
+    /// `pods/portforward`.
     PortForward(kube::Client),
 }
 

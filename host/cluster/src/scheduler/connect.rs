@@ -1,8 +1,8 @@
 //! From a scheduler and one of its ports to a stream of bytes, however that is reached. RPC, TLS and HTTP lie on top.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
-use dask_wasm_operator_core::scheduler::Scheduler;
+use dask_wasm_operator_core::scheduler::{Scheduler, ServicePort};
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -30,7 +30,7 @@ pub(super) enum ConnectError {
     /// Nobody is there.
     #[error("{address}: no connection")]
     Tcp {
-        /// `HOST:PORT`.
+        /// Where.
         address: String,
         /// Why.
         #[source]
@@ -39,7 +39,7 @@ pub(super) enum ConnectError {
     /// It takes too long.
     #[error("{address}: no connection within {within:?}")]
     Silent {
-        /// `HOST:PORT`.
+        /// Where.
         address: String,
         /// The deadline.
         within: Duration,
@@ -47,7 +47,7 @@ pub(super) enum ConnectError {
     /// The API server does not let us through.
     #[error("{address}: no connection through the API server")]
     Forward {
-        /// `HOST:PORT`.
+        /// Where.
         address: String,
         /// Why.
         #[source]
@@ -62,7 +62,7 @@ pub(super) enum ConnectError {
          scheduler?"
     )]
     Rejected {
-        /// `HOST:PORT`.
+        /// Where.
         address: String,
         /// Name of the Secret.
         secret: String,
@@ -73,6 +73,22 @@ pub(super) enum ConnectError {
     /// The scheduler's Service has no port for HTTP.
     #[error("Service {0} has no port for the dashboard")]
     NoDashboard(String),
+    /// There is nothing to connect to.
+    #[error("no pod of Deployment {0} has an address")]
+    NoPod(String),
+    /// The Service leads elsewhere.
+    #[error(
+        "port {port} of Service {service} leads to no port that Pod {pod} declares; correct targetPort in \
+         spec.scheduler.service, or ports in spec.scheduler.spec"
+    )]
+    NoPort {
+        /// Name of the Service.
+        service: String,
+        /// Its port.
+        port: u16,
+        /// Name of the pod.
+        pod: String,
+    },
 }
 
 /// Makes connections to schedulers.
@@ -86,10 +102,27 @@ pub(super) struct Connector {
     pub(super) handshake: Duration,
 }
 
+/// Where a port of a scheduler is.
+enum Place {
+    /// At the address that was given for it.
+    Given(String),
+    /// In its pod.
+    Pod { name: String, addresses: Vec<SocketAddr>, port: u16 },
+}
+
+impl Place {
+    /// For messages.
+    fn name(&self) -> String {
+        match self {
+            Self::Given(address) => address.clone(),
+            Self::Pod { name, port, .. } => format!("port {port} of Pod {name}"),
+        }
+    }
+}
+
 impl Connector {
     /// To the comm port, over TLS if the cluster has certificates.
     pub(super) async fn comm(&self, scheduler: &Scheduler) -> Result<BoxStream, ConnectError> {
-        let address = self.comm_address(scheduler);
         // Read each time, so that renewed certificates and withdrawn rights count from the next connection on.
         let tls = match &scheduler.tls_secret {
             Some(secret) => {
@@ -97,11 +130,12 @@ impl Connector {
             }
             None => None,
         };
-        let stream = self.open(scheduler, scheduler.comm_port, &address).await?;
+        let place = self.comm_place(scheduler)?;
+        let stream = self.open(scheduler, &place).await?;
         let Some((secret, configuration)) = tls else {
             return Ok(stream);
         };
-        let handshake = tls::connect(stream, configuration, scheduler);
+        let (address, handshake) = (place.name(), tls::connect(stream, configuration, scheduler));
         match timeout(self.handshake, handshake).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(source)) if tls::is_about_certificates(&source) => {
@@ -112,58 +146,65 @@ impl Connector {
         }
     }
 
-    /// To the HTTP server; the second is its `HOST:PORT`.
+    /// To the HTTP server; the second is the `HOST:PORT` that it is told to be.
     pub(super) async fn dashboard(&self, scheduler: &Scheduler) -> Result<(BoxStream, String), ConnectError> {
         let none = || ConnectError::NoDashboard(scheduler.service.clone());
-        let given = self.addresses.given.get(&scheduler.cluster);
-        let (port, address) = match given {
-            // The port counts only where the address is not given.
-            Some(given) => (0, given.dashboard().ok_or_else(none)?.to_owned()),
+        let (place, host) = match self.addresses.given.get(&scheduler.cluster) {
+            Some(given) => {
+                let address = given.dashboard().ok_or_else(none)?.to_owned();
+                (Place::Given(address.clone()), address)
+            }
             None => {
-                let port = scheduler.dashboard_port.ok_or_else(none)?;
-                (port, self.service_address(scheduler, port))
+                let port = scheduler.dashboard_port.as_ref().ok_or_else(none)?;
+                let host = format!("{}.{}:{}", scheduler.service, namespace(scheduler), port.number);
+                (self.pod_place(scheduler, port)?, host)
             }
         };
-        Ok((self.open(scheduler, port, &address).await?, address))
+        Ok((self.open(scheduler, &place).await?, host))
     }
 
-    /// `HOST:PORT` of the comm port, for messages too.
+    /// Where the comm port is, for messages.
     pub(super) fn comm_address(&self, scheduler: &Scheduler) -> String {
+        self.comm_place(scheduler).map_or_else(|error| error.to_string(), |place| place.name())
+    }
+
+    fn comm_place(&self, scheduler: &Scheduler) -> Result<Place, ConnectError> {
         match self.addresses.given.get(&scheduler.cluster) {
-            Some(given) => given.comm().to_owned(),
-            None => self.service_address(scheduler, scheduler.comm_port),
+            Some(given) => Ok(Place::Given(given.comm().to_owned())),
+            None => self.pod_place(scheduler, &scheduler.comm_port),
         }
     }
 
-    fn service_address(&self, scheduler: &Scheduler, port: u16) -> String {
-        let (service, namespace) = (&scheduler.service, namespace(scheduler));
-        match &self.addresses.route {
-            Route::ServiceDns { cluster_domain } => {
-                format!("{service}.{namespace}.svc.{cluster_domain}:{port}")
-            }
-            Route::PortForward(_) => format!("{service}.{namespace}:{port}"),
-        }
+    /// The pod is looked for each time: it may have been replaced.
+    fn pod_place(&self, scheduler: &Scheduler, port: &ServicePort) -> Result<Place, ConnectError> {
+        // The Deployment has the name of the Service.
+        let pod = (self.addresses.pods)(&scheduler.cluster);
+        let pod = pod.ok_or_else(|| ConnectError::NoPod(scheduler.service.clone()))?;
+        let Some(number) = pod.port(port) else {
+            let (service, port) = (scheduler.service.clone(), port.number);
+            return Err(ConnectError::NoPort { service, port, pod: pod.name });
+        };
+        let addresses = pod.ips.into_iter().map(|ip| SocketAddr::new(ip, number)).collect();
+        Ok(Place::Pod { name: pod.name, addresses, port: number })
     }
 
-    async fn open(&self, scheduler: &Scheduler, port: u16, address: &str) -> Result<BoxStream, ConnectError> {
-        let address = || address.to_owned();
+    async fn open(&self, scheduler: &Scheduler, place: &Place) -> Result<BoxStream, ConnectError> {
         let connection = async {
-            match &self.addresses.route {
-                Route::PortForward(client) if !self.addresses.given.contains_key(&scheduler.cluster) => {
-                    let forwarded = forward::open(client, scheduler, port).await;
-                    forwarded.map_err(|source| ConnectError::Forward { address: address(), source })
+            let stream = match (place, &self.addresses.route) {
+                (Place::Pod { name, port, .. }, Route::PortForward(client)) => {
+                    let forwarded = forward::open(client, namespace(scheduler), name, *port).await;
+                    return forwarded.map_err(|source| ConnectError::Forward { address: place.name(), source });
                 }
-                Route::PortForward(_) | Route::ServiceDns { .. } => {
-                    let stream = TcpStream::connect(address()).await;
-                    let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
-                    match stream {
-                        Ok(stream) => Ok(Box::new(stream) as BoxStream),
-                        Err(source) => Err(ConnectError::Tcp { address: address(), source }),
-                    }
-                }
+                (Place::Pod { addresses, .. }, Route::PodNetwork) => TcpStream::connect(&addresses[..]).await,
+                (Place::Given(address), _) => TcpStream::connect(address).await,
+            };
+            let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+            match stream {
+                Ok(stream) => Ok(Box::new(stream) as BoxStream),
+                Err(source) => Err(ConnectError::Tcp { address: place.name(), source }),
             }
         };
-        let silent = || ConnectError::Silent { address: address(), within: self.connect };
+        let silent = || ConnectError::Silent { address: place.name(), within: self.connect };
         timeout(self.connect, connection).await.map_err(|_| silent())?
     }
 }
@@ -175,37 +216,37 @@ pub(super) fn namespace(scheduler: &Scheduler) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, sync::Arc};
 
     use dask_wasm_operator_core::object::NamespacedName;
 
     use super::{super::address::Given, *};
 
     #[tokio::test]
-    async fn fault_19_schedulers_have_the_names_of_their_services() {
+    async fn an_address_that_was_given_counts_on_every_route() {
         let scheduler = Scheduler {
             cluster: NamespacedName::new("team", "c"),
             service: "c-scheduler".to_owned(),
-            comm_port: 9786,
+            comm_port: ServicePort::straight(9786),
             dashboard_port: None,
             tls_secret: None,
         };
-        let configuration = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
-        let given =
-            BTreeMap::from([(NamespacedName::new("other", "c"), "other/c=h:1".parse::<Given>().unwrap().address)]);
-        let mut connector = Connector {
-            client: kube::Client::try_from(configuration).unwrap(),
-            addresses: Addresses { given, route: Route::ServiceDns { cluster_domain: "cluster.example".to_owned() } },
-            connect: Duration::ZERO,
-            handshake: Duration::ZERO,
-        };
-        assert_eq!(connector.comm_address(&scheduler), "c-scheduler.team.svc.cluster.example:9786");
         let other = Scheduler { cluster: NamespacedName::new("other", "c"), ..scheduler.clone() };
-        assert_eq!(connector.comm_address(&other), "h:1");
-        connector.addresses.route = Route::PortForward(connector.client.clone());
-        assert_eq!(connector.comm_address(&scheduler), "c-scheduler.team:9786");
-        assert_eq!(connector.comm_address(&other), "h:1", "what is given counts on every route");
-        let error = connector.dashboard(&scheduler).await.err().unwrap();
-        assert_eq!(error.to_string(), "Service c-scheduler has no port for the dashboard");
+        let given: Given = "other/c=h:1".parse().unwrap();
+        let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        for route in [Route::PodNetwork, Route::PortForward(client.clone())] {
+            let given = BTreeMap::from([(given.cluster.clone(), given.address.clone())]);
+            let connector = Connector {
+                client: client.clone(),
+                addresses: Addresses { given, pods: Arc::new(|_| None), route },
+                connect: Duration::ZERO,
+                handshake: Duration::ZERO,
+            };
+            assert_eq!(connector.comm_address(&other), "h:1");
+            let error = connector.comm(&scheduler).await.err().unwrap();
+            assert_eq!(error.to_string(), "no pod of Deployment c-scheduler has an address");
+            let error = connector.dashboard(&scheduler).await.err().unwrap();
+            assert_eq!(error.to_string(), "Service c-scheduler has no port for the dashboard");
+        }
     }
 }

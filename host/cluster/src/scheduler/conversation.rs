@@ -41,9 +41,6 @@ const CHECK_IDLE: &str = "/api/v1/check_idle";
 const RETIRE_WORKERS: &str = "/api/v1/retire_workers";
 const COUNTS: &str = "/json/counts.json";
 
-/// How much is told of an error, in bytes.
-const MAX_ERROR_TEXT: usize = 1000;
-
 /// One call to one scheduler.
 pub(super) struct Conversation<'a> {
     pub(super) connector: &'a Connector,
@@ -214,7 +211,7 @@ impl Conversation<'_> {
             Ok(api::ask(stream, &host, question, self.memory, self.deadlines.call).await?)
         };
         answer.await.inspect_err(|error: &AskError| {
-            let (cluster, reason) = (self.scheduler.cluster.to_string(), shortened(error));
+            let (cluster, reason) = (self.scheduler.cluster.to_string(), chain(error));
             tracing::debug!(cluster, path, reason, "a scheduler has no answer by HTTP");
         })
     }
@@ -226,7 +223,7 @@ impl Conversation<'_> {
     }
 
     fn error_of(&self, error: RpcError) -> SchedulerError {
-        let text = format!("{}: {}", self.connector.comm_address(self.scheduler), shortened(&error));
+        let text = format!("{}: {}", self.connector.comm_address(self.scheduler), chain(&error));
         match error {
             RpcError::Broken { source, .. } if tls::is_about_certificates(&source) => {
                 SchedulerError::Certificates(text)
@@ -258,34 +255,32 @@ enum AskError {
 }
 
 impl AskError {
-    /// Whether it is likely to be so the next time, and may cost as much time again. A connection that is refused is neither:
-    /// the scheduler starts.
+    /// Whether it is likely to be so the next time, and may cost as much time again. A connection that is refused is neither,
+    /// nor is a pod that is not there: the scheduler starts.
     fn is_lasting(&self) -> bool {
-        !matches!(self, Self::Connect(ConnectError::Tcp { .. } | ConnectError::Forward { .. }))
+        let is_starting = |error: &ConnectError| {
+            matches!(error, ConnectError::Tcp { .. } | ConnectError::Forward { .. } | ConnectError::NoPod(_))
+        };
+        !matches!(self, Self::Connect(error) if is_starting(error))
     }
 }
 
 fn from_connect(error: &ConnectError) -> SchedulerError {
-    let text = shortened(error);
+    let text = chain(error);
     match error {
         ConnectError::Certificates(_) | ConnectError::Rejected { .. } => SchedulerError::Certificates(text),
         ConnectError::Tcp { .. }
         | ConnectError::Silent { .. }
         | ConnectError::Forward { .. }
-        | ConnectError::NoDashboard(_) => SchedulerError::Unreachable(text),
+        | ConnectError::NoDashboard(_)
+        | ConnectError::NoPod(_)
+        | ConnectError::NoPort { .. } => SchedulerError::Unreachable(text),
     }
 }
 
 /// A scheduler answers null to an operation that it does not know.
 fn unsupported(operation: &str) -> SchedulerError {
     SchedulerError::Unsupported(format!("its release of distributed does not know {operation}, and it has no HTTP API"))
-}
-
-/// An error with its causes, shortened: it may quote what a scheduler says.
-fn shortened(error: &dyn std::error::Error) -> String {
-    let mut text = chain(error);
-    text.truncate(text.floor_char_boundary(MAX_ERROR_TEXT));
-    text
 }
 
 /// Milliseconds since the Unix epoch.

@@ -1,4 +1,5 @@
-//! One request to a scheduler's HTTP server, which is Dask's dashboard: plain HTTP, a connection each.
+//! One request to a scheduler's HTTP server, which is Dask's dashboard: plain HTTP, a connection each. An answer that sends us
+//! elsewhere is a refusal like any other.
 
 use std::{error::Error, pin::pin, time::Duration};
 
@@ -16,7 +17,7 @@ use super::{
     connect::BoxStream,
 };
 
-/// Why there is no answer.
+/// Why there is no answer. None of it is in the words of who answers.
 #[derive(Debug, Error)]
 pub(super) enum HttpError {
     /// It takes too long.
@@ -46,7 +47,7 @@ pub(super) enum HttpError {
         source: Box<dyn Error + Send + Sync>,
     },
     /// It refuses or does not have it.
-    #[error("{path} is answered with {status}")]
+    #[error("{path} is answered with HTTP status {}", status.as_u16())]
     Status {
         /// What was asked for.
         path: &'static str,
@@ -54,13 +55,12 @@ pub(super) enum HttpError {
         status: StatusCode,
     },
     /// The answer is not what was asked for.
-    #[error("the answer to {path} is not what it should be")]
+    #[error("the answer to {path} ({bytes} bytes) is not what it should be")]
     Decode {
         /// What was asked for.
         path: &'static str,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
+        /// Its length.
+        bytes: usize,
     },
 }
 
@@ -101,8 +101,9 @@ pub(super) async fn ask<A: DeserializeOwned + Send + 'static>(
     let path = question.path;
     let answer = async {
         let answer = exchange(stream, host, question, memory).await?;
+        let bytes = answer.bytes.len();
         let decoded = answer.decode(|bytes| serde_json::from_slice(bytes)).await;
-        decoded.map_err(|source| HttpError::Decode { path, source })
+        decoded.map_err(|_| HttpError::Decode { path, bytes })
     };
     memory.timeout(deadline, pin!(answer)).await.ok_or(HttpError::Silent { path, within: deadline })?
 }

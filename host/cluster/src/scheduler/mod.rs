@@ -1,7 +1,8 @@
 //! Talks to Dask schedulers: the port [`Schedulers`] over the wire.
 //!
 //! The runtime makes one client for all clusters. A scheduler is not trusted: every call has a deadline, every answer a largest
-//! size, and nothing is ever pickled or unpickled, nor is a scheduler asked to run code. What is asked for goes over the HTTP
+//! size, and nothing is ever pickled or unpickled, nor is a scheduler asked to run code. It is the pod of the cluster's own
+//! Deployment that is talked to, wherever the Service leads, and no word of what answers is told to anybody. What is asked for goes over the HTTP
 //! API where it is on, over RPC, which every scheduler speaks, or over the plain HTTP endpoints, in the order that
 //! [`conversation`] gives for each call.
 
@@ -25,7 +26,7 @@ use dask_wasm_operator_core::{
     scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
 };
 
-pub use address::{Addresses, Given, GivenAddress, NotAnAddress, Route};
+pub use address::{Addresses, FindPod, Given, GivenAddress, NotAnAddress, Route};
 
 use answer::Memory;
 use connect::Connector;

@@ -145,6 +145,7 @@ fn sweep(table: &mut HashMap<Scheduler, SharedSession>) {
 
 #[cfg(test)]
 mod tests {
+    use dask_wasm_operator_core::scheduler::ServicePort;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::{
@@ -156,7 +157,7 @@ mod tests {
         Scheduler {
             cluster: NamespacedName::new("n", "c"),
             service: "c-scheduler".to_owned(),
-            comm_port: 8786,
+            comm_port: ServicePort::straight(8786),
             dashboard_port: None,
             tls_secret: None,
         }

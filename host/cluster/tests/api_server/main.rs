@@ -6,6 +6,7 @@ mod lease;
 mod lost_answer;
 mod proxy;
 mod rights;
+mod scheduler_pods;
 mod watches;
 
 use std::{sync::Arc, time::Duration};

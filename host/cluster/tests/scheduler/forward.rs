@@ -10,12 +10,14 @@ use std::{
 };
 
 use anyhow::Context as _;
-use dask_wasm_operator_cluster::scheduler::{Addresses, Deadlines, Route, SchedulerClient};
-use dask_wasm_operator_core::scheduler::{SchedulerCall, SchedulerError};
+use dask_wasm_operator_cluster::scheduler::{Addresses, Deadlines, FindPod, Route, SchedulerClient};
+use dask_wasm_operator_core::{
+    dask::scheduler_pod,
+    scheduler::{SchedulerCall, SchedulerError},
+};
 use dask_wasm_operator_test_support::wait_for;
 use futures::{SinkExt as _, StreamExt as _};
 use http::HeaderValue;
-use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -27,15 +29,16 @@ use tokio_tungstenite::tungstenite::{
 
 use super::{
     IMPATIENT, PATIENCE, adaptive_target,
-    double::{Double, HANDSHAKE, Reaction, message, response},
+    double::{Double, HANDSHAKE, Reaction, message},
     faults::sane,
+    pods::{POD, Seen},
     say,
 };
 
 /// Port of the pod behind the Service's comm port.
 const CONTAINER_PORT: u16 = 9786;
 
-/// An API server with the Service `c-scheduler` and one pod behind it.
+/// An API server that forwards ports of the scheduler's pod.
 struct ApiServer {
     client: kube::Client,
     /// Ports that are being forwarded.
@@ -43,7 +46,7 @@ struct ApiServer {
 }
 
 impl ApiServer {
-    async fn start(scheduler: &Double, is_ready: bool) -> anyhow::Result<Self> {
+    async fn start(scheduler: &Double) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let client = kube::Client::try_from(kube::Config::new(format!("http://{}", listener.local_addr()?).parse()?))?;
         let (scheduler, forwarding) = (scheduler.address.clone(), Arc::new(AtomicUsize::new(0)));
@@ -52,55 +55,30 @@ impl ApiServer {
             while let Ok((stream, _)) = listener.accept().await {
                 let (scheduler, counter) = (scheduler.clone(), Arc::clone(&counter));
                 // Ends when the other side is gone, with an error.
-                tokio::spawn(async move { serve(stream, &scheduler, is_ready, &counter).await });
+                tokio::spawn(async move { serve(stream, &scheduler, &counter).await });
             }
         });
         Ok(Self { client, forwarding })
     }
 
-    fn scheduler_client(&self, deadlines: Deadlines) -> SchedulerClient {
-        let route = Route::PortForward(self.client.clone());
-        SchedulerClient::new(self.client.clone(), Addresses { given: BTreeMap::new(), route }, deadlines)
+    fn scheduler_client(&self, observed: Seen, deadlines: Deadlines) -> SchedulerClient {
+        let pods: FindPod = Arc::new(move |cluster| scheduler_pod(&observed, cluster));
+        let addresses = Addresses { given: BTreeMap::new(), pods, route: Route::PortForward(self.client.clone()) };
+        SchedulerClient::new(self.client.clone(), addresses, deadlines)
     }
 }
 
-async fn serve(stream: TcpStream, scheduler: &str, is_ready: bool, forwarding: &AtomicUsize) -> anyhow::Result<()> {
+async fn serve(stream: TcpStream, scheduler: &str, forwarding: &AtomicUsize) -> anyhow::Result<()> {
     let mut start = [0; 256];
     let count = stream.peek(&mut start).await?;
     let line = String::from_utf8_lossy(&start[..count]);
     let path = line.split(' ').nth(1).context("no path")?;
-    if path.starts_with("/api/v1/namespaces/n/pods/p/portforward") {
-        forwarding.fetch_add(1, Ordering::SeqCst);
-        let result = forward(stream, scheduler).await;
-        forwarding.fetch_sub(1, Ordering::SeqCst);
-        return result;
-    }
-    answer(stream, &object(path, is_ready)).await
-}
-
-fn object(path: &str, is_ready: bool) -> Value {
-    match path.split('?').next() {
-        Some("/api/v1/namespaces/n/services/c-scheduler") => json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "c-scheduler"},
-            "spec": {"selector": {"a": "b"}, "ports": [{"port": 8786, "targetPort": "comm"}]},
-        }),
-        Some("/api/v1/namespaces/n/pods") => json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": [{
-            "metadata": {"name": "p"},
-            "spec": {"containers": [{"name": "s", "ports": [{"name": "comm", "containerPort": CONTAINER_PORT}]}]},
-            "status": {"conditions": [{"type": "Ready", "status": if is_ready { "True" } else { "False" }}]},
-        }]}),
-        _ => json!({}),
-    }
-}
-
-async fn answer(mut stream: TcpStream, object: &Value) -> anyhow::Result<()> {
-    let mut request = Vec::new();
-    while !request.ends_with(b"\r\n\r\n") {
-        anyhow::ensure!(stream.read_buf(&mut request).await? > 0, "the request breaks off");
-    }
-    let response = String::from_utf8(response("200 OK", &object.to_string()))?;
-    stream.write_all(response.replacen("\r\n", "\r\nConnection: close\r\n", 1).as_bytes()).await?;
-    Ok(stream.shutdown().await?)
+    let (pod, port) = (format!("/api/v1/namespaces/n/pods/{POD}/portforward?"), format!("ports={CONTAINER_PORT}"));
+    anyhow::ensure!(path.starts_with(&pod) && path.contains(&port), "{path} was asked for");
+    forwarding.fetch_add(1, Ordering::SeqCst);
+    let result = forward(stream, scheduler).await;
+    forwarding.fetch_sub(1, Ordering::SeqCst);
+    result
 }
 
 /// Data goes over channel 0 and errors over channel 1; both begin with the number of the port.
@@ -142,8 +120,8 @@ fn answered(operation: &str) -> Reaction {
 #[tokio::test]
 async fn from_outside_schedulers_are_reached_through_the_api_server() -> anyhow::Result<()> {
     let scheduler = Double::comm(answered).await?;
-    let api_server = ApiServer::start(&scheduler, true).await?;
-    let client = api_server.scheduler_client(Deadlines::default());
+    let api_server = ApiServer::start(&scheduler).await?;
+    let client = api_server.scheduler_client(Seen::good(CONTAINER_PORT), Deadlines::default());
     for _ in 0..2 {
         assert_eq!(adaptive_target(&client, "c").await?, 7);
     }
@@ -156,9 +134,9 @@ async fn forwarding_ends_with_the_connection_however_the_pod_hangs() -> anyhow::
     let scheduler =
         Double::comm(|operation| if operation == HANDSHAKE { answered(operation) } else { Reaction::Hang(Vec::new()) })
             .await?;
-    let api_server = ApiServer::start(&scheduler, true).await?;
+    let api_server = ApiServer::start(&scheduler).await?;
     let deadlines = Deadlines { connect: Duration::from_secs(5), ..IMPATIENT };
-    let client = api_server.scheduler_client(deadlines);
+    let client = api_server.scheduler_client(Seen::good(CONTAINER_PORT), deadlines);
     let result = say(&client, "c", SchedulerCall::Retire(Vec::new())).await;
     assert!(matches!(result, Err(SchedulerError::Unreachable(_))), "{result:?}");
     assert_eq!(scheduler.connections(), 1);
@@ -169,11 +147,13 @@ async fn forwarding_ends_with_the_connection_however_the_pod_hangs() -> anyhow::
 }
 
 #[tokio::test]
-async fn without_a_ready_pod_a_scheduler_is_unreachable() -> anyhow::Result<()> {
+async fn without_a_pod_nothing_is_forwarded() -> anyhow::Result<()> {
     let scheduler = Double::comm(answered).await?;
-    let api_server = ApiServer::start(&scheduler, false).await?;
-    let result = say(&api_server.scheduler_client(Deadlines::default()), "c", SchedulerCall::Workers).await;
+    let api_server = ApiServer::start(&scheduler).await?;
+    let client = api_server.scheduler_client(Seen(Vec::new()), Deadlines::default());
+    let result = say(&client, "c", SchedulerCall::Workers).await;
     let Err(SchedulerError::Unreachable(text)) = &result else { panic!("{result:?}") };
-    assert!(text.contains("no pod behind Service c-scheduler is ready"), "{text}");
+    assert!(text.contains("no pod of Deployment c-scheduler has an address"), "{text}");
+    assert_eq!(scheduler.connections(), 0);
     Ok(())
 }

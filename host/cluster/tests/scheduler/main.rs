@@ -5,6 +5,7 @@ mod double;
 mod fallbacks;
 mod faults;
 mod forward;
+mod pods;
 mod real;
 mod recorded;
 mod scaling;
@@ -18,15 +19,14 @@ mod tls;
 #[path = "../../../core/tests/asked/world.rs"]
 mod world;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::bail;
 use dask_wasm_operator_cluster::scheduler::{Addresses, Deadlines, Given, Route, SchedulerClient};
 use dask_wasm_operator_core::{
-    dask::DEFAULT_CLUSTER_DOMAIN,
     object::NamespacedName,
     ports::Schedulers as _,
-    scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
+    scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker, ServicePort, TargetPort},
 };
 
 /// How long any condition may take on a busy machine.
@@ -48,8 +48,8 @@ fn scheduler(name: &str) -> Scheduler {
     Scheduler {
         cluster: NamespacedName::new("n", name),
         service: format!("{name}-scheduler"),
-        comm_port: 8786,
-        dashboard_port: Some(8787),
+        comm_port: ServicePort { number: 8786, target: TargetPort::Name("tcp-comm".to_owned()) },
+        dashboard_port: Some(ServicePort::straight(8787)),
         tls_secret: None,
     }
 }
@@ -61,9 +61,9 @@ fn client(schedulers: &[(&str, &str)], api_server: &str, deadlines: Deadlines) -
         let Given { cluster, address } = format!("n/{name}={address}").parse()?;
         given.insert(cluster, address);
     }
-    let route = Route::ServiceDns { cluster_domain: DEFAULT_CLUSTER_DOMAIN.to_owned() };
     let kubernetes = kube::Client::try_from(kube::Config::new(format!("http://{api_server}").parse()?))?;
-    Ok(SchedulerClient::new(kubernetes, Addresses { given, route }, deadlines))
+    let addresses = Addresses { given, pods: Arc::new(|_| None), route: Route::PodNetwork };
+    Ok(SchedulerClient::new(kubernetes, addresses, deadlines))
 }
 
 /// An address at which nobody listens: the port of tcpmux.

@@ -120,7 +120,7 @@ fn deployments_named(worker: &str) -> [Option<&str>; 2] {
 }
 
 /// Of `tcp://10.0.0.1:34567` or `tls://[fd00::1]:34567`.
-fn ip_of(address: &str) -> Option<String> {
+pub(super) fn ip_of(address: &str) -> Option<String> {
     let (_, address) = address.split_once("://")?;
     let (host, _) = address.rsplit_once(':')?;
     let ip: IpAddr = host.trim_start_matches('[').trim_end_matches(']').parse().ok()?;

@@ -11,7 +11,7 @@ use dask_wasm_operator_core::{
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, Object, Resource},
     ports::Pending,
-    scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
+    scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply, ServicePort},
     time::rfc3339,
 };
 use kube::{Client, Config};
@@ -232,7 +232,7 @@ async fn a_call_that_breaks_off_has_ended() {
     let scheduler = Scheduler {
         cluster: at.clone(),
         service: "a-scheduler".to_owned(),
-        comm_port: 8786,
+        comm_port: ServicePort::straight(8786),
         dashboard_port: None,
         tls_secret: None,
     };

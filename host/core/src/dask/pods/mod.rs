@@ -5,6 +5,7 @@
 //! changes only when an answer does, so that what a kubelet reports now and then wakes nobody.
 
 mod removed;
+mod server;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -14,7 +15,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::to_raw_value;
 
+pub use server::{SchedulerPod, scheduler_pod};
 pub(super) use status::{PodStatus, Trouble, TroubleKind};
+
+use server::Server;
 
 use super::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, Lookup, WORKER_GROUP_NAME_LABEL, cluster_kind};
 use crate::{
@@ -59,6 +63,9 @@ pub(super) struct PodSummary {
     /// What keeps it from running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     trouble: Option<Trouble>,
+    /// How it is talked to, if it is a scheduler's and neither ended nor about to go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    server: Option<Server>,
 }
 
 /// The summary of a pod, as it is kept: controlled by the DaskCluster that its labels name.
@@ -66,14 +73,16 @@ pub(super) struct PodSummary {
 pub fn summary(kind: Arc<GroupVersionKind>, pod: &Object) -> Object {
     let status = PodStatus::of(pod);
     let (has_ended, is_going) = (status.has_ended(), pod.is_being_deleted());
+    let label = |key: &str| pod.metadata.labels.get(key);
+    let is_scheduler = label(COMPONENT_LABEL).is_some_and(|component| component == "scheduler");
     let summary = PodSummary {
         deployment: deployment_of(pod),
         running_since: status.running_since().and_then(epoch_millis).filter(|_| !has_ended),
         trouble: status.lasting_trouble().filter(|_| !has_ended && !is_going).map(|trouble| trouble.with_remedy(pod)),
+        server: (is_scheduler && !has_ended && !is_going).then(|| Server::of(pod, &status)).flatten(),
         ips: if has_ended { Vec::new() } else { status.ips() },
     };
     let summary = to_raw_value(&summary).expect("texts and numbers are JSON");
-    let label = |key: &str| pod.metadata.labels.get(key);
     let kept = [CLUSTER_NAME_LABEL, COMPONENT_LABEL, WORKER_GROUP_NAME_LABEL];
     let labels = kept.into_iter().filter_map(|key| Some((key.to_owned(), label(key)?.clone())));
     let owner = label(CLUSTER_NAME_LABEL).map(|cluster| {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::removed::remedy;
-use crate::object::Object;
+use crate::{object::Object, text::line};
 
 /// Reasons of a waiting container that are no trouble.
 const STARTING: [&str; 3] = ["", "ContainerCreating", "PodInitializing"];
@@ -18,8 +18,8 @@ const IMAGE_TROUBLE: [&str; 6] = [
     "RegistryUnavailable",
 ];
 
-/// Characters of a container's last words that are told on: an Event holds 1,024 bytes.
-const LAST_WORDS: usize = 300;
+/// Bytes of a container's last words that are told on: a message holds more than these.
+const LAST_WORDS: usize = 400;
 
 /// What is read of a pod's status.
 #[derive(Debug, Default, Deserialize)]
@@ -194,13 +194,23 @@ impl PodStatus {
         running.filter_map(|running| running.started_at.as_deref()).max()
     }
 
-    /// Its addresses.
-    pub(super) fn ips(self) -> Vec<String> {
-        let ips = self.pod_ips.into_iter().map(|address| address.ip).chain([self.pod_ip]);
-        let mut ips: Vec<_> = ips.filter(|ip| !ip.is_empty()).collect();
+    /// Its addresses, in alphabetical order.
+    pub(super) fn ips(&self) -> Vec<String> {
+        let mut ips: Vec<_> = self.ips_in_order().map(str::to_owned).collect();
         ips.sort_unstable();
         ips.dedup();
         ips
+    }
+
+    /// Its addresses, the first one first, and perhaps once more.
+    pub(super) fn ips_in_order(&self) -> impl Iterator<Item = &str> {
+        let ips = self.pod_ips.iter().map(|address| address.ip.as_str());
+        std::iter::once(self.pod_ip.as_str()).chain(ips).filter(|ip| !ip.is_empty())
+    }
+
+    /// Whether it counts among what a Service leads to.
+    pub(super) fn is_ready(&self) -> bool {
+        self.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
     }
 
     /// How often its containers were started again after a failure: they are only under `restartPolicy: OnFailure`.
@@ -281,9 +291,5 @@ impl ContainerStatus {
 }
 
 fn cut(text: &str) -> String {
-    let text = text.trim();
-    match text.char_indices().nth(LAST_WORDS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
+    line(text.trim(), LAST_WORDS).into_owned()
 }

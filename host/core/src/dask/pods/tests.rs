@@ -242,6 +242,7 @@ fn a_summary_has_what_is_asked_for_and_changes_with_nothing_else() {
         ips: vec!["10.244.0.7".to_owned(), "fd00:10::7".to_owned()],
         running_since: epoch_millis("2026-11-22T18:30:09Z"),
         trouble: None,
+        server: None,
     };
     assert_eq!(summary, expected);
     assert!(object.is_controlled_by(&owner_of(&NamespacedName::new("n", "c"))));

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use super::{ASK_AGAIN, Candidate, Removal, memory::Memory, remove_newest, surplus};
 use crate::{
     contract::{EventNote, EventSeverity},
-    dask::worker_set::WorkerSet,
+    dask::{registered::ip_of, worker_set::WorkerSet},
     scheduler::SchedulerWorker,
     wanted::{Problem, Snapshot},
 };
@@ -65,12 +65,11 @@ pub(super) fn unrecognized(
     let since = *removal.memory.held_since.get_or_insert(seen.now);
     let waited = waited(seen, Some(since)).unwrap_or_default();
     let (group, count) = (&seen.subject.metadata.name, held.len());
+    // Their names are what somebody told the scheduler; of an address no more is told than an IP has.
+    let place = ip_of(&stranger.address).map(|ip| format!(" (the first runs at {ip})")).unwrap_or_default();
     let strangers = format!(
-        "the scheduler knows {} workers (the first is {} at {}) of which neither name nor address tells in which Deployment \
-         they run",
+        "the scheduler knows {} workers{place} of which neither name nor address tells in which Deployment they run",
         unplaced.len(),
-        stranger.name,
-        stranger.address,
     );
     if waited < deadline {
         let message = format!(
