@@ -104,6 +104,9 @@ pub enum PluginSources {
     },
 }
 
+/// Where kube's client logs.
+const KUBE_CLIENT: &str = "kube_client";
+
 /// What is logged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogSettings {
@@ -264,13 +267,19 @@ impl From<LogArgs> for LogSettings {
         let levels = |ours: Level, others| {
             Targets::new().with_targets([("dask_wasm_operator", ours), ("guest", ours)]).with_default(others)
         };
+        // At level error, whatever is to become of it, the client tells that a request was refused, but not of which object. We
+        // do, where we give up. So its word counts only for who asks for it by name, or for all libraries.
+        let without_client = |levels: Targets| {
+            let is_named = levels.iter().any(|(target, _)| target.starts_with(KUBE_CLIENT));
+            if debug || is_named { levels } else { levels.with_target(KUBE_CLIENT, LevelFilter::OFF) }
+        };
         let default = match (debug, verbose, quiet) {
             (true, _, _) => levels(Level::DEBUG, LevelFilter::DEBUG),
             (_, true, _) => levels(Level::DEBUG, LevelFilter::INFO),
             (_, _, true) => levels(Level::WARN, LevelFilter::WARN),
             _ => levels(Level::INFO, LevelFilter::WARN),
         };
-        Self { format: log_format, levels: log_filter.unwrap_or(default) }
+        Self { format: log_format, levels: without_client(log_filter.unwrap_or(default)) }
     }
 }
 

@@ -155,6 +155,7 @@ async fn run(surroundings: Arc<ManagerSurroundings>, sweep: Sweep, begun: Instan
         tracing::warn!(plugin, %watch, %problem, "what the plugin has made of this kind stays; delete it by its label {PLUGIN_LABEL}");
     }
     let mut backoff = Backoff::default();
+    let mut told = None;
     loop {
         let actions = left(&surroundings, &sweep, &resources);
         if actions.is_empty() {
@@ -162,9 +163,16 @@ async fn run(surroundings: Arc<ManagerSurroundings>, sweep: Sweep, begun: Instan
         }
         let results = join_all(actions.into_iter().map(|action| surroundings.writes.write(action))).await;
         match results.into_iter().find_map(Result::err) {
-            None => {}
-            Some(error @ WriteError::NotLeader) => tracing::debug!(plugin, %error, "not removed yet"),
-            Some(error) => tracing::warn!(plugin, reason = error.kind(), %error, "not removed yet; tried again"),
+            None => told = None,
+            Some(error) => {
+                let reason = error.kind();
+                // Said once, not at each attempt.
+                if matches!(error, WriteError::NotLeader) || told.replace(reason) == Some(reason) {
+                    tracing::debug!(plugin, reason, %error, "not removed yet");
+                } else {
+                    tracing::warn!(plugin, reason, %error, "not removed yet; tried again");
+                }
+            }
         }
         if let Retry::After(delay) = backoff.fail(&plugin, None, None) {
             sleep(delay).await;

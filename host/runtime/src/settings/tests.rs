@@ -84,6 +84,22 @@ fn log_levels() {
 }
 
 #[test]
+fn a_refused_request_is_logged_by_us_alone_unless_its_client_is_asked_for() {
+    for (line, is_heard) in [
+        ("run", false),
+        ("run -v", false),
+        ("run -q", false),
+        ("run --log-filter info", false),
+        ("run --log-filter info,kube=debug", false),
+        ("run -d", true),
+        ("run --log-filter info,kube_client=error", true),
+        ("run --log-filter warn,kube_client::client=debug", true),
+    ] {
+        assert_eq!(logs(&run(line), "kube_client::client::builder", Level::ERROR), is_heard, "{line}");
+    }
+}
+
+#[test]
 fn levels_of_events() {
     for (line, level) in [
         ("run", EventLevel::All),
