@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::object::{Object, ObjectKey, Resource};
+use crate::{
+    object::{Object, ObjectKey, Resource},
+    quote::quote,
+};
 
 /// One write. The applier has no choice left to make: it performs the action as it stands, or reports why it could not.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +25,8 @@ pub enum Action {
         object: ObjectKey,
         /// Precondition.
         uid: String,
+        /// Precondition, where the object goes for what was seen of it; none: in whatever state it is.
+        resource_version: Option<String>,
     },
     /// Removal of a finalizer that nobody heeds any more, and a note of it.
     RemoveFinalizer {
@@ -123,7 +128,7 @@ pub enum WriteError {
         owner: String,
     },
     /// Other managers hold fields that we want.
-    #[error("other field managers hold fields of {object}: {message}")]
+    #[error("other field managers hold fields of {object}: {}", quote(message))]
     Conflict {
         /// The object.
         object: ObjectKey,
@@ -131,7 +136,7 @@ pub enum WriteError {
         message: String,
     },
     /// A precondition did not hold: the object changed or was made anew. Looking again is all that is needed.
-    #[error("{object} changed in between: {message}")]
+    #[error("{object} changed in between: {}", quote(message))]
     Stale {
         /// The object.
         object: ObjectKey,
@@ -139,7 +144,7 @@ pub enum WriteError {
         message: String,
     },
     /// The server refuses the object as it is: invalid, or forbidden by admission or quota.
-    #[error("the API server refuses {object}: {message}")]
+    #[error("the API server refuses {object}: {}", quote(message))]
     Refused {
         /// The object.
         object: ObjectKey,
@@ -149,9 +154,11 @@ pub enum WriteError {
         reason: String,
         /// The server's words, which name the field.
         message: String,
+        /// The fields that it names, as paths in the object.
+        fields: Vec<String>,
     },
     /// No answer, or one that says to try again.
-    #[error("the API server could not be asked to {verb} {object}: {message}")]
+    #[error("the API server could not be asked to {verb} {object}: {}", quote(message))]
     Unavailable {
         /// The object.
         object: ObjectKey,

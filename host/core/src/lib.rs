@@ -18,6 +18,7 @@ pub mod plan;
 pub mod plugin;
 pub mod ports;
 pub mod queue;
+pub mod quote;
 pub mod retry;
 pub mod scheduler;
 pub mod selector;

@@ -307,7 +307,7 @@ fn given_entry(given: &Value) -> Value {
 }
 
 fn refused(key: &ObjectKey, message: String) -> WriteError {
-    WriteError::Refused { object: key.clone(), code: 422, reason: "Invalid".to_owned(), message }
+    WriteError::Refused { object: key.clone(), code: 422, reason: "Invalid".to_owned(), message, fields: Vec::new() }
 }
 
 fn placeholder(key: &ObjectKey) -> Result<Object, String> {
@@ -393,13 +393,22 @@ impl Writes for MemoryCluster {
             Action::Apply(apply) => self.apply(apply),
             Action::DryRun(apply) => self.dry_run(apply),
             Action::Inherit { object, uid, manager, .. } => self.inherit(object, uid, manager),
-            Action::Delete { object, uid, .. } => {
+            Action::Delete { object, uid, resource_version, .. } => {
                 let mut objects = self.lock();
-                if objects.stored.get(object).is_some_and(|stored| stored.seen.metadata.uid == *uid) {
-                    remove(&mut objects, object);
-                    objects.written.push((object.clone(), "delete".to_owned()));
+                let live = objects.stored.get(object).map(|stored| &stored.seen.metadata);
+                let live = live.filter(|live| live.uid == *uid).map(|live| live.resource_version.clone());
+                match (live, resource_version) {
+                    (Some(live), Some(seen)) if live != *seen => {
+                        let message = "the object has been modified".to_owned();
+                        Err(WriteError::Stale { object: object.clone(), message })
+                    }
+                    (Some(_), _) => {
+                        remove(&mut objects, object);
+                        objects.written.push((object.clone(), "delete".to_owned()));
+                        Ok(Written::Deleted)
+                    }
+                    (None, _) => Ok(Written::Deleted),
                 }
-                Ok(Written::Deleted)
             }
             Action::RemoveFinalizer { object, uid, position, annotations, .. } => {
                 self.remove_finalizer(object, uid, *position, annotations)

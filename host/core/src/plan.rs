@@ -127,6 +127,7 @@ impl Planner<'_> {
                 match child {
                     Settled::Apply(child) => self.plan_child(seen, child, &mut plan),
                     Settled::Inherit(child) => self.plan_inheritance(seen, &child, &mut plan),
+                    Settled::Renew(child) => self.plan_renewal(seen, &child, &mut plan),
                     Settled::Outdated(child) => {
                         plan.outdated += u32::from(target(&child.object).0.same_kind(&deployment_kind()));
                         plan.problems.extend(outdated(&child));
@@ -190,6 +191,14 @@ impl Planner<'_> {
         }));
     }
 
+    /// What can't be changed goes, if it is still as it was seen, and its end is an event: then it is made anew.
+    fn plan_renewal(&self, seen: &Snapshot, child: &WantedChild, plan: &mut Plan) {
+        let (kind, name) = target(&child.object);
+        let Some(resource) = (self.resource)(&kind) else { return plan.problems.push(not_served(&kind)) };
+        let live = seen.child(&kind, name).filter(|live| !live.is_being_deleted());
+        plan.children.extend(live.map(|live| deletion(resource, live, Some(live.metadata.resource_version.clone()))));
+    }
+
     /// An object that is believed absent. If it only left our watches, it still has its uid.
     fn create(&self, seen: &Snapshot, resource: Resource, object: ObjectKey, child: WantedChild) -> Action {
         let mut body = child.object;
@@ -215,7 +224,7 @@ impl Planner<'_> {
             }
             match (self.resource)(&live.kind) {
                 Some(resource) => {
-                    plan.prunes.push(Action::Delete { resource, object: live.key(), uid: live.metadata.uid.clone() });
+                    plan.prunes.push(deletion(resource, live, None));
                 }
                 None => plan.problems.push(not_served(&live.kind)),
             }
@@ -239,6 +248,10 @@ impl Planner<'_> {
         let manager = self.author.manager.to_owned();
         Action::Apply(Apply { resource, object, target: ApplyTarget::Object, manager, body, force, creates })
     }
+}
+
+fn deletion(resource: Resource, live: &Object, resource_version: Option<String>) -> Action {
+    Action::Delete { resource, object: live.key(), uid: live.metadata.uid.clone(), resource_version }
 }
 
 fn add_preconditions(body: &mut Value, live: &Object, guarded: bool) {

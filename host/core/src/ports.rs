@@ -15,6 +15,7 @@ use crate::{
     action::{Action, WriteError, Written},
     contract::{Call, Failure, Outcome},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
+    quote::quote,
     scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
 };
 
@@ -111,9 +112,13 @@ impl CallError {
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Handler(Failure::Temporary { message, .. } | Failure::Permanent { message }) => f.write_str(message),
+            Self::Handler(Failure::Temporary { message, .. } | Failure::Permanent { message }) => {
+                f.write_str(&quote(message))
+            }
             Self::Trap { reason, last_words } if last_words.is_empty() => write!(f, "the guest trapped: {reason}"),
-            Self::Trap { reason, last_words } => write!(f, "the guest trapped: {reason}; its last words: {last_words}"),
+            Self::Trap { reason, last_words } => {
+                write!(f, "the guest trapped: {reason}; its last words: {}", quote(last_words))
+            }
             Self::Deadline(limit) => {
                 write!(f, "the call took longer than its deadline of {limit:?} (spec.limits.deadline)")
             }
@@ -126,8 +131,8 @@ impl fmt::Display for CallError {
                 "the guest's calls are nested deeper than its {limit} bytes of stack allow; look for endless recursion"
             ),
             Self::Output(limit) => write!(f, "the outcome is larger than {limit} bytes (spec.limits.outcome)"),
-            Self::BadAnswer(reason) => write!(f, "the answer can't be used: {reason}"),
-            Self::Host(reason) => write!(f, "the call could not be made: {reason}"),
+            Self::BadAnswer(reason) => write!(f, "the answer can't be used: {}", quote(reason)),
+            Self::Host(reason) => write!(f, "the call could not be made: {}", quote(reason)),
         }
     }
 }

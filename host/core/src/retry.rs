@@ -104,6 +104,7 @@ mod tests {
             code: 403,
             reason: String::new(),
             message: String::new(),
+            fields: Vec::new(),
         };
         backoff.fail_to_write(&1, &[WriteError::NotLeader, refused]);
         assert_eq!(backoff.attempts(), 1);

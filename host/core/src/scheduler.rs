@@ -12,7 +12,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::object::{NamespacedName, Object};
+use crate::{
+    object::{NamespacedName, Object},
+    quote::quote,
+};
 
 /// Dask's default port for workers and clients.
 pub const COMM_PORT: u16 = 8786;
@@ -181,16 +184,16 @@ pub enum Left {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum SchedulerError {
     /// No connection, or no answer in time.
-    #[error("the scheduler can't be reached: {0}")]
+    #[error("the scheduler can't be reached: {}", quote(.0))]
     Unreachable(String),
     /// It answered something that can't be used.
-    #[error("the scheduler's answer can't be used: {0}")]
+    #[error("the scheduler's answer can't be used: {}", quote(.0))]
     Unusable(String),
     /// It has no way to answer this.
-    #[error("the scheduler can't say: {0}")]
+    #[error("the scheduler can't say: {}", quote(.0))]
     Unsupported(String),
     /// The Secret with the certificates can't be read or used.
-    #[error("spec.tlsSecretName: {0}")]
+    #[error("spec.tlsSecretName: {}", quote(.0))]
     Certificates(String),
 }
 

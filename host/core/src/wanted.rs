@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::{
     contract::{EventNote, EventSeverity},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey},
+    quote::says_the_same,
     scheduler::{Replies, Scheduler, SchedulerCall},
     spec::Condition,
     text::{MESSAGE_BYTES, into_line},
@@ -155,6 +156,25 @@ impl Findings {
         let is_found = self.problems.iter().any(|problem| problem.reason == condition.reason);
         (!is_found && self.unknown.contains(&condition.reason.as_str())).then_some(condition)
     }
+
+    /// Keeps the problems that were `known`, where nothing was found out about them: those first, in their present words.
+    pub fn keep(&mut self, known: &[Problem]) {
+        let found = std::mem::take(&mut self.problems);
+        let present = |known: &Problem| found.iter().find(|found| found.is_same(known)).unwrap_or(known).clone();
+        self.problems = known.iter().map(present).collect();
+        self.problems.extend(found.into_iter().filter(|found| !found.is_among(known)));
+    }
+}
+
+/// All of these in one message of at most `most` bytes: none is left out because another is long.
+pub fn all_of(problems: &[Problem], most: usize) -> String {
+    let share = most / problems.len().max(1);
+    let shown = problems.iter().map(|problem| {
+        let message = problem.message.as_str();
+        let end = message.floor_char_boundary(share.saturating_sub("…; ".len()));
+        if message.len() + "; ".len() <= share { message.to_owned() } else { format!("{}…", &message[..end]) }
+    });
+    shown.collect::<Vec<_>>().join("; ")
 }
 
 impl From<Problem> for Findings {
@@ -201,6 +221,8 @@ pub enum OnNewTemplate {
     Replace,
     /// It gets the new template.
     Apply,
+    /// It is deleted, if nothing of it changes meanwhile, and made anew.
+    Renew,
 }
 
 /// The whole set of fields that a handler keeps on an object that it does not own.
@@ -212,13 +234,14 @@ pub struct WantedFields {
     pub body: Value,
 }
 
-/// Something that a person should know: becomes a condition, and an Event when it is new.
+/// Something that a person should know: becomes a condition, and an Event when it is new. It is new unless one with the same
+/// reason, about the same object and field, was told before: see [`Problem::is_same`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Problem {
     /// One word in CamelCase.
     pub reason: &'static str,
-    /// Names the object, the field and the remedy, on one line.
+    /// Names the object, the field and the remedy, on one line. What others say of it is quoted, see [`crate::quote`].
     pub message: String,
     /// Whether only a change of the object can help; otherwise it is tried again.
     pub permanent: bool,
@@ -230,6 +253,16 @@ impl Problem {
     /// Only a change of the object can help.
     pub fn permanent(reason: &'static str, message: impl Into<String>) -> Self {
         Self { permanent: true, ..Self::passing(reason, message) }
+    }
+
+    /// Whether this is the same problem, in whatever words others put it.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.reason == other.reason && says_the_same(&self.message, &other.message)
+    }
+
+    /// Whether it is one of these, in whatever words.
+    pub fn is_among(&self, problems: &[Self]) -> bool {
+        problems.iter().any(|problem| self.is_same(problem))
     }
 
     /// As a Warning, for subjects whose status has no place for it.
@@ -255,4 +288,38 @@ pub(crate) fn target(object: &Value) -> (GroupVersionKind, &str) {
     let kind = GroupVersionKind::from_api_version(&text(object.get("apiVersion")), &text(object.get("kind")));
     let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
     (kind, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(message: &str) -> Problem {
+        Problem::passing("Refused", message)
+    }
+
+    #[test]
+    fn a_problem_is_the_same_whatever_others_say_of_it_and_however_many_it_counts() {
+        let first = problem("n/a: 2 workers are refused: “version 7 has been modified”; correct spec.a");
+        assert!(first.is_same(&problem("n/a: 3 workers are refused: “version 8 has been modified”; correct spec.a")));
+        assert!(!first.is_same(&problem("n/b: 2 workers are refused: “version 7 has been modified”; correct spec.a")));
+        assert!(!first.is_same(&Problem { reason: "Forbidden", ..first.clone() }));
+    }
+
+    #[test]
+    fn what_is_known_stays_in_its_place_and_in_its_present_words() {
+        let mut findings = Findings { problems: vec![problem("b: “2”"), problem("c")], ..Findings::default() };
+        findings.keep(&[problem("a"), problem("b: “1”")]);
+        assert_eq!(findings.problems, [problem("a"), problem("b: “2”"), problem("c")]);
+    }
+
+    #[test]
+    fn all_problems_are_told_however_long_one_is() {
+        let problems: Vec<_> = ["a", &"ä".repeat(2_000), "c", "d"].map(problem).into();
+        let told = all_of(&problems, 950);
+        assert!(told.len() <= 950, "{}", told.len());
+        assert!(told.starts_with("a; ä") && told.ends_with("…; c; d"), "{told}");
+        assert_eq!(all_of(&problems[..1], 950), "a");
+        assert_eq!(all_of(&[], 950), "");
+    }
 }

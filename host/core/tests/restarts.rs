@@ -65,7 +65,7 @@ impl Writes for Site {
             }
             Action::Apply(_) if object.at.name.contains("quota") && object.kind.kind == "Deployment" => {
                 let (reason, message) = ("Forbidden".to_owned(), "exceeded quota".to_owned());
-                Some(WriteError::Refused { object, code: 403, reason, message })
+                Some(WriteError::Refused { object, code: 403, reason, message, fields: Vec::new() })
             }
             _ => None,
         };

@@ -258,6 +258,7 @@ impl Writes for Refusing {
             code: 403,
             reason: "Forbidden".to_owned(),
             message: "denied".to_owned(),
+            fields: Vec::new(),
         };
         Box::pin(std::future::ready(Err(error)))
     }

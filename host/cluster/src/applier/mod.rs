@@ -30,7 +30,7 @@ use crate::{
     path::{self, PathError, with_parameter},
     request::{Call, RequestError, TOTAL_DEADLINE},
 };
-use verdict::{Verdict, conflicts, is_ours, judge, names_uid, owner_of, stranger};
+use verdict::{Verdict, conflicts, fields, is_ours, judge, names_uid, owner_of, stranger};
 
 /// How long one attempt at a write may take: it must end while the Lease is surely held (duration 10 s, renewed every 3 s).
 pub const WRITE_DEADLINE: Duration = Duration::from_secs(3);
@@ -67,7 +67,9 @@ impl Applier {
         match action {
             Action::Apply(apply) => self.apply(&apply).await,
             Action::DryRun(apply) => self.dry_run(&apply).await,
-            Action::Delete { resource, object, uid } => self.delete(&resource, object, &uid).await,
+            Action::Delete { resource, object, uid, resource_version } => {
+                self.delete(&resource, object, &uid, resource_version.as_deref()).await
+            }
             Action::RemoveFinalizer { resource, object, uid, resource_version, position, annotations } => {
                 let patch = json!([
                     {"op": "test", "path": "/metadata/uid", "value": uid},
@@ -197,11 +199,17 @@ impl Applier {
         }
     }
 
-    async fn delete(&self, resource: &Resource, object: ObjectKey, uid: &str) -> Result<Written, WriteError> {
+    async fn delete(
+        &self,
+        resource: &Resource,
+        object: ObjectKey,
+        uid: &str,
+        resource_version: Option<&str>,
+    ) -> Result<Written, WriteError> {
         let path = path::object(resource, &object.at).map_err(|error| bad_name(object.clone(), &error))?;
         let options = json!({
             "apiVersion": "v1", "kind": "DeleteOptions",
-            "propagationPolicy": "Background", "preconditions": {"uid": uid},
+            "propagationPolicy": "Background", "preconditions": {"uid": uid, "resourceVersion": resource_version},
         });
         match self.send(&Call::json(Method::DELETE, &path, &options), None).await {
             // Finalizers or a grace period keep it for a while.
@@ -219,6 +227,9 @@ impl Applier {
                 RequestError::Status(status) if status.code == 404 || names_uid(status) => {
                     self.index.deleted(&object, uid);
                     Ok(Written::Deleted)
+                }
+                RequestError::Status(status) if status.code == 409 && resource_version.is_some() => {
+                    Err(WriteError::Stale { object, message: status.message.clone() })
                 }
                 RequestError::Status(status) => Err(refused(object, status.code, &status.reason, &error)),
                 _ => Err(unavailable(object, "delete", &error)),
@@ -360,11 +371,18 @@ fn left(deadline: Instant) -> Duration {
 
 /// The server would refuse it as well, if it could be asked without risk.
 fn bad_name(object: ObjectKey, error: &PathError) -> WriteError {
-    WriteError::Refused { object, code: 422, reason: "Invalid".to_owned(), message: error.to_string() }
+    WriteError::Refused {
+        object,
+        code: 422,
+        reason: "Invalid".to_owned(),
+        message: error.to_string(),
+        fields: Vec::new(),
+    }
 }
 
 fn refused(object: ObjectKey, code: u16, reason: &str, error: &RequestError) -> WriteError {
-    WriteError::Refused { object, code, reason: reason.to_owned(), message: error.to_string() }
+    let fields = if let RequestError::Status(status) = error { fields(status) } else { Vec::new() };
+    WriteError::Refused { object, code, reason: reason.to_owned(), message: error.to_string(), fields }
 }
 
 fn unavailable(object: ObjectKey, verb: &'static str, error: &RequestError) -> WriteError {
@@ -406,6 +424,7 @@ mod tests {
             resource: Resource { kind: kind.clone(), plural: "configmaps".to_owned(), namespaced: true },
             object: ObjectKey { kind, at: NamespacedName::new(namespace, "a") },
             uid: "u".to_owned(),
+            resource_version: None,
         }
     }
 

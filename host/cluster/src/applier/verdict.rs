@@ -9,6 +9,9 @@ use dask_wasm_operator_core::{
 use kube::core::{Status, response::StatusCause};
 use serde_json::Value;
 
+/// Fields of a refusal that are told on.
+const FIELDS: usize = 16;
+
 /// What a refusal of an apply means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -48,6 +51,16 @@ pub(super) fn names_uid(status: &Status) -> bool {
 pub(super) fn conflicts(status: &Status) -> String {
     let lines: Vec<String> = causes(status).map(|cause| format!("{}: {}", cause.message, cause.field)).collect();
     if lines.is_empty() { status.message.clone() } else { lines.join("; ") }
+}
+
+/// The fields that a refusal is about.
+pub(super) fn fields(status: &Status) -> Vec<String> {
+    let mut fields: Vec<_> =
+        causes(status).map(|cause| cause.field.clone()).filter(|field| !field.is_empty()).collect();
+    fields.sort_unstable();
+    fields.dedup();
+    fields.truncate(FIELDS);
+    fields
 }
 
 /// Who made an object that was to be created and turned out to be there; none if it is ours.

@@ -104,7 +104,14 @@ impl World {
 
     async fn delete(&self, kind: &str, name: &str, uid: &str) -> Result<Written, WriteError> {
         let object = self.key(kind, name);
-        self.applier.write(Action::Delete { resource: self.resource(kind), object, uid: uid.to_owned() }).await
+        self.applier
+            .write(Action::Delete {
+                resource: self.resource(kind),
+                object,
+                uid: uid.to_owned(),
+                resource_version: None,
+            })
+            .await
     }
 
     fn known(&self, kind: &str, name: &str) -> Option<Arc<Object>> {

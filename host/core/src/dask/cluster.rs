@@ -1,6 +1,6 @@
 //! DaskCluster → scheduler Deployment, scheduler Service, default worker group.
 
-use std::sync::Arc;
+use std::{cell::LazyCell, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -10,6 +10,8 @@ use super::{
     pod_spec::pod_spec,
     pods,
     replicas::Copied,
+    service::misdirected,
+    template::corrected,
     update::rolling,
     worker_group_kind,
 };
@@ -17,7 +19,7 @@ use crate::{
     names::{DNS_LABEL_MAX, check_dns_label},
     object::Object,
     spec::{DaskClusterSpec, Metadata},
-    wanted::{OnNewTemplate, Problem, Snapshot, Wanted, WantedChild},
+    wanted::{Findings, OnNewTemplate, Problem, Snapshot, Wanted, WantedChild},
 };
 
 /// Longest name of a cluster: its Service `<name>-scheduler` must be a DNS label.
@@ -60,8 +62,8 @@ pub(super) fn check_name(name: &str) -> Result<(), Problem> {
 }
 
 pub(super) fn reconcile(seen: &Snapshot, environment: &Environment) -> Wanted {
-    match (Cluster { seen, environment }).children() {
-        Ok(children) => Wanted { children: Some(children), ..Wanted::default() },
+    match (Cluster { seen, environment }).wanted() {
+        Ok(wanted) => wanted,
         Err(problem) => Wanted { findings: problem.into(), ..Wanted::default() },
     }
 }
@@ -74,12 +76,18 @@ struct Cluster<'a> {
 }
 
 impl Cluster<'_> {
-    fn children(self) -> Result<Vec<WantedChild>, Problem> {
+    fn wanted(self) -> Result<Wanted, Problem> {
         let subject = &self.seen.subject;
         check_name(&subject.metadata.name)?;
         let spec: DaskClusterSpec = decode_spec(subject)?;
         let updates = rolling(subject, spec.update_strategy.as_ref())?.is_some();
-        Ok(vec![self.scheduler(&spec, updates), self.service(&spec), self.default_group(&spec)])
+        let (scheduler, service) = (self.scheduler(&spec, updates), self.service(&spec));
+        let problem = misdirected(self.seen, &service.object["spec"], &scheduler.object);
+        Ok(Wanted {
+            children: Some(vec![scheduler, service, self.default_group(&spec)]),
+            findings: problem.map(Findings::from).unwrap_or_default(),
+            ..Wanted::default()
+        })
     }
 
     fn metadata(self, section: Option<&Metadata>, component: &str) -> ChildMetadata {
@@ -101,8 +109,13 @@ impl Cluster<'_> {
                 "template": {"metadata": metadata.of_template(), "spec": pod_spec(&spec.scheduler.spec, &[])},
             },
         });
-        let on_new_template = if updates { OnNewTemplate::Apply } else { OnNewTemplate::Leave };
-        WantedChild { on_new_template, ..WantedChild::new("scheduler", object) }
+        let child = WantedChild::new("scheduler", object);
+        if updates {
+            return WantedChild { on_new_template: OnNewTemplate::Apply, ..child };
+        }
+        let live = self.seen.child(&deployment_kind(), &scheduler_name(&self.seen.subject.metadata.name));
+        let pods = LazyCell::new(|| pods::Pods::of(self.seen, Some("scheduler")));
+        corrected(child, live.map(AsRef::as_ref), &pods)
     }
 
     fn service(self, spec: &DaskClusterSpec) -> WantedChild {

@@ -14,9 +14,11 @@ mod pod_spec;
 mod pods;
 mod poll;
 mod registered;
+mod remedy;
 mod removal;
 mod replicas;
 mod scaling;
+mod service;
 mod status;
 mod template;
 mod update;
@@ -41,8 +43,10 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use self::remedy::Place;
 use crate::{
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey},
+    quote::quote,
     spec::{DASK_AUTOSCALER, DASK_CLUSTER, DASK_GROUP, DASK_JOB, DASK_VERSION, DASK_WORKER_GROUP},
     wanted::{Findings, Problem, Snapshot, Wanted},
 };
@@ -194,15 +198,33 @@ impl Reconciler {
         }
     }
 
+    /// What to do about a child that is refused in these words, for these fields of it; none if nothing is known to help.
+    pub(crate) fn remedy(
+        self,
+        seen: &Snapshot,
+        child: &GroupVersionKind,
+        words: &str,
+        fields: &[String],
+    ) -> Option<String> {
+        let place = self.section(child).map(|section| self.place(seen, section));
+        remedy::of_refusal(words, fields, child, place.as_ref())
+    }
+
+    /// Where a person wrote a section of the subject's spec.
+    fn place(self, seen: &Snapshot, section: &str) -> Place {
+        let cluster = if self == Self::WorkerGroup { seen.related_one(workergroup::CLUSTER) } else { None };
+        Place::of(&seen.subject, section, cluster.map(AsRef::as_ref))
+    }
+
     /// The part of the subject's spec that a child of this kind is made from.
-    pub fn section(self, child: &GroupVersionKind) -> Option<&'static str> {
+    fn section(self, child: &GroupVersionKind) -> Option<&'static str> {
         match (self, child.kind.as_str()) {
             (Self::Cluster, "Deployment") => Some("spec.scheduler.spec"),
             (Self::Cluster, "Service") => Some("spec.scheduler.service"),
             (Self::Cluster, "DaskWorkerGroup") => Some("spec.worker"),
             (Self::WorkerGroup, "Deployment") => Some("spec.worker.spec"),
-            (Self::Job, "DaskCluster") => Some("spec.cluster"),
-            (Self::Job, "Pod") => Some("spec.job"),
+            (Self::Job, "DaskCluster") => Some("spec.cluster.spec"),
+            (Self::Job, "Pod") => Some("spec.job.spec"),
             _ => None,
         }
     }
@@ -287,5 +309,5 @@ fn decode_spec<T: DeserializeOwned>(subject: &Object) -> Result<T, Problem> {
     let Some(raw) = subject.fields.get("spec") else { return Err(invalid(".", "is missing".to_owned())) };
     let mut decoder = serde_json::Deserializer::from_str(raw.get());
     serde_path_to_error::deserialize(&mut decoder)
-        .map_err(|error| invalid(&error.path().to_string(), error.inner().to_string()))
+        .map_err(|error| invalid(&error.path().to_string(), quote(&error.inner().to_string())))
 }

@@ -6,15 +6,17 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    COMPONENT_LABEL,
+    COMPONENT_LABEL, Reconciler,
     cluster::{WORKERS, default_group_name, scheduler_name},
     deployment_kind, end_of_pause,
     pods::{Pods, TroubleKind},
+    remedy::{Place, by_cause},
     service_kind, worker_group_kind,
-    workergroup::{DeploymentStatus, worker_selector},
+    workergroup::{CLUSTER, DeploymentStatus, worker_selector},
 };
 use crate::{
     object::Object,
+    quote::quote,
     spec::{
         ClusterPhase, Condition, ConditionStatus, DaskClusterSpec, DaskClusterStatus, DaskWorkerGroupSpec,
         DaskWorkerGroupStatus, Finding, UpdateStrategy, UpdateStrategyType,
@@ -31,8 +33,9 @@ const ERRORS: [&str; 2] = [INVALID_NAME, "InvalidSpec"];
 /// An outdated child, see [`super::template`].
 pub(crate) const OUTDATED: &str = "TemplateOutdated";
 
-/// The end of the reason where pods can't be made.
-const FAILED: &str = "Failed";
+/// The reasons where pods can't be made.
+const SCHEDULER_FAILED: &str = "SchedulerFailed";
+const WORKERS_FAILED: &str = "WorkersFailed";
 
 pub(super) fn cluster(seen: &Snapshot, findings: &Findings) -> Value {
     let name = seen.subject.metadata.name.as_str();
@@ -59,15 +62,16 @@ pub(super) fn cluster(seen: &Snapshot, findings: &Findings) -> Value {
     let outdated = findings.outdated.map(|outdated| outdated.saturating_add(of_group)).or(previous.outdated_replicas);
     let outdated = outdated.unwrap_or(of_group);
     let update = has_rolling_update(seen).then_some(outdated);
+    let available = scheduler_available(seen, scheduler);
     let mut findings = findings.clone();
-    findings.problems.extend(problem_of_group(group_status));
+    findings.problems.extend(without_pod(&available).into_iter().chain(problem_of_group(group_status)));
     let status = DaskClusterStatus {
         phase: Some(phase),
         conditions: conditions(
             seen,
             &previous.conditions,
             &findings,
-            scheduler_available(seen, scheduler),
+            available,
             progress(phase == ClusterPhase::Running, update, &workers, wanted),
         ),
         observed_generation: seen.subject.metadata.generation,
@@ -90,11 +94,13 @@ pub(super) fn worker_group(seen: &Snapshot, findings: &Findings) -> Value {
     let cluster = spec.map(|spec| spec.cluster).unwrap_or_default();
     let is_made = findings.problems.iter().all(|problem| problem.reason == OUTDATED)
         && findings.standing("Degraded", &previous.conditions).is_none();
+    let mut findings = findings.clone();
+    findings.problems.extend(without_pods(seen, &workers, wanted));
     let status = DaskWorkerGroupStatus {
         conditions: conditions(
             seen,
             &previous.conditions,
-            findings,
+            &findings,
             workers_available(seen, &workers, wanted),
             progress(is_made, update, &workers, wanted),
         ),
@@ -126,6 +132,21 @@ fn problem_of_group(group: DaskWorkerGroupStatus) -> Option<Problem> {
     let degraded = group.conditions.into_iter().find(|condition| condition.type_ == "Degraded");
     let degraded = degraded.filter(|condition| condition.status == ConditionStatus::True)?;
     Some(Problem::passing("WorkerGroupDegraded", degraded.message))
+}
+
+/// That no pod can be made for the scheduler is somebody's to correct, as what the API server refuses the operator itself.
+fn without_pod((_, reason, message): &Finding) -> Option<Problem> {
+    (reason == SCHEDULER_FAILED).then(|| Problem::passing(SCHEDULER_FAILED, message.clone()))
+}
+
+/// The same of workers.
+fn without_pods(seen: &Snapshot, workers: &Workers, wanted: u32) -> Option<Problem> {
+    let failure = failures(seen).into_iter().find(|failure| failure.kind.is_none() && workers.ready < wanted)?;
+    let message = format!(
+        "DaskWorkerGroup {}: {} of {wanted} workers: {}",
+        seen.subject.metadata.name, failure.workers, failure.words
+    );
+    Some(Problem::passing(WORKERS_FAILED, message))
 }
 
 /// Whether outdated workers are replaced without anybody's doing.
@@ -177,26 +198,40 @@ pub(super) fn scheduler_available(seen: &Snapshot, scheduler: Option<&Object>) -
         );
     };
     let status = DeploymentStatus::of(scheduler);
+    let place = || scheduler_place(seen);
     let name = scheduler.metadata.name.as_str();
     if status.available_replicas > 0 {
         let message = format!("the scheduler (Deployment {name}) is available");
         (ConditionStatus::True, "SchedulerAvailable".to_owned(), message)
     } else if let Some(failure) = status.failure() {
-        let message = format!("no pod can be made for Deployment {name}: {failure}");
-        (ConditionStatus::False, format!("Scheduler{FAILED}"), message)
+        let message =
+            format!("no pod can be made for Deployment {name}: {}{}", quote(failure), remedied(failure, &place()));
+        (ConditionStatus::False, SCHEDULER_FAILED.to_owned(), message)
     } else if let Some((pod, trouble)) = Pods::of(seen, Some("scheduler")).trouble(name) {
         let reason = format!("Scheduler{}", trouble.kind.word());
-        (ConditionStatus::False, reason, trouble.describe(pod, "spec.scheduler.spec"))
+        (ConditionStatus::False, reason, trouble.describe(pod, &place()))
     } else {
         let message = format!("the scheduler's pod (Deployment {name}) is not ready");
         (ConditionStatus::False, "SchedulerNotReady".to_owned(), message)
     }
 }
 
+/// Where the spec of the scheduler's pod was written, whoever looks at it.
+fn scheduler_place(seen: &Snapshot) -> Place {
+    let cluster = seen.related_one(CLUSTER).unwrap_or(&seen.subject);
+    Place::of(cluster, "spec.scheduler.spec", None)
+}
+
+/// What to do about pods that can't be made, at the end of a message.
+fn remedied(failure: &str, place: &Place) -> String {
+    by_cause(failure, Some(place)).map(|remedy| format!("; {remedy}")).unwrap_or_default()
+}
+
 /// Whether this is one of the reasons that [`scheduler_available`] and [`workers_available`] give for pods that fail.
 pub(super) fn is_of_failing_pods(reason: &str) -> bool {
     let word = reason.strip_prefix("Scheduler").or_else(|| reason.strip_prefix("Workers"));
-    word.is_some_and(|word| word == FAILED || TroubleKind::ALL.iter().any(|kind| kind.word() == word))
+    let is_of_pods = word.is_some_and(|word| TroubleKind::ALL.iter().any(|kind| kind.word() == word));
+    is_of_pods || [SCHEDULER_FAILED, WORKERS_FAILED].contains(&reason)
 }
 
 fn workers_available(seen: &Snapshot, workers: &Workers, wanted: u32) -> Finding {
@@ -210,7 +245,7 @@ fn workers_available(seen: &Snapshot, workers: &Workers, wanted: u32) -> Finding
         let message = format!("{} of {wanted} workers are ready", workers.ready);
         return (ConditionStatus::False, "WorkersNotReady".to_owned(), message);
     };
-    let reason = format!("Workers{}", first.kind.map_or(FAILED, TroubleKind::word));
+    let reason = first.kind.map_or(WORKERS_FAILED.to_owned(), |kind| format!("Workers{}", kind.word()));
     let told = failures.iter().map(|failure| format!("{} of {wanted} workers: {}", failure.workers, failure.words));
     (ConditionStatus::False, reason, told.collect::<Vec<_>>().join(". "))
 }
@@ -227,6 +262,7 @@ struct Failure {
 /// What is wrong with workers that are not ready, by kind.
 fn failures(seen: &Snapshot) -> Vec<Failure> {
     let pods = Pods::of(seen, Some("worker"));
+    let place = Reconciler::WorkerGroup.place(seen, "spec.worker.spec");
     let mut failures: BTreeMap<Option<TroubleKind>, Failure> = BTreeMap::new();
     for deployment in workers_of(&seen.children) {
         let status = DeploymentStatus::of(deployment);
@@ -234,9 +270,9 @@ fn failures(seen: &Snapshot) -> Vec<Failure> {
         let (kind, words) = if status.ready_replicas > 0 {
             continue;
         } else if let Some(failure) = status.failure() {
-            (None, format!("pods can't be made: {failure}"))
+            (None, format!("pods can't be made: {}{}", quote(failure), remedied(failure, &place)))
         } else if let Some((pod, trouble)) = pods.trouble(name) {
-            (Some(trouble.kind), trouble.describe(pod, "spec.worker.spec"))
+            (Some(trouble.kind), trouble.describe(pod, &place))
         } else {
             continue;
         };
@@ -267,7 +303,7 @@ fn progress(components_exist: bool, outdated: Option<u32>, workers: &Workers, wa
 
 fn degradation(problems: &[Problem]) -> Finding {
     match problems {
-        [] => (ConditionStatus::False, "AsWanted".to_owned(), "nothing is wrong".to_owned()),
+        [] => (ConditionStatus::False, "AsWanted".to_owned(), "the operator has made everything as wanted".to_owned()),
         [first, rest @ ..] => {
             let more = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
             (ConditionStatus::True, first.reason.to_owned(), format!("{}{more}", first.message))

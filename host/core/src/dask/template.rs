@@ -2,18 +2,21 @@
 //!
 //! While the custom resource still gives that template, manual edits are reverted. When it gives another, the Deployment's spec
 //! is left alone, because a change would restart its pod and lose what a worker holds; deleting the Deployment gives the new
-//! one. Under a rolling update the scheduler's gets the new template, and workers' are replaced by new ones. Labels and
+//! one. Only a Deployment whose pods have surely never run gets it at once. Under a rolling update the scheduler's gets the new template, and workers' are replaced by new ones. Labels and
 //! annotations are propagated to object metadata only, never to pod templates or selectors: also to those of a Deployment
 //! that another operator made from another template, which so becomes ours without a restart.
 //!
 //! A pod that we make ourselves, the runner of a job, is its own template: Kubernetes refuses most changes of it, and one that
 //! it allows (another image) would restart the job.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    cell::LazyCell,
+    collections::{BTreeSet, HashMap},
+};
 
 use serde_json::{Value, json};
 
-use super::{deployment_kind, pod_kind};
+use super::{deployment_kind, pod_kind, pods::Pods, workergroup::DeploymentStatus};
 use crate::{
     fields::{fingerprint, held_entries, held_part, stable_digest},
     object::{GroupVersionKind, ManagedFields, Object},
@@ -44,6 +47,8 @@ pub enum Settled {
     Apply(WantedChild),
     /// Made from another template: its metadata is to be applied, the rest says what there is already.
     Outdated(WantedChild),
+    /// Made from another template, and to go for it: it can't be changed.
+    Renew(WantedChild),
     /// Made by the Python operator: what that set is to become ours first.
     Inherit(WantedChild),
 }
@@ -51,7 +56,7 @@ pub enum Settled {
 impl Settled {
     /// What is to be applied.
     pub fn child(&self) -> &WantedChild {
-        let (Self::Apply(child) | Self::Outdated(child) | Self::Inherit(child)) = self;
+        let (Self::Apply(child) | Self::Outdated(child) | Self::Renew(child) | Self::Inherit(child)) = self;
         child
     }
 }
@@ -116,6 +121,20 @@ impl TemplateAnswers {
     }
 }
 
+/// A Deployment whose pods are left alone when its template changes, unless there is surely nothing to leave alone: what has
+/// never run holds no work, and a corrected template is what it waits for. It is written only if nothing changes meanwhile.
+pub(super) fn corrected<'a>(
+    child: WantedChild,
+    live: Option<&Object>,
+    pods: &LazyCell<Pods<'a>, impl FnOnce() -> Pods<'a>>,
+) -> WantedChild {
+    let has_work = |live: &Object| DeploymentStatus::of(live).has_started() || !pods.have_never_run(live);
+    if live.is_none_or(has_work) {
+        return child;
+    }
+    WantedChild { guarded: true, on_new_template: OnNewTemplate::Apply, ..child }
+}
+
 /// Where a kind holds a pod spec that is changed on purpose only, and what makes new pods when it changes.
 fn pod_spec_of(kind: &GroupVersionKind) -> Option<(&'static str, &'static str)> {
     if kind.same_kind(&deployment_kind()) {
@@ -144,6 +163,9 @@ pub fn settle(mut child: WantedChild, live: Option<&Object>, manager: &str, is_s
         // Somebody removed the stamp, or made the object without: nothing of its template may change by it.
         None => is_same == Some(true),
     };
+    if !same && child.on_new_template == OnNewTemplate::Renew {
+        return Settled::Renew(child);
+    }
     if !same && child.on_new_template != OnNewTemplate::Apply {
         leave_alone(&mut child.object, live, &live_value, manager);
         return Settled::Outdated(child);

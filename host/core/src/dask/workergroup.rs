@@ -1,6 +1,6 @@
 //! DaskWorkerGroup → one Deployment per worker.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cell::LazyCell, collections::BTreeMap, sync::Arc};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use super::{
     pods::{self, Pods},
     removal::{Reach, Removal, Surplus, shrink},
     service_kind,
+    template::corrected,
     update::{Progress, rolling},
     worker_set::{Recorded, WORKER_ORDINALS, WorkerSet},
 };
@@ -89,9 +90,18 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
     let update = rolling(&seen.subject, spec.update_strategy.as_ref())?;
     let replicas = spec.worker.replicas;
     let on_new_template = if update.is_some() { OnNewTemplate::Replace } else { OnNewTemplate::Leave };
-    let worker = |name: &str| worker(seen, &spec, cluster, environment, name, on_new_template);
+    let deployments = seen.children.iter().filter(|child| child.kind.same_kind(&deployment_kind()));
+    let live: BTreeMap<_, _> = deployments.map(|live| (live.metadata.name.as_str(), live.as_ref())).collect();
+    let exists = |name: &&str| live.contains_key(name);
+    let pods = LazyCell::new(|| Pods::of(seen, Some("worker")));
+    let worker = |name: &str| {
+        let child = worker(seen, &spec, cluster, environment, name, on_new_template);
+        match on_new_template {
+            OnNewTemplate::Leave => corrected(child, live.get(name).copied(), &pods),
+            OnNewTemplate::Replace | OnNewTemplate::Apply | OnNewTemplate::Renew => child,
+        }
+    };
     let (mut workers, lost_record) = workers(seen);
-    let exists = |name: &&str| seen.child(&deployment_kind(), name).is_some();
     if update.is_some() && seen.outdated.is_none() {
         let drafts: Vec<_> = workers.names().into_iter().filter(exists).map(worker).collect();
         if !drafts.is_empty() {
@@ -297,6 +307,8 @@ pub(super) fn scheduler_address(cluster: &str, namespace: Option<&str>, environm
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct DeploymentStatus {
+    observed_generation: i64,
+    pub(super) replicas: u32,
     pub(super) ready_replicas: u32,
     pub(super) available_replicas: u32,
     pub(super) conditions: Vec<DeploymentCondition>,
@@ -317,6 +329,12 @@ pub(super) struct DeploymentCondition {
 impl DeploymentStatus {
     pub(super) fn of(deployment: &Object) -> Self {
         deployment.field("status").and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// Whether it is that of the Deployment as it is now: its controller has looked.
+    pub(super) fn is_of(&self, deployment: &Object) -> bool {
+        self.observed_generation > 0
+            && deployment.metadata.generation.is_none_or(|generation| self.observed_generation >= generation)
     }
 
     /// Whether its pod was ready at any time: the rollout was complete once.

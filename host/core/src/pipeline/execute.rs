@@ -74,7 +74,8 @@ impl Pipeline<'_> {
 
     pub(super) fn deletion(&self, subject: &Object) -> Vec<Action> {
         let resource = self.observed.resource(&subject.kind);
-        let delete = |resource| Action::Delete { resource, object: subject.key(), uid: subject.metadata.uid.clone() };
+        let uid = subject.metadata.uid.clone();
+        let delete = |resource| Action::Delete { resource, object: subject.key(), uid, resource_version: None };
         resource.map(delete).into_iter().collect()
     }
 

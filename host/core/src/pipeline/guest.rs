@@ -11,9 +11,8 @@ use std::{
 
 use serde_json::json;
 
-use super::{Pass, Pipeline, SubjectState, execute::adopt};
+use super::{Pass, Pipeline, SubjectState, execute::adopt, is_passing};
 use crate::{
-    action::WriteError,
     contract::{Call, Failure, HandlerDeclaration, Json, OwnedChild, Subject, Trigger, TriggerRequest},
     dask::Settled,
     object::{GroupVersionKind, Object, Resource},
@@ -183,9 +182,10 @@ impl Pipeline<'_> {
             done.errors.iter().map(|error| Problem::passing(error.kind(), format!("{}: {error}", handler.name))),
         );
         if !done.errors.is_empty() && done.errors.iter().all(is_passing) {
-            // What goes away by itself is no problem to be shown, and the plugin is not given up for it.
+            // What goes away by itself is no problem to be shown, and the plugin is not given up for it. What was is as it was.
             let retry = state.backoff.fail_to_write(&seen.subject.metadata.uid, &done.errors);
-            return Pass { writes: done.writes, ..tell(state, Vec::new(), retry) };
+            let findings = state.findings.clone();
+            return Pass { writes: done.writes, retry: Some(retry), findings, ..Pass::default() };
         }
         if !problems.is_empty() {
             return Pass { writes: done.writes, ..failed(state, &seen.subject, problems, None) };
@@ -196,6 +196,7 @@ impl Pipeline<'_> {
         state.held = left.is_empty().then(|| held(&manager, &after));
         state.backoff.succeed();
         state.findings = Findings::default();
+        state.told.clear();
         Pass { writes: done.writes, requeue_after, events, ..Pass::default() }
     }
 
@@ -296,10 +297,6 @@ fn tell(state: &mut SubjectState, mut problems: Vec<Problem>, retry: Retry) -> P
     }
     state.findings = Findings { problems, ..Findings::default() };
     Pass { retry: Some(retry), findings: state.findings.clone(), ..Pass::default() }
-}
-
-fn is_passing(error: &WriteError) -> bool {
-    matches!(error, WriteError::Stale { .. } | WriteError::NotLeader | WriteError::Unavailable { .. })
 }
 
 fn is_permanent(error: &CallError) -> bool {

@@ -16,6 +16,7 @@ pub use takeover::{KOPF_FINALIZER, handed_back};
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    action::WriteError,
     contract::EventNote,
     dask::{Environment, Reconciler, TemplateAnswers},
     object::{GroupVersionKind, NamespacedName, Object},
@@ -24,8 +25,11 @@ use crate::{
     ports::{CallReport, Observed, Writes},
     retry::{Backoff, Retry},
     scheduler::{Replies, Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
-    wanted::{Findings, Found, Snapshot},
+    wanted::{Findings, Found, Problem, Snapshot},
 };
+
+/// Problems that are remembered as told.
+const TOLD: usize = 32;
 
 /// Who handles a subject.
 #[derive(Clone)]
@@ -93,6 +97,8 @@ pub struct SubjectState {
     handled: Handled,
     /// Of a plugin: the input at which it was parked.
     parked: Option<u64>,
+    /// Of a plugin: what was told when it was parked, since its handler last succeeded.
+    told: Vec<Problem>,
     requeued: bool,
     /// The subject as it was last seen, kept for handlers that want to hear of its end.
     last_seen: Option<Arc<Object>>,
@@ -123,6 +129,16 @@ impl SubjectState {
     /// Whether the handler is not called for this subject until something changes.
     pub fn is_parked(&self) -> bool {
         self.parked.is_some()
+    }
+
+    /// Whether one of these was not told since the handler last succeeded. From now on they are told.
+    pub fn is_news(&mut self, problems: &[Problem]) -> bool {
+        let new: Vec<_> = problems.iter().filter(|problem| !problem.is_among(&self.told)).cloned().collect();
+        let is_news = !new.is_empty();
+        self.told.extend(new);
+        let excess = self.told.len().saturating_sub(TOLD);
+        self.told.drain(..excess);
+        is_news
     }
 
     /// How many children the last answer held.
@@ -236,4 +252,9 @@ impl Pipeline<'_> {
             now,
         }
     }
+}
+
+/// Whether a write failed for nothing that was found out about its object.
+fn is_passing(error: &WriteError) -> bool {
+    matches!(error, WriteError::Stale { .. } | WriteError::NotLeader | WriteError::Unavailable { .. })
 }

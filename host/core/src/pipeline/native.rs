@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::Value;
 
-use super::{Pass, Pipeline, SubjectState};
+use super::{Pass, Pipeline, SubjectState, is_passing};
 use crate::{
     action::WriteError,
     contract::{EventNote, EventSeverity},
@@ -37,7 +37,7 @@ impl Pipeline<'_> {
         if !wanted.drafts.is_empty() {
             let drafts = match self.settle_children(std::mem::take(&mut wanted.drafts), &seen, author, state).await {
                 Ok(drafts) => drafts,
-                Err(error) => return unanswered(reconciler, subject, &error, state),
+                Err(error) => return unanswered(reconciler, &seen, &error, state),
             };
             seen.outdated = Some(outdated(&drafts));
             wanted = reconciler.reconcile(&seen, self.environment);
@@ -45,7 +45,7 @@ impl Pipeline<'_> {
         let settled = match wanted.children.take() {
             Some(children) => match self.settle_children(children, &seen, author, state).await {
                 Ok(settled) => Some(settled),
-                Err(error) => return unanswered(reconciler, subject, &error, state),
+                Err(error) => return unanswered(reconciler, &seen, &error, state),
             },
             None => None,
         };
@@ -74,10 +74,14 @@ impl Pipeline<'_> {
         }
         let done = self.execute(plan, state).await;
         for error in &done.errors {
-            match problem(reconciler, subject, error) {
+            match problem(reconciler, &seen, error) {
                 Some(problem) => findings.problems.push(problem),
                 None => findings.unknown.extend(TOLD_BY_WRITES),
             }
+        }
+        if done.errors.iter().any(is_passing) {
+            // The pass was cut off: what it did not get to is as it was.
+            findings.keep(&state.findings.problems);
         }
 
         let retry = if done.errors.is_empty() {
@@ -116,10 +120,13 @@ impl Pipeline<'_> {
 }
 
 /// Nothing is done before it is known what would restart pods. Where that is nothing to be told, nothing was found out.
-fn unanswered(reconciler: Reconciler, subject: &Object, error: &WriteError, state: &mut SubjectState) -> Pass {
-    let retry = state.backoff.fail_to_write(&subject.metadata.uid, std::slice::from_ref(error));
-    if let Some(problem) = problem(reconciler, subject, error) {
-        let findings = Findings { problems: vec![problem], ..state.findings.clone() };
+fn unanswered(reconciler: Reconciler, seen: &Snapshot, error: &WriteError, state: &mut SubjectState) -> Pass {
+    let retry = state.backoff.fail_to_write(&seen.subject.metadata.uid, std::slice::from_ref(error));
+    if let Some(problem) = problem(reconciler, seen, error) {
+        let mut findings = Findings { problems: vec![problem], ..state.findings.clone() };
+        if is_passing(error) {
+            findings.keep(&state.findings.problems);
+        }
         state.find(&findings);
     }
     Pass { retry: Some(retry), findings: state.findings.clone(), ..Pass::default() }
@@ -143,28 +150,22 @@ fn outdated(settled: &[Settled]) -> BTreeSet<String> {
 }
 
 /// What a person should know of a failed write. That our view was old is none of their business.
-fn problem(reconciler: Reconciler, subject: &Object, error: &WriteError) -> Option<Problem> {
+fn problem(reconciler: Reconciler, seen: &Snapshot, error: &WriteError) -> Option<Problem> {
     if matches!(error, WriteError::Stale { .. } | WriteError::NotLeader) {
         return None;
     }
+    let subject = &seen.subject;
     let (kind, name) = (&subject.kind.kind, &subject.metadata.name);
-    let WriteError::Refused { object, message, .. } = error else {
+    let WriteError::Refused { object, message, fields, .. } = error else {
         return Some(Problem::passing(error.kind(), format!("{kind} {name}: {error}")));
     };
-    let section = reconciler.section(&object.kind);
-    let (reason, remedy) = if message.contains("metadata.name:") {
-        (INVALID_NAME, format!("; names are made from that of {kind} {name}: make it anew under another one"))
-    } else if let Some(section) = section.filter(|_| is_about_what_cannot_change(message)) {
-        let change = format!("{section} of {kind} {name}");
-        (error.kind(), format!("; delete it to have it made anew with the new value, or undo the change in {change}"))
+    let is_about_its_name = fields.iter().any(|field| field == "metadata.name");
+    let (reason, remedy) = if is_about_its_name || message.contains("metadata.name:") {
+        let remedy = format!("names are made from that of {kind} {name}: make it anew under another one");
+        (INVALID_NAME, Some(remedy))
     } else {
-        (error.kind(), section.map(|section| format!("; correct {section} of {kind} {name}")).unwrap_or_default())
+        (error.kind(), reconciler.remedy(seen, &object.kind, message, fields))
     };
+    let remedy = remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default();
     Some(Problem::passing(reason, format!("{kind} {name}: {error}{remedy}")))
-}
-
-/// Whether the API server refuses a change because the field can't change: in the words of Kubernetes' validation of Services
-/// (`clusterIPs`, `healthCheckNodePort`, `loadBalancerClass`) and Deployments (`selector`).
-fn is_about_what_cannot_change(message: &str) -> bool {
-    ["field is immutable", "may not change once set", "can not be unset"].iter().any(|words| message.contains(words))
 }

@@ -10,6 +10,7 @@ use crate::{
     dask::{Reconciler, field_manager},
     fields::{contains, holds_more},
     object::{ManagedFields, NamespacedName},
+    quote::differs_in_quotes,
     spec::{Condition, ConditionStatus},
     text::{STATUS_BYTES, lines_in},
     wanted::Found,
@@ -60,7 +61,7 @@ impl Pipeline<'_> {
         }
         let held = if has_subresource { subject.status_applied_by(&manager) } else { subject.applied_by(&manager) };
         let held = held.and_then(ManagedFields::decoded);
-        if contains(&before, &status) && !held.is_some_and(|held| holds_more(&held, &body)) {
+        if contains(&before, &in_the_words_of(&before, &status)) && !held.is_some_and(|held| holds_more(&held, &body)) {
             return Ok(Vec::new());
         }
         let apply = Apply {
@@ -112,21 +113,34 @@ fn phase_only(status: &Value) -> Value {
     status.get("phase").map_or(Value::Null, |phase| json!({ "phase": phase }))
 }
 
+fn conditions(status: &Value) -> Vec<Condition> {
+    status.get("conditions").and_then(|conditions| Vec::deserialize(conditions).ok()).unwrap_or_default()
+}
+
+/// The status with the quotes of the one before, where it says the same: that others word it anew is no reason to write. Their
+/// newest words go along when something else is.
+fn in_the_words_of(before: &Value, status: &Value) -> Value {
+    let (before, mut status) = (conditions(before), status.clone());
+    for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+        let Ok(now) = Condition::deserialize(&*condition) else { continue };
+        let same = |before: &&Condition| before.is_same(&now) && differs_in_quotes(&before.message, &now.message);
+        if let Some(before) = before.iter().find(same) {
+            condition["message"] = json!(before.message);
+        }
+    }
+    status
+}
+
 /// One Event when something goes wrong, or goes wrong in another way.
 fn transitions(reconciler: Reconciler, before: &Value, after: &Value) -> Vec<EventNote> {
-    let conditions = |status: &Value| -> Vec<Condition> {
-        status.get("conditions").and_then(|conditions| Vec::deserialize(conditions).ok()).unwrap_or_default()
-    };
     let before = conditions(before);
     let is_new = |after: &Condition| {
-        let before = before.iter().find(|before| before.type_ == after.type_ && before.status == after.status);
         match (after.type_.as_str(), after.status) {
-            ("Degraded", ConditionStatus::True) => {
-                before.is_none_or(|before| (&before.reason, &before.message) != (&after.reason, &after.message))
-            }
-            // Its message holds numbers, and names of pods.
+            ("Degraded", ConditionStatus::True) => !before.iter().any(|before| before.is_same(after)),
+            // Its message holds names of pods, which come and go.
             ("Available", ConditionStatus::False) => {
-                reconciler.has_failing_pods(&after.reason) && before.is_none_or(|before| before.reason != after.reason)
+                let has_reason = |before: &Condition| before.type_ == after.type_ && before.reason == after.reason;
+                reconciler.has_failing_pods(&after.reason) && !before.iter().any(has_reason)
             }
             _ => false,
         }
@@ -136,7 +150,10 @@ fn transitions(reconciler: Reconciler, before: &Value, after: &Value) -> Vec<Eve
         reason: condition.reason,
         message: condition.message,
     };
-    conditions(after).into_iter().filter(is_new).map(note).collect()
+    let mut notes: Vec<_> = conditions(after).into_iter().filter(is_new).map(note).collect();
+    // Two conditions may have one cause.
+    notes.dedup_by(|note, before| note.reason == before.reason);
+    notes
 }
 
 #[cfg(test)]
@@ -194,13 +211,19 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_told_again_when_its_words_change() {
+    fn a_problem_is_told_again_when_it_is_another_one_and_not_when_others_word_it_anew() {
         let degraded = |message| status(&[("Degraded", "True", "Refused", message)]);
         let fine = status(&[("Degraded", "False", "AsWanted", "nothing is wrong")]);
         assert_eq!(reasons(Reconciler::Cluster, &fine, &degraded("a")), ["Refused"]);
         assert_eq!(reasons(Reconciler::Cluster, &degraded("a"), &degraded("b")), ["Refused"]);
         assert_eq!(reasons(Reconciler::Cluster, &degraded("a"), &degraded("a")), [""; 0]);
         assert_eq!(reasons(Reconciler::Cluster, &degraded("a"), &fine), [""; 0]);
+        let (first, again) = ("refused: “used: cpu=3”; correct spec.a", "refused: “used: cpu=4”; correct spec.a");
+        assert_eq!(reasons(Reconciler::Cluster, &degraded(first), &degraded(again)), [""; 0]);
+        assert_eq!(in_the_words_of(&degraded(first), &degraded(again)), degraded(first));
+        let elsewhere = "refused: “used: cpu=3”; correct spec.b";
+        assert_eq!(reasons(Reconciler::Cluster, &degraded(first), &degraded(elsewhere)), ["Refused"]);
+        assert_eq!(in_the_words_of(&degraded(first), &degraded(elsewhere)), degraded(elsewhere));
     }
 
     /// A cluster with the definitions of the Python operator.

@@ -27,7 +27,12 @@ pub fn removal(
         if is_child_of(object, manager) {
             if !keeps(handler, Some(&object.kind)) {
                 let uid = object.metadata.uid.clone();
-                return vec![Action::Delete { resource: resource.clone(), object: object.key(), uid }];
+                return vec![Action::Delete {
+                    resource: resource.clone(),
+                    object: object.key(),
+                    uid,
+                    resource_version: None,
+                }];
             }
         } else if is_patched_by(object, manager) && !keeps(handler, None) {
             withdrawals.push(withdrawal(object, resource, manager));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::time::rfc3339;
+use crate::{quote::says_the_same, time::rfc3339};
 
 /// Labels and annotations for what is made from this part. Other fields are kept, and ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,12 @@ impl Condition {
     /// What it says.
     pub fn finding(&self) -> Finding {
         (self.status, self.reason.clone(), self.message.clone())
+    }
+
+    /// Whether another says the same, in whatever words others put it.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.type_, self.status, &self.reason) == (&other.type_, other.status, &other.reason)
+            && says_the_same(&self.message, &other.message)
     }
 
     /// What was found at `now`, in milliseconds since the Unix epoch, for a `generation` of an object that had the conditions

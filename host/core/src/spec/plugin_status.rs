@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Condition;
+use crate::quote::says_the_same;
 
 /// State of a DaskPlugin.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -125,7 +126,7 @@ pub struct PluginCounts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LastError {
-    /// When.
+    /// Since when. A call that fails in the same way as the last one does not move it.
     #[cfg_attr(feature = "schema", schemars(extend("format" = "date-time")))]
     pub time: String,
     /// Which handler.
@@ -134,6 +135,14 @@ pub struct LastError {
     pub subject: String,
     /// What kind of failure, as one word in CamelCase.
     pub reason: String,
-    /// What happened.
+    /// What happened: all problems of the call.
     pub message: String,
+}
+
+impl LastError {
+    /// Whether another call failed in the same way, in whatever words others put it.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.handler, &self.subject, &self.reason) == (&other.handler, &other.subject, &other.reason)
+            && says_the_same(&self.message, &other.message)
+    }
 }

@@ -13,7 +13,7 @@ use dask_wasm_operator_core::{
     memory::MemoryCluster,
     object::{NamespacedName, ObjectKey},
     ports::{Pending, Writes},
-    scheduler::{SchedulerCall, SchedulerReply},
+    scheduler::{SchedulerCall, SchedulerError, SchedulerReply},
 };
 use serde_json::{Value, json};
 
@@ -240,7 +240,8 @@ impl Writes for ReadOnly {
     fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>> {
         let object = action.object().clone();
         let message = "read-only".to_owned();
-        let refused = WriteError::Refused { object, code: 403, reason: "Forbidden".to_owned(), message };
+        let refused =
+            WriteError::Refused { object, code: 403, reason: "Forbidden".to_owned(), message, fields: Vec::new() };
         Box::pin(std::future::ready(Err(refused)))
     }
 }
@@ -423,6 +424,44 @@ fn a_scheduler_that_does_not_answer_changes_nothing_and_is_told_of() {
     world.scheduler = Box::new(|_, _| Ok(SchedulerReply::AdaptiveTarget(5)));
     world.advance(61 * SECOND);
     assert_eq!((replicas(&world), world.problems(Reconciler::Autoscaler, "a")), (5, Vec::new()));
+}
+
+#[test]
+fn what_keeps_a_scheduler_from_answering_is_told_with_its_remedy_until_it_answers() {
+    for (error, reason, remedy) in [
+        (
+            SchedulerError::Unreachable("refused".into()),
+            "SchedulerUnreachable",
+            "look at the pod of Deployment a-scheduler",
+        ),
+        (SchedulerError::Unusable("a page".into()), "SchedulerAnswerUnusable", "run distributed 2022.8 or newer"),
+        (SchedulerError::Unsupported("old".into()), "SchedulerUnsupported", "run distributed 2022.8 or newer"),
+        (
+            SchedulerError::Certificates("expired".into()),
+            "SchedulerCertificates",
+            "correct spec.tlsSecretName of DaskCluster a",
+        ),
+    ] {
+        let mut world = world(3, autoscaler(0, 10), |_| 3);
+        world.advance(10 * SECOND);
+        let mut words = 0;
+        world.scheduler = Box::new(move |_, _| {
+            words += 1;
+            Err(match &error {
+                SchedulerError::Unreachable(why) => SchedulerError::Unreachable(format!("{why} by socket {words}")),
+                other => other.clone(),
+            })
+        });
+        world.advance(600 * SECOND);
+        let (degraded, told, message) = world.condition("DaskAutoscaler", "a", "Degraded");
+        assert_eq!((degraded.as_str(), told.as_str()), ("True", reason), "{message}");
+        assert!(message.contains(remedy), "{message}");
+        assert_eq!(world.events_of(reason).len(), 1, "in other words it is the same");
+        world.scheduler = Box::new(|_, _| Ok(SchedulerReply::AdaptiveTarget(3)));
+        world.advance(61 * SECOND);
+        assert_eq!(world.condition("DaskAutoscaler", "a", "Degraded").0, "False");
+        assert_eq!(world.condition("DaskAutoscaler", "a", "Available").1, "SchedulerAnswers");
+    }
 }
 
 #[test]

@@ -26,7 +26,13 @@ impl Writes for UsedUp<'_> {
         }
         let (object, reason) = (action.object().clone(), "Forbidden".to_owned());
         let message = "exceeded quota: pods, requested: pods=1, used: pods=4, limited: pods=4".to_owned();
-        Box::pin(std::future::ready(Err(WriteError::Refused { object, code: 403, reason, message })))
+        Box::pin(std::future::ready(Err(WriteError::Refused {
+            object,
+            code: 403,
+            reason,
+            message,
+            fields: Vec::new(),
+        })))
     }
 }
 
@@ -49,7 +55,7 @@ fn a_runner_that_is_evicted_fails_the_job_and_names_the_reason() {
     world.settle();
     world.report(json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}));
     assert_eq!((world.job_status().as_str(), world.made()), ("Failed", (false, true)));
-    assert!(world.was_told("Evicted: The node was low on resource: memory."));
+    assert!(world.was_told("Evicted: “The node was low on resource: memory."));
 }
 
 #[test]
@@ -92,7 +98,11 @@ fn a_runner_that_a_quota_refuses_is_tried_again() {
     now(pipeline.publish(Reconciler::Job, &at, state.found().as_ref(), START)).unwrap();
     let problem = &pass.findings.problems[0];
     assert_eq!((problem.reason, problem.permanent), ("Forbidden", false));
-    assert!(problem.message.contains("exceeded quota") && problem.message.contains("spec.job"), "{}", problem.message);
+    assert!(
+        problem.message.contains("exceeded quota") && problem.message.contains("make room in ResourceQuota pods"),
+        "{}",
+        problem.message
+    );
     assert!(pass.retry.is_some());
     assert_eq!(world.status(), json!({"jobStatus": "JobCreated"}));
     world.settle();
@@ -110,7 +120,10 @@ fn a_job_whose_cluster_is_refused_is_not_begun_and_tried_again() {
         let pass = now(pipeline.reconcile(&job, &at, &mut state, START));
         now(pipeline.publish(Reconciler::Job, &at, state.found().as_ref(), START)).unwrap();
         let problem = &pass.findings.problems[0];
-        assert!(problem.message.contains("exceeded quota") && problem.message.contains("spec.cluster"), "{problem}");
+        assert!(
+            problem.message.contains("exceeded quota") && problem.message.contains("make room in ResourceQuota pods"),
+            "{problem}"
+        );
         assert_eq!((world.made(), world.status()), ((false, false), json!({"jobStatus": "JobCreated"})));
         assert!(pass.retry.is_some());
     }
@@ -144,7 +157,7 @@ fn trouble_that_may_pass_is_told_with_its_remedy_and_ends_nothing() {
             {"type": "PodScheduled", "status": "False", "reason": reason, "message": "0/3 nodes are available"}]})
     };
     let troubles = [
-        (condition("Unschedulable"), "RunnerUnschedulable", "0/3 nodes are available; ask for less in spec.job.spec"),
+        (condition("Unschedulable"), "RunnerUnschedulable", "0/3 nodes are available”; ask for less in spec.job.spec"),
         (waiting("ImagePullBackOff"), "RunnerImage", "imagePullSecrets in spec.job.spec"),
         (waiting("CreateContainerConfigError"), "RunnerNotStarting", "correct spec.job.spec"),
         (waiting("CrashLoopBackOff"), "RunnerCrashLoop", "spec.backoffLimit"),

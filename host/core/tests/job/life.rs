@@ -332,3 +332,67 @@ fn that_it_is_paused_is_told_once() {
     world.edit(|job| job["metadata"]["annotations"]["operator.dask.org/paused"] = json!("true"));
     assert_eq!(world.pass().events.len(), 1, "another pause is told anew");
 }
+
+#[test]
+fn a_container_that_outlives_the_jobs_own_is_told_after_a_while() {
+    let mut job = simple();
+    job["spec"]["job"]["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "proxy", "image": "i"}));
+    let mut world = World::new(job);
+    world.settle();
+    let own = world.runner().unwrap()["spec"]["containers"][0]["name"].clone();
+    let ended = json!({"terminated": {"exitCode": 0, "finishedAt": "2026-11-22T18:30:05Z"}});
+    let proxy = json!({"name": "proxy", "state": {"running": {"startedAt": "2026-11-22T18:30:02Z"}}});
+    world.now += 5_000;
+    let status = json!({"phase": "Running", "containerStatuses": [{"name": own, "state": ended}, proxy]});
+    let pass = world.report(status);
+    assert!(!world.was_told("RunnerNotEnding"), "it may be about to end");
+    assert_eq!(pass.requeue_after, Some(std::time::Duration::from_secs(10)));
+    world.wait(10);
+    assert!(world.was_told("proxy runs on; have it end too, or move it to initContainers with restartPolicy Always"));
+    assert!(world.was_told("spec.job.spec of DaskJob simple-job"));
+    assert_eq!(world.job_status(), "Running", "clients compare it");
+    world.ends("Succeeded", 0);
+    assert_eq!(world.job_status(), "Successful");
+}
+
+#[test]
+fn what_is_wrong_with_the_cluster_is_told_on_the_job() {
+    let mut world = World::new(simple());
+    world.settle();
+    let degraded = json!({"conditions": [{"type": "Degraded", "status": "True", "reason": "ServiceMisdirected",
+        "message": "DaskCluster simple-job: words", "lastTransitionTime": "2026-11-22T18:30:05Z"}]});
+    world.cluster.edit(&key("DaskCluster", "simple-job"), |cluster| cluster["status"] = degraded);
+    world.settle();
+    assert!(world.was_told("ClusterDegraded: DaskCluster simple-job: words"));
+    assert_eq!(world.job_status(), "ClusterCreated");
+}
+
+#[test]
+fn a_runner_that_never_ran_is_made_anew_from_the_corrected_job_and_the_job_goes_on() {
+    let waiting = |reason: &str| json!({"phase": "Pending", "containerStatuses": [{"name": "job", "restartCount": 0, "state": {"waiting": {"reason": reason}}}]});
+    for restarts in [false, true] {
+        let mut world = World::new(simple());
+        world.restarts = restarts;
+        world.settle();
+        for (node, status, is_renewed) in [
+            (Some("a"), waiting("ImagePullBackOff"), true),
+            (None, json!({"phase": "Pending"}), true),
+            (Some("a"), waiting("ContainerCreating"), false),
+            (Some("a"), json!({"phase": "Running"}), false),
+        ] {
+            world.cluster.edit(&key("Pod", "simple-job-runner"), |pod| pod["spec"]["nodeName"] = json!(node));
+            world.report(status.clone());
+            let before = world.runner_uid();
+            world.edit(|job| job["spec"]["job"]["spec"]["containers"][0]["image"] = json!(status.to_string()));
+            world.settle();
+            assert_eq!(world.runner_uid() != before, is_renewed, "{status}");
+            let image = &world.runner().unwrap()["spec"]["containers"][0]["image"];
+            assert_eq!(*image == status.to_string(), is_renewed);
+            assert!(!world.was_told("RunnerLost"));
+        }
+        let annotations = world.get("DaskJob", "simple-job").unwrap()["metadata"]["annotations"].to_string();
+        assert!(!annotations.contains("operator.dask.org/"), "nothing is left of it: {annotations}");
+        world.ends("Succeeded", 0);
+        assert_eq!(world.job_status(), "Successful");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dask_wasm_operator_core::pipeline::Pass;
 use serde_json::json;
 
 use crate::world::{World, key, simple, with};
@@ -11,6 +12,7 @@ fn fault_24_a_suspended_job_has_no_children_and_begins_anew_when_resumed() {
     let mut world = World::new(with(simple(), json!({"suspend": true, "backoffLimit": 4})));
     world.settle();
     assert_eq!((world.status(), world.made()), (json!({"jobStatus": "JobCreated"}), (false, false)));
+    assert!(world.was_told("JobSuspended: Job suspended, nothing is made until spec.suspend is false."));
     world.edit(|job| job["spec"]["suspend"] = json!(false));
     world.settle();
     assert_eq!((world.job_status().as_str(), world.made()), ("ClusterCreated", (true, true)));
@@ -204,4 +206,15 @@ fn the_deadline_counts_from_the_last_resumption() {
     assert_eq!(world.job_status(), "ClusterCreated");
     world.wait(1);
     assert_eq!((world.job_status().as_str(), world.made()), ("Failed", (false, false)), "also if it never ran");
+}
+
+#[test]
+fn a_job_that_waits_suspended_says_so_once() {
+    let mut world = World::new(with(simple(), json!({"suspend": true})));
+    let count = |pass: &Pass| pass.events.iter().filter(|event| event.reason == "JobSuspended").count();
+    assert_eq!(count(&world.pass()), 1);
+    world.publish();
+    assert_eq!((0..5).map(|_| count(&world.settle())).sum::<usize>(), 0);
+    world.restarts = true;
+    assert_eq!(count(&world.settle()), 0, "nobody knows what was said before a restart, and the status is not new");
 }

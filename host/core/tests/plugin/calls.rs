@@ -83,7 +83,7 @@ fn a_call_that_the_host_can_not_make_is_never_given_up() {
     for _ in 0..20 {
         let pass = world.pass(&plugin);
         assert!(matches!(pass.retry, Some(Retry::After(_))), "{pass:?}");
-        assert_eq!(problems(&pass), ["HostFailure: p/h: the call could not be made: no place"]);
+        assert_eq!(problems(&pass), ["HostFailure: p/h: the call could not be made: “no place”"]);
     }
     assert!(!world.state(&plugin).is_parked());
     guest.answers(|_| children([one()]));

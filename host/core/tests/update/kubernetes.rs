@@ -8,7 +8,7 @@ use std::{
 use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
     memory::{MemoryCluster, built_in_resources},
-    object::{GroupVersionKind, NamespacedName, Object, Resource},
+    object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     ports::{Observed, Pending, Writes},
     time::rfc3339,
 };
@@ -28,6 +28,8 @@ pub(crate) struct Kubernetes {
     state: Mutex<State>,
 }
 
+type Verdict = Box<dyn Fn(&ObjectKey) -> WriteError + Send>;
+
 #[derive(Default)]
 struct State {
     now: u64,
@@ -42,7 +44,11 @@ struct State {
     /// Uids of what was deleted.
     deleted: Vec<String>,
     /// What the API server says to applies of objects of a kind, or of this name.
-    verdict: Option<(String, &'static str)>,
+    verdict: Option<(String, Verdict)>,
+    /// A kind that is not served.
+    unserved: Option<&'static str>,
+    /// No pods can be made, for what these words say.
+    without_pods: Option<String>,
 }
 
 impl Kubernetes {
@@ -83,8 +89,30 @@ impl Kubernetes {
     }
 
     /// Applies of objects of this kind or name are refused with these words.
-    pub(crate) fn refuse(&self, what: &str, words: &'static str) {
-        self.state().verdict = Some((what.to_owned(), words));
+    pub(crate) fn refuse(&self, what: &str, words: &str) {
+        let (fields, words) = (fields_of(words), words.to_owned());
+        self.fail(what, move |object| WriteError::Refused {
+            object: object.clone(),
+            code: 422,
+            reason: "Invalid".to_owned(),
+            message: words.clone(),
+            fields: fields.clone(),
+        });
+    }
+
+    /// Applies of objects of this kind or name fail in this way.
+    pub(crate) fn fail(&self, what: &str, error: impl Fn(&ObjectKey) -> WriteError + Send + 'static) {
+        self.state().verdict = Some((what.to_owned(), Box::new(error)));
+    }
+
+    /// Whether the kind of this name is served.
+    pub(crate) fn unserved(&self, kind: Option<&'static str>) {
+        self.state().unserved = kind;
+    }
+
+    /// The Deployments' controller can't make pods, for what these words say; none: it can.
+    pub(crate) fn without_pods(&self, words: Option<&str>) {
+        self.state().without_pods = words.map(str::to_owned);
     }
 
     pub(crate) fn accept(&self) {
@@ -113,10 +141,18 @@ impl Kubernetes {
             .get(uid)
             .map(|since| json!({"type": "Available", "status": "True", "lastTransitionTime": rfc3339(*since)}));
         let reason = if state.started.contains(uid) { "NewReplicaSetAvailable" } else { "ReplicaSetUpdated" };
-        let status = json!({
+        let progressing = json!({"type": "Progressing", "status": "True", "reason": reason});
+        let mut status = json!({
+            "observedGeneration": object.metadata.generation,
             "replicas": 1, "readyReplicas": ready, "availableReplicas": ready,
-            "conditions": [{"type": "Progressing", "status": "True", "reason": reason}, available],
+            "conditions": available.into_iter().chain([progressing]).collect::<Vec<_>>(),
         });
+        if let Some(words) = state.without_pods.as_ref().filter(|_| ready == 0) {
+            status["replicas"] = json!(0);
+            let failure =
+                json!({"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": words});
+            status["conditions"] = json!([status["conditions"][0], failure]);
+        }
         let mut object = Object::clone(object);
         let status = ("status".to_owned(), serde_json::value::to_raw_value(&status).unwrap());
         let fields = object.fields.iter().map(|(name, raw)| (name.to_owned(), raw.to_owned()));
@@ -158,12 +194,18 @@ impl Observed for Kubernetes {
     }
 
     fn resource(&self, kind: &GroupVersionKind) -> Option<Resource> {
-        self.cluster.resource(kind)
+        self.cluster.resource(kind).filter(|resource| self.state().unserved != Some(resource.kind.kind.as_str()))
     }
 
     fn has_status(&self, kind: &GroupVersionKind) -> bool {
         self.cluster.has_status(kind)
     }
+}
+
+/// The fields that the API server lists beside its words.
+fn fields_of(words: &str) -> Vec<String> {
+    let (_, rest) = words.split_once(" is invalid: ").unwrap_or_default();
+    rest.split_once(": ").map(|(field, _)| field.to_owned()).into_iter().collect()
 }
 
 impl Writes for Kubernetes {
@@ -173,10 +215,7 @@ impl Writes for Kubernetes {
         let lost = WriteError::Unavailable { object: object.clone(), verb: "write", message: "killed".to_owned() };
         let is_apply = matches!(action, Action::Apply(_));
         let is_meant = |what: &str| is_apply && (what == object.kind.kind || what == object.at.name);
-        let refused = state.verdict.as_ref().filter(|(what, _)| is_meant(what)).map(|(_, words)| {
-            let reason = "Invalid".to_owned();
-            WriteError::Refused { object: object.clone(), code: 422, reason, message: (*words).to_owned() }
-        });
+        let refused = state.verdict.as_ref().filter(|(what, _)| is_meant(what)).map(|(_, error)| error(&object));
         if let Some(refused) = refused {
             return Box::pin(std::future::ready(Err(refused)));
         }

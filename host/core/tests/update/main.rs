@@ -5,6 +5,7 @@ mod allocation;
 mod bounds;
 mod kubernetes;
 mod left_alone;
+mod never_ran;
 mod refused;
 mod rolling;
 mod world;

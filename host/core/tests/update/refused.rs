@@ -1,9 +1,57 @@
 //! What the API server refuses, and what is said about it.
 
-use dask_wasm_operator_core::dask::Reconciler;
+use dask_wasm_operator_core::{action::WriteError, dask::Reconciler};
 use serde_json::json;
 
 use crate::world::{World, cluster, rolling};
+
+/// A server words one refusal anew at each attempt, and says between two that it could not look.
+#[test]
+fn the_same_refusal_in_other_words_is_told_once_and_writes_nothing() {
+    let mut world = World::new([cluster(1, json!(null))]);
+    let quota = |used: u32| {
+        format!("deployments.apps \"c-scheduler\" is forbidden: exceeded quota: q, requested: cpu=1, used: cpu={used}")
+    };
+    world.kubernetes.refuse("c-scheduler", &quota(0));
+    world.pass(Reconciler::Cluster);
+    world.pass(Reconciler::Cluster);
+    assert_eq!(world.events, ["Refused"]);
+    let told = world.condition("DaskCluster", "c", "Degraded").2;
+    let mut known = world.pass(Reconciler::Cluster).findings.problems;
+    world.kubernetes.cluster.take_written();
+    for attempt in 1..40 {
+        match attempt % 4 {
+            0 => world.kubernetes.fail("c-scheduler", move |object| WriteError::Stale {
+                object: object.clone(),
+                message: format!("the object has been modified; version {attempt}"),
+            }),
+            1 => world.kubernetes.fail("c-scheduler", |_| WriteError::NotLeader),
+            _ => world.kubernetes.refuse("c-scheduler", &quota(attempt)),
+        }
+        if attempt % 8 == 2 {
+            world.restart();
+            known = Vec::new();
+        }
+        let problems = world.pass(Reconciler::Cluster).findings.problems;
+        assert!(
+            known.iter().all(|known| known.is_among(&problems)),
+            "what was not looked at is as it was: {problems:?}"
+        );
+        known = problems;
+    }
+    assert_eq!(world.kubernetes.cluster.take_written(), []);
+    assert_eq!(world.condition("DaskCluster", "c", "Degraded").2, told, "in the words in which it was told first");
+
+    world
+        .kubernetes
+        .refuse("c-scheduler", "Deployment \"c-scheduler\" is invalid: spec.template.spec.restartPolicy: Unsupported");
+    world.pass(Reconciler::Cluster);
+    world
+        .kubernetes
+        .refuse("c-scheduler", "Deployment \"c-scheduler\" is invalid: spec.template.spec.dnsPolicy: Unsupported");
+    world.pass(Reconciler::Cluster);
+    assert_eq!(world.events, ["Refused"; 3], "another field is another problem");
+}
 
 #[test]
 fn a_changed_service_is_applied() {
@@ -32,7 +80,7 @@ fn the_remedy_for_a_field_that_can_not_change_is_named() {
         world.pass(Reconciler::Cluster);
         let (_, reason, message) = world.condition("DaskCluster", "c", "Degraded");
         assert_eq!(reason, "Refused");
-        for part in [words, "delete it to have it made anew", "spec.scheduler.service of DaskCluster c"] {
+        for part in [words, "delete it to have it made anew", "or undo the change in spec.scheduler.service."] {
             assert!(message.contains(part), "{message}");
         }
         assert_eq!(world.value("DaskCluster", "c")["status"]["phase"], "Running");
@@ -113,4 +161,98 @@ fn a_scheduler_that_does_not_start_after_a_change_is_none_that_never_ran() {
         world.settle();
         assert_eq!(world.workers().len(), left, "revision {revision}");
     }
+}
+
+/// What is wrong, how it is told, and what happens when the remedy is carried out.
+#[test]
+fn each_problem_of_a_write_is_told_and_clears_when_its_cause_is_gone() {
+    type Fail = fn(&World);
+    let cases: [(&str, Fail, &str); 4] = [
+        (
+            "Forbidden",
+            |world| {
+                world.kubernetes.fail("c-scheduler", |object| WriteError::Refused {
+                    object: object.clone(),
+                    code: 403,
+                    reason: "Forbidden".to_owned(),
+                    message: "exceeded quota: few, requested: count/services=1, used: count/services=1".to_owned(),
+                    fields: Vec::new(),
+                });
+            },
+            "make room in ResourceQuota few, or raise it",
+        ),
+        (
+            "FieldConflict",
+            |world| {
+                world.kubernetes.fail("c-scheduler", |object| WriteError::Conflict {
+                    object: object.clone(),
+                    message: "conflict with \"kubectl\": .spec.type".to_owned(),
+                });
+            },
+            "kubectl",
+        ),
+        (
+            "ApiUnavailable",
+            |world| {
+                world.kubernetes.fail("c-scheduler", |object| WriteError::Unavailable {
+                    object: object.clone(),
+                    verb: "apply",
+                    message: "no endpoints available for the webhook".to_owned(),
+                });
+            },
+            "could not be asked",
+        ),
+        ("KindNotServed", |world| world.kubernetes.unserved(Some("Service")), "install its CustomResourceDefinition"),
+    ];
+    for (expected, fail, words) in cases {
+        let mut world = World::new([cluster(1, json!(null))]);
+        fail(&world);
+        (0..3).for_each(|_| drop(world.pass(Reconciler::Cluster)));
+        let (status, reason, message) = world.condition("DaskCluster", "c", "Degraded");
+        assert_eq!((status.as_str(), reason.as_str()), ("True", expected), "{message}");
+        assert!(message.contains(words), "{message}");
+        assert_eq!(world.events, [expected]);
+        world.kubernetes.accept();
+        world.kubernetes.unserved(None);
+        world.settle();
+        assert_eq!(world.condition("DaskCluster", "c", "Degraded").0, "False");
+    }
+}
+
+/// Of a group that its cluster has made, the cluster says what the group does.
+#[test]
+fn a_problem_of_the_default_group_is_one_of_its_cluster_until_it_is_gone() {
+    let mut world = World::settled(cluster(1, json!(null)));
+    let words = "Deployment \"w\" is invalid: spec.template.spec.restartPolicy: Unsupported value: \"Never\"";
+    world.kubernetes.refuse("Deployment", words);
+    world.edit("DaskWorkerGroup", "c-default", |group| group["spec"]["worker"]["replicas"] = json!(2));
+    world.pass(Reconciler::WorkerGroup);
+    world.pass(Reconciler::Cluster);
+    let (_, reason, message) = world.condition("DaskCluster", "c", "Degraded");
+    assert_eq!(reason, "WorkerGroupDegraded");
+    assert_eq!(message, world.condition("DaskWorkerGroup", "c-default", "Degraded").2);
+    assert!(message.ends_with("correct spec.worker.spec.restartPolicy of DaskCluster c"), "{message}");
+    world.kubernetes.accept();
+    world.settle();
+    world.pass(Reconciler::Cluster);
+    assert_eq!(world.condition("DaskCluster", "c", "Degraded").0, "False");
+}
+
+#[test]
+fn a_service_that_leads_elsewhere_is_told_until_it_is_corrected() {
+    let mut misdirected = cluster(1, json!(null));
+    misdirected["spec"]["scheduler"]["service"]["selector"] =
+        json!({"dask.org/cluster-name": "simple-job", "dask.org/component": "scheduler"});
+    let mut world = World::new([misdirected]);
+    world.settle();
+    let (_, reason, message) = world.condition("DaskCluster", "c", "Degraded");
+    assert_eq!(reason, "ServiceMisdirected");
+    assert!(message.ends_with("correct spec.scheduler.service.selector of DaskCluster c"), "{message}");
+    assert_eq!(world.value("DaskCluster", "c")["status"]["phase"], "Running", "clients wait for it");
+    world.edit("DaskCluster", "c", |cluster| {
+        cluster["spec"]["scheduler"]["service"]["selector"]["dask.org/cluster-name"] = json!("c");
+    });
+    world.settle();
+    assert_eq!(world.condition("DaskCluster", "c", "Degraded").0, "False");
+    assert_eq!(world.events, ["ServiceMisdirected"]);
 }

@@ -41,6 +41,8 @@ pub(crate) struct World {
     pub(crate) fewest: usize,
     /// The most workers that there were.
     pub(crate) most: usize,
+    /// Reasons of the Events that statuses called for.
+    pub(crate) events: Vec<String>,
     states: BTreeMap<Reconciler, SubjectState>,
 }
 
@@ -86,6 +88,7 @@ impl World {
             retired: BTreeSet::new(),
             fewest: usize::MAX,
             most: 0,
+            events: Vec::new(),
             states: BTreeMap::new(),
         }
     }
@@ -113,7 +116,8 @@ impl World {
         let pipeline =
             Pipeline { observed: &self.kubernetes, writes: &self.kubernetes, environment: &self.environment };
         // A status that can't be written is written later.
-        drop(now(pipeline.publish(reconciler, &at, state.found().as_ref(), self.now)));
+        let notes = now(pipeline.publish(reconciler, &at, state.found().as_ref(), self.now)).unwrap_or_default();
+        self.events.extend(notes.into_iter().map(|note| note.reason));
         self.states.insert(reconciler, state);
         self.check_deleted();
         pass

@@ -10,7 +10,9 @@ use dask_wasm_operator_core::{
     pipeline::{Pass, SubjectState},
     plugin::HandlerName,
     spec::{LastError, PluginCounts},
+    text::STATUS_BYTES,
     time::rfc3339,
+    wanted::all_of,
 };
 use tokio::sync::Notify;
 
@@ -53,15 +55,18 @@ impl PluginFigures {
         if pass.call.is_some() {
             figures.calls += 1;
             changed = true;
-            if let Some(problem) = pass.findings.problems.first() {
+            if let Some(first) = pass.findings.problems.first() {
                 figures.failures += 1;
-                figures.last_error = Some(LastError {
+                let error = LastError {
                     time: rfc3339(now),
                     handler: name.handler.clone(),
                     subject: subject.to_string(),
-                    reason: problem.reason.to_owned(),
-                    message: problem.message.clone(),
-                });
+                    reason: first.reason.to_owned(),
+                    message: all_of(&pass.findings.problems, STATUS_BYTES),
+                };
+                if !figures.last_error.as_ref().is_some_and(|last| last.is_same(&error)) {
+                    figures.last_error = Some(error);
+                }
             }
         }
         if changed {

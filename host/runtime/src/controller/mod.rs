@@ -355,7 +355,7 @@ impl Controller {
         }
         let postings = self.post(&subject, &pass.events);
         if !reconciler.has_conditions() {
-            let new = pass.findings.problems.iter().filter(|problem| !before.problems.contains(problem));
+            let new = pass.findings.problems.iter().filter(|problem| !problem.is_among(&before.problems));
             self.post(&subject, &new.map(Problem::as_event).collect::<Vec<_>>());
         }
         self.report(&reconciler.name(), &subject, &pass.findings.problems, &before.problems);
@@ -428,7 +428,7 @@ impl Controller {
         });
         if pass.call.is_some() {
             self.while_mounted(name, || self.report(name, &subject, &pass.findings.problems, &before));
-            self.warn_of(&subject, &pass);
+            self.warn_of(&subject, &pass, state);
         }
     }
 

@@ -6,14 +6,17 @@ use dask_wasm_operator_cluster::events::Posting;
 use dask_wasm_operator_core::{
     contract::{EventNote, EventSeverity},
     object::{Object, ObjectKey},
-    pipeline::Pass,
+    pipeline::{Pass, SubjectState},
     plugin::HandlerName,
     ports::{CallReport, LogLevel, LogLine},
     retry::Retry,
-    wanted::Problem,
+    wanted::{Problem, all_of},
 };
 
 use super::Controller;
+
+/// What problems may take of the 1,024 bytes that the API allows for an Event's note.
+const EVENT_BYTES: usize = 950;
 
 impl Controller {
     /// The one place that logs and counts what could not be done. What was said before is not said again.
@@ -26,7 +29,7 @@ impl Controller {
     ) {
         for problem in problems {
             self.surroundings.metrics.reconcile_failed(&handler.to_string(), problem.reason);
-            if before.contains(problem) {
+            if problem.is_among(before) {
                 tracing::debug!(%handler, %subject, reason = problem.reason, problem = problem.message, "still not done");
             } else {
                 tracing::warn!(%handler, %subject, reason = problem.reason, problem = problem.message, "not done");
@@ -46,12 +49,16 @@ impl Controller {
     }
 
     /// Says on the subject that a plugin could not handle it, when it is given up.
-    pub(super) fn warn_of(&self, subject: &ObjectKey, pass: &Pass) {
-        let (Some(Retry::Parked), Some(problem)) = (pass.retry, pass.findings.problems.first()) else { return };
+    pub(super) fn warn_of(&self, subject: &ObjectKey, pass: &Pass, state: &mut SubjectState) {
+        let problems = &pass.findings.problems;
+        let (Some(Retry::Parked), Some(first)) = (pass.retry, problems.first()) else { return };
+        if !state.is_news(problems) {
+            return;
+        }
         let note = EventNote {
             severity: EventSeverity::Warning,
-            reason: problem.reason.to_owned(),
-            message: format!("{}; not tried again until something changes", problem.message),
+            reason: first.reason.to_owned(),
+            message: format!("{}; not tried again until something changes", all_of(problems, EVENT_BYTES)),
         };
         self.post(subject, &[note]);
     }

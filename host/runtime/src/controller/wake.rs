@@ -57,6 +57,14 @@ fn held(object: &Object) -> impl Iterator<Item = (&str, Option<&str>)> {
     entries.map(|entry| (entry.manager.as_str(), entry.fields.as_deref()))
 }
 
+impl Inner {
+    /// Whether Deployments of a subject run another template than they would be made from now.
+    fn is_outdated(&self, reconciler: Reconciler, at: &NamespacedName) -> bool {
+        let found = self.found.get(&(reconciler, at.clone()));
+        found.and_then(|found| found.findings.outdated).is_some_and(|outdated| outdated > 0)
+    }
+}
+
 impl Controller {
     /// Wakes everybody whom a change concerns.
     pub(super) fn wake(&self, change: &Change) {
@@ -139,9 +147,7 @@ impl Controller {
         let at = NamespacedName { namespace: object.metadata.namespace.clone(), name: owner.name.clone() };
         for reconciler in Reconciler::ALL.into_iter().filter(|reconciler| reconciler.subject().same_kind(&kind)) {
             // A rolling update goes on when workers are ready.
-            let found = inner.found.get(&(reconciler, at.clone()));
-            let is_updating = found.and_then(|found| found.findings.outdated).is_some_and(|outdated| outdated > 0);
-            if extent == Extent::Whole || reconciler.heeds_status() || is_updating {
+            if extent == Extent::Whole || reconciler.heeds_status() || inner.is_outdated(reconciler, &at) {
                 inner.queue.wake(Work::Reconcile(reconciler), at.clone(), self.millis());
             }
             self.wake_status(inner, reconciler, &at, STATUS_WINDOW);
@@ -177,6 +183,10 @@ impl Controller {
         if let Some((reconciler, name)) = label(groups).or_else(|| label((Reconciler::Cluster, CLUSTER_NAME_LABEL))) {
             let at = NamespacedName { namespace: pod.metadata.namespace.clone(), name };
             self.wake_status(inner, reconciler, &at, STATUS_WINDOW);
+            // A template that was corrected waits until it is known that the pod has never run.
+            if inner.is_outdated(reconciler, &at) {
+                inner.queue.wake(Work::Reconcile(reconciler), at, self.millis());
+            }
         }
     }
 

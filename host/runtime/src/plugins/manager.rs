@@ -20,6 +20,7 @@ use dask_wasm_operator_core::{
     contract::KindReference,
     object::{GroupVersionKind, Object, Resource},
     ports::{Observed, Writes},
+    quote::says_the_same,
     retry::{Backoff, Retry},
     spec::{DASK_PLUGIN, DaskPluginSpec, PluginState, RemovalPolicy, SelectedSource},
 };
@@ -393,11 +394,15 @@ impl PluginManager {
     /// The newest is no good. What serves goes on.
     fn fail(&mut self, name: &str, newest: Newest) {
         let before = self.plugins.get(name).map(|entry| &entry.standing.newest);
-        if before.is_some_and(|before| before.reason == newest.reason && before.message == newest.message) {
+        let is_same = |before: &Newest| {
+            (before.state, &before.reason, &before.digest) == (newest.state, &newest.reason, &newest.digest)
+                && says_the_same(&before.message, &newest.message)
+        };
+        if before.is_some_and(is_same) {
             tracing::debug!(plugin = name, reason = newest.reason, message = newest.message, "plugin still not ready");
-        } else {
-            tracing::warn!(plugin = name, reason = newest.reason, message = newest.message, "plugin not ready");
+            return;
         }
+        tracing::warn!(plugin = name, reason = newest.reason, message = newest.message, "plugin not ready");
         if let Some(entry) = self.plugins.get_mut(name) {
             entry.standing.newest = newest;
         }

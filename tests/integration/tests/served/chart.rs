@@ -97,6 +97,92 @@ fn values_that_nothing_reads_are_refused() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a chart renders that has this one among its own, under another name, as best practice of Helm has it.
+fn rendered_by_a_parent(values: &Value) -> anyhow::Result<String> {
+    let directory = tempfile::tempdir()?;
+    let parent = directory.path().join("umbrella");
+    fs::create_dir(&parent)?;
+    let dependency = json!({
+        "name": "dask-wasm-operator", "version": "0.1.0", "repository": format!("file://{}", chart().display()),
+        "alias": "dask", "condition": "dask.enabled",
+    });
+    let about = json!({"apiVersion": "v2", "name": "umbrella", "version": "0.1.0", "dependencies": [dependency]});
+    fs::write(parent.join("Chart.yaml"), about.to_string())?;
+    fs::write(parent.join("values.yaml"), values.to_string())?;
+    let helm = ensure_helm(&|line| eprintln!("{line}"))?;
+    let mut printed = String::new();
+    for arguments in [["dependency", "update"], ["template", "release"]] {
+        let output = Command::new(&helm)
+            .args(arguments)
+            .arg(&parent)
+            .envs(["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"].map(|name| (name, directory.path())))
+            .output()
+            .context("running helm")?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        printed = String::from_utf8(output.stdout)?;
+    }
+    Ok(printed)
+}
+
+#[test]
+fn it_can_be_an_optional_part_of_another_chart() -> anyhow::Result<()> {
+    let mut values = json!({
+        "global": {"imageRegistry": "registry.example.org"},
+        "dask": {"enabled": true, "rbac": {"cluster": false}},
+    });
+    ensure!(rendered_by_a_parent(&values)?.contains("kind: Deployment"));
+    values["dask"]["enabled"] = json!(false);
+    ensure!(!rendered_by_a_parent(&values)?.contains("kind: Deployment"), "it is switched off");
+    values["dask"] = json!({"enabled": true, "replicas": 2});
+    let error = rendered_by_a_parent(&values).err().context("a value that nothing reads was accepted")?;
+    ensure!(format!("{error:#}").contains("replicas"), "{error:#}");
+    Ok(())
+}
+
+/// YAML reads as a number what people mean as a text.
+#[test]
+fn numbers_are_taken_as_the_texts_that_they_are_written_as() -> anyhow::Result<()> {
+    for (tag, expected) in
+        [(json!(1.36), "1.36"), (json!(20_261_122), "20261122"), (json!(0), "0"), (json!("1.10"), "1.10")]
+    {
+        let deployment = deployment("dask-operator", &json!({"image": {"tag": tag}}))?;
+        assert_eq!(text(container(&deployment), "/image"), format!("dask-wasm-operator:{expected}"));
+    }
+    let values = json!({
+        "nameOverride": 123_456_789, "fullnameOverride": 987_654_321,
+        "serviceAccount": {"name": 11_223_344, "annotations": {"a": 55_667_788, "b": true}},
+        "rbac": {"cluster": false, "tlsSecretNames": [20_261_122]}, "namespaces": [20_261_122], "kopfArgs": ["--verbose"],
+        "podAnnotations": {"prometheus.io/port": 8080, "prometheus.io/scrape": true},
+        "nodeSelector": {"pool": 12_345_678}, "priorityClassName": 12_345_678, "extraEnv": [{"name": "A", "value": 10_000_000}],
+        "plugins": [{"name": 12_345_678, "source": {"path": "/plugins/a.wasm"}}],
+    });
+    let rendered = render_chart("2026", &values)?;
+    let all = json!(rendered).to_string();
+    ensure!(!all.contains("e+"), "no number is written as a power of ten: {all}");
+    for object in &rendered {
+        for field in ["/metadata/name", "/metadata/namespace"] {
+            ensure!(object.pointer(field).is_some_and(Value::is_string), "{field} of {object}");
+        }
+        for map in ["labels", "annotations"] {
+            let entries = object["metadata"][map].as_object().into_iter().flatten();
+            ensure!(entries.into_iter().all(|(_, value)| value.is_string()), "{map} of {object}");
+        }
+    }
+    let deployment = rendered.iter().find(|object| object["kind"] == "Deployment").context("there is no Deployment")?;
+    assert_eq!(text(deployment, "/metadata/name"), "987654321");
+    let template = &deployment["spec"]["template"];
+    assert_eq!(
+        template["metadata"]["annotations"],
+        json!({"prometheus.io/port": "8080", "prometheus.io/scrape": "true"})
+    );
+    assert_eq!(template["spec"]["nodeSelector"], json!({"pool": "12345678"}));
+    assert_eq!(text(template, "/spec/priorityClassName"), "12345678");
+    assert_eq!(text(template, "/spec/serviceAccountName"), "11223344");
+    assert_eq!(container(deployment)["env"], json!([{"name": "A", "value": "10000000"}]));
+    ensure!(all.contains(r#""resourceNames":["20261122"]"#), "{all}");
+    Ok(())
+}
+
 #[test]
 fn the_values_of_the_python_operators_chart_are_taken() -> anyhow::Result<()> {
     let values = PythonOperator::install()?.values()?;

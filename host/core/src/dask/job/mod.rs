@@ -12,6 +12,7 @@ mod stage;
 
 use std::{sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub(super) use self::record::{ACTIVE_SINCE, FAILED_AT, FAILED_ATTEMPTS};
@@ -22,29 +23,40 @@ use crate::{
     object::Object,
     spec::{DaskJobStatus, JobStatus},
     time::{epoch_millis, rfc3339},
-    wanted::{Findings, Snapshot, Wanted, WantedChild},
+    wanted::{Findings, OnNewTemplate, Snapshot, Wanted, WantedChild},
 };
 
 /// How soon to look again whether the status has been written: several times the time in which that is done.
 const STATUS_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) fn reconcile(seen: &Snapshot, environment: &Environment) -> Wanted {
-    let mut wanted = match Job::of(seen) {
+    let job = Job::of(seen);
+    let mut wanted = match &job {
         Ok(job) => job.wanted(environment),
-        Err(problem) => Wanted { findings: problem.into(), ..Wanted::default() },
+        Err(problem) => Wanted { findings: problem.clone().into(), ..Wanted::default() },
     };
-    if previous_status(seen).job_status.is_none() && seen.facts != announced() {
+    let before = Facts::deserialize(&seen.facts).ok();
+    // After a restart nobody knows what was said of a job that has a status.
+    let is_new = previous_status(seen).job_status.is_none();
+    if is_new && before.is_none() {
         let (name, namespace) = (&seen.subject.metadata.name, seen.subject.metadata.namespace.as_deref());
         let message = format!("A DaskJob has been created called {name} in {}.", namespace.unwrap_or_default());
         wanted.events.insert(0, note(EventSeverity::Normal, "JobCreated", message));
     }
-    wanted.findings.facts = announced();
+    let suspended = job.as_ref().ok().filter(|job| matches!(job.decide().stage, Stage::Suspended));
+    let was_said = before.map_or(!is_new, |before| before.suspended);
+    if suspended.is_some_and(|job| !has_begun(&job.previous)) && !was_said {
+        let message = "Job suspended, nothing is made until spec.suspend is false.".to_owned();
+        wanted.events.push(note(EventSeverity::Normal, "JobSuspended", message));
+    }
+    wanted.findings.facts = json!(Facts { suspended: suspended.is_some() });
     wanted
 }
 
-/// What is remembered once an Event has said that the job is accepted.
-fn announced() -> Value {
-    json!({"announced": true})
+/// What is remembered of what was said: that the job was created, and this.
+#[derive(Debug, Serialize, Deserialize)]
+struct Facts {
+    suspended: bool,
 }
 
 pub(super) fn status(seen: &Snapshot) -> Value {
@@ -75,6 +87,10 @@ impl<'a> Job<'a> {
 
     fn wanted(&self, environment: &Environment) -> Wanted {
         let Decision { stage, record, problem } = self.decide();
+        if matches!(stage, Stage::Runs) && self.idle_runner().is_some() && self.seen.outdated.is_none() {
+            let drafts = vec![objects::runner(&self.seen.subject, &self.spec, environment)];
+            return Wanted { drafts, ..Wanted::default() };
+        }
         let mut wanted = Wanted {
             subject: record.patch(&self.seen.subject),
             children: self.children(&stage, environment),
@@ -106,7 +122,11 @@ impl<'a> Job<'a> {
             Stage::Waits(pause) => {
                 wanted.requeue_after = Some(wanted.requeue_after.map_or(pause, |deadline| deadline.min(pause)));
             }
-            Stage::Suspended | Stage::Runs => {}
+            Stage::Runs => {
+                let patience = self.runner().and_then(|pod| runner::patience(pod, self.seen.now));
+                wanted.requeue_after = [wanted.requeue_after, patience].into_iter().flatten().min();
+            }
+            Stage::Suspended => {}
         }
         wanted
     }
@@ -121,7 +141,10 @@ impl<'a> Job<'a> {
         let job = &self.seen.subject;
         let (live_cluster, live_runner) = (self.live_cluster(), self.live_runner());
         let cluster = || objects::cluster(job, &self.spec, live_cluster.map(Arc::as_ref), environment);
-        let runner = || objects::runner(job, &self.spec, environment);
+        let runner = || {
+            let runner = objects::runner(job, &self.spec, environment);
+            if self.renews_runner() { WantedChild { on_new_template: OnNewTemplate::Renew, ..runner } } else { runner }
+        };
         let of = |with_cluster: bool, with_runner: bool| {
             let cluster = with_cluster.then(cluster);
             Some(cluster.into_iter().chain(with_runner.then(runner)).collect())

@@ -1,5 +1,5 @@
 //! What is recorded on a DaskJob of its attempts, because it can't be observed any more once a pod is gone. Nothing is
-//! recorded of a job that sets neither `backoffLimit` nor `activeDeadlineSeconds`.
+//! recorded of a job that sets neither `backoffLimit` nor `activeDeadlineSeconds`, but for a runner that is about to be replaced.
 
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ pub(in crate::dask) const FAILED_ATTEMPTS: &str = "operator.dask.org/failed-atte
 const RUNNER: &str = "operator.dask.org/runner-uid";
 /// When that runner failed or was lost; not there while it is under way.
 pub(in crate::dask) const FAILED_AT: &str = "operator.dask.org/runner-failed-at";
+/// Uid of a runner that never ran and goes for a corrected template: the next one is of the same attempt.
+const RENEWED: &str = "operator.dask.org/renewed-runner";
 /// Since when the job has been active: its deadline counts from here.
 pub(in crate::dask) const ACTIVE_SINCE: &str = "operator.dask.org/active-since";
 
@@ -31,6 +33,7 @@ pub(super) struct Record {
     pub(super) runner: Option<String>,
     pub(super) failed_at: Option<u64>,
     pub(super) active_since: Option<u64>,
+    pub(super) renewed: Option<String>,
 }
 
 impl Record {
@@ -45,6 +48,7 @@ impl Record {
             runner: text(RUNNER).cloned(),
             failed_at: time(FAILED_AT),
             active_since: time(ACTIVE_SINCE).filter(|since| since.saturating_add(millis(CLOCK_SKEW)) >= created),
+            renewed: text(RENEWED).cloned(),
         }
     }
 
@@ -67,6 +71,7 @@ impl Record {
             (RUNNER, self.runner.clone()),
             (FAILED_AT, self.failed_at.map(rfc3339)),
             (ACTIVE_SINCE, self.active_since.map(rfc3339)),
+            (RENEWED, self.renewed.clone()),
         ];
         let was_recorded = entries.iter().any(|(name, _)| job.metadata.annotations.contains_key(*name));
         let annotations: Map<String, Value> =

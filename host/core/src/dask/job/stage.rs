@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{record::Record, runner::trouble};
 use crate::{
-    dask::{cluster, decode_spec, pod_kind, pods::PodStatus},
+    dask::{cluster, cluster_kind, decode_spec, pod_kind, pods::PodStatus},
     object::Object,
-    spec::{DaskJobSpec, DaskJobStatus, JobStatus},
+    spec::{ConditionStatus, DaskClusterStatus, DaskJobSpec, DaskJobStatus, JobStatus},
     time::{CLOCK_SKEW, epoch_millis, millis, rfc3339},
     wanted::{Problem, Snapshot},
 };
@@ -129,14 +129,26 @@ impl<'a> Job<'a> {
     /// What does not end the job.
     fn trouble(&self, next_attempt: Option<u64>) -> Option<Problem> {
         match self.attempt {
-            Attempt::Active(pod) => trouble(pod).map(|trouble| self.named(trouble)),
+            Attempt::Active(pod) => trouble(&self.seen.subject, pod, self.seen.now)
+                .map(|trouble| self.named(trouble))
+                .or_else(|| self.trouble_of_cluster()),
             Attempt::Failed(_) | Attempt::Lost => {
                 let Problem { reason, message, .. } = self.failure();
                 let next = next_attempt.map(rfc3339).unwrap_or_default();
                 Some(Problem::passing(reason, format!("{message}; the next attempt begins at {next}")))
             }
-            _ => None,
+            Attempt::ToBegin => self.trouble_of_cluster(),
+            Attempt::Succeeded(_) | Attempt::GivenUp => None,
         }
+    }
+
+    /// What is wrong with the job's cluster is wrong with the job.
+    fn trouble_of_cluster(&self) -> Option<Problem> {
+        let cluster = self.seen.child(&cluster_kind(), self.name())?;
+        let status: DaskClusterStatus = cluster.field("status")?.ok()?;
+        let degraded = status.conditions.into_iter().find(|condition| condition.type_ == "Degraded");
+        let degraded = degraded.filter(|condition| condition.status == ConditionStatus::True)?;
+        Some(Problem::passing("ClusterDegraded", degraded.message))
     }
 
     /// How often the job has failed: attempts, and containers within the present one where they are asked to count.
@@ -189,9 +201,24 @@ impl<'a> Job<'a> {
         Problem { message: format!("DaskJob {}: {}", self.name(), problem.message), ..problem }
     }
 
+    /// The runner of this attempt, if it has surely never run: it may be replaced.
+    pub(super) fn idle_runner(&self) -> Option<&'a Object> {
+        let runner = self.runner().filter(|pod| !pod.is_being_deleted())?;
+        PodStatus::of(runner).has_never_run(runner).then_some(runner)
+    }
+
+    /// Whether the runner goes for a corrected template.
+    pub(super) fn renews_runner(&self) -> bool {
+        let is_outdated = |runner: &Object| self.seen.outdated.as_ref()?.contains(&runner.metadata.name).then_some(());
+        self.idle_runner().and_then(is_outdated).is_some()
+    }
+
     /// What is to be known of this attempt when its pod is gone.
     fn next_record(&self) -> Record {
         let mut record = self.record.clone();
+        if let Some(runner) = self.runner() {
+            record.renewed = self.renews_runner().then(|| runner.metadata.uid.clone());
+        }
         record.active_since = self.spec.active_deadline_seconds.map(|_| {
             // The pod is made when the job begins: it tells when, if the deadline is set only later.
             let runner = self.runner().and_then(|pod| epoch_millis(pod.metadata.creation_timestamp.as_deref()?));
@@ -229,8 +256,12 @@ fn attempt<'a>(seen: &'a Snapshot, previous: &DaskJobStatus, record: &Record) ->
     // One that vanished from our watches may have ended before that, or has only lost the label by which we watch it.
     let former = seen.former_child(&pod_kind(), &name).filter(|_| was_made);
     let Some(pod) = live.or(former) else {
-        return if was_made && record.failed_at.is_none() { Attempt::Lost } else { Attempt::ToBegin };
+        let is_lost = was_made && record.failed_at.is_none() && record.renewed.is_none();
+        return if is_lost { Attempt::Lost } else { Attempt::ToBegin };
     };
+    if record.renewed.as_ref() == Some(&pod.metadata.uid) && (live.is_none() || pod.is_being_deleted()) {
+        return Attempt::ToBegin;
+    }
     if record.has_given_up(&pod.metadata.uid) {
         return if live.is_some() { Attempt::GivenUp } else { Attempt::ToBegin };
     }

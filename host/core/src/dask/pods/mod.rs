@@ -20,7 +20,9 @@ pub(super) use status::{PodStatus, Trouble, TroubleKind};
 
 use server::Server;
 
-use super::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, Lookup, WORKER_GROUP_NAME_LABEL, cluster_kind};
+use super::{
+    CLUSTER_NAME_LABEL, COMPONENT_LABEL, Lookup, WORKER_GROUP_NAME_LABEL, cluster_kind, workergroup::DeploymentStatus,
+};
 use crate::{
     object::{GroupVersionKind, Metadata, NamespacedName, Object, OwnerReference, Resource},
     time::epoch_millis,
@@ -66,6 +68,9 @@ pub(super) struct PodSummary {
     /// How it is talked to, if it is a scheduler's and neither ended nor about to go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     server: Option<Server>,
+    /// Whether none of its containers can have run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    has_never_run: bool,
 }
 
 /// The summary of a pod, as it is kept: controlled by the DaskCluster that its labels name.
@@ -80,6 +85,7 @@ pub fn summary(kind: Arc<GroupVersionKind>, pod: &Object) -> Object {
         running_since: status.running_since().and_then(epoch_millis).filter(|_| !has_ended),
         trouble: status.lasting_trouble().filter(|_| !has_ended && !is_going).map(|trouble| trouble.with_remedy(pod)),
         server: (is_scheduler && !has_ended && !is_going).then(|| Server::of(pod, &status)).flatten(),
+        has_never_run: status.has_never_run(pod),
         ips: if has_ended { Vec::new() } else { status.ips() },
     };
     let summary = to_raw_value(&summary).expect("texts and numbers are JSON");
@@ -161,6 +167,14 @@ impl<'a> Pods<'a> {
     /// runs.
     pub(super) fn running_since(&self, deployment: &str) -> Option<u64> {
         self.of_deployment(deployment).filter_map(|(_, summary)| summary.running_since).max()
+    }
+
+    /// Whether a Deployment surely holds no work: it was never complete, and each of its pods is known and has never run.
+    pub(super) fn have_never_run(&self, deployment: &Object) -> bool {
+        let status = DeploymentStatus::of(deployment);
+        let pods: Vec<_> = self.of_deployment(&deployment.metadata.name).collect();
+        let are_known = status.is_of(deployment) && status.replicas as usize <= pods.len();
+        !status.has_started() && are_known && pods.iter().all(|(_, summary)| summary.has_never_run)
     }
 
     /// Whether a Deployment of this name has pods.

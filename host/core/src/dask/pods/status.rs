@@ -4,7 +4,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::removed::remedy;
-use crate::{object::Object, text::line};
+use crate::{
+    dask::remedy::{Place, by_cause},
+    object::Object,
+    quote::quote,
+    text::line,
+};
 
 /// Reasons of a waiting container that are no trouble.
 const STARTING: [&str; 3] = ["", "ContainerCreating", "PodInitializing"];
@@ -60,6 +65,7 @@ struct ContainerStatus {
     name: String,
     ready: bool,
     restart_count: u32,
+    started: Option<bool>,
     state: ContainerState,
     last_state: ContainerState,
 }
@@ -142,19 +148,20 @@ impl Trouble {
         self
     }
 
-    /// What is wrong with the pod of this name, and what can be done in this section of the spec of whom it belongs to.
-    pub(in crate::dask) fn describe(&self, pod: &str, section: &str) -> String {
+    /// What is wrong with the pod of this name, and what can be done where its spec was written.
+    pub(in crate::dask) fn describe(&self, pod: &str, place: &Place) -> String {
         let (why, container) = (&self.why, self.container.as_deref().unwrap_or_default());
         match self.kind {
             TroubleKind::Unschedulable => {
-                format!("Pod {pod} can't be scheduled: {why}; ask for less in {section}, or make room on the nodes")
+                format!("Pod {pod} can't be scheduled: {why}; ask for less in {place}, or make room on the nodes")
             }
             TroubleKind::Image => format!(
                 "the image of container {container} of Pod {pod} can't be pulled: {why}; correct image or imagePullSecrets in \
-                 {section}"
+                 {place}"
             ),
             TroubleKind::NotStarting => {
-                format!("container {container} of Pod {pod} can't be started: {why}; correct {section}")
+                let remedy = by_cause(why, Some(place)).unwrap_or_else(|| format!("correct {place}"));
+                format!("container {container} of Pod {pod} can't be started: {why}; {remedy}")
             }
             TroubleKind::CrashLoop => format!(
                 "container {container} of Pod {pod} fails again and again: {why}; read kubectl logs --previous {pod} -c {container}"
@@ -188,10 +195,35 @@ impl PodStatus {
         ends.filter_map(|terminated| terminated.finished_at.as_deref()).max()
     }
 
+    /// When this container ended, RFC 3339; none: it has not.
+    pub(in crate::dask) fn ended_at(&self, container: &str) -> Option<&str> {
+        let ended = self.container_statuses.iter().find(|status| status.name == container)?;
+        ended.state.terminated.as_ref()?.finished_at.as_deref()
+    }
+
+    /// The containers that run.
+    pub(in crate::dask) fn running(&self) -> Vec<&str> {
+        let running = self.container_statuses.iter().filter(|container| container.state.running.is_some());
+        running.map(|container| container.name.as_str()).collect()
+    }
+
     /// When the youngest of the containers that run began to, RFC 3339; none: none runs.
     pub(super) fn running_since(&self) -> Option<&str> {
         let running = self.container_statuses.iter().filter_map(|container| container.state.running.as_ref());
         running.filter_map(|running| running.started_at.as_deref()).max()
+    }
+
+    /// Whether none of its containers can have run so far: it has no node, or kubelet says what keeps them from being started.
+    /// One that is about to start may have, and kubelet has not said so yet.
+    pub(in crate::dask) fn has_never_run(&self, pod: &Object) -> bool {
+        let spec: Value = pod.field("spec").and_then(Result::ok).unwrap_or_default();
+        let has_node = spec.get("nodeName").and_then(Value::as_str).is_some_and(|node| !node.is_empty());
+        let is_held_up = self.trouble().is_some_and(|trouble| {
+            matches!(trouble.kind, TroubleKind::Unschedulable | TroubleKind::Image | TroubleKind::NotStarting)
+        });
+        matches!(self.phase.as_str(), "" | "Pending")
+            && !self.containers().any(ContainerStatus::has_run)
+            && (!has_node || is_held_up)
     }
 
     /// Its addresses, in alphabetical order.
@@ -225,7 +257,7 @@ impl PodStatus {
     /// Why it failed, or its containers do.
     pub(in crate::dask) fn failure(&self) -> String {
         if !self.reason.is_empty() {
-            return format!("{}: {}", self.reason, cut(&self.message));
+            return format!("{}: {}", self.reason, quoted(&self.message));
         }
         let end = |container: &ContainerStatus| {
             Some(format!("container {} ended with {}", container.name, container.failure()?))
@@ -254,7 +286,7 @@ impl PodStatus {
         if condition.status != "False" || condition.reason == "SchedulingGated" {
             return None;
         }
-        Some(Trouble { kind: TroubleKind::Unschedulable, container: None, why: cut(&condition.message) })
+        Some(Trouble { kind: TroubleKind::Unschedulable, container: None, why: quoted(&condition.message) })
     }
 }
 
@@ -266,18 +298,27 @@ impl ContainerState {
 }
 
 impl ContainerStatus {
+    /// Whether it runs, or did.
+    fn has_run(&self) -> bool {
+        let states = [&self.state, &self.last_state];
+        self.restart_count > 0
+            || self.started == Some(true)
+            || states.into_iter().any(|state| state.running.is_some() || state.terminated.is_some())
+    }
+
     /// How it ended last, if that was a failure.
     fn failure(&self) -> Option<String> {
         let ends = [&self.state, &self.last_state].map(|state| state.terminated.as_ref());
         let end = ends.into_iter().flatten().find(|terminated| terminated.exit_code != 0)?;
-        let words = if end.message.is_empty() { String::new() } else { format!(": {}", cut(&end.message)) };
+        let words = if end.message.is_empty() { String::new() } else { format!(": {}", quoted(&end.message)) };
         Some(format!("exit code {} ({}){words}", end.exit_code, end.reason))
     }
 
     fn trouble(&self) -> Option<Trouble> {
         let Waiting { reason, message } = self.state.waiting.as_ref()?;
-        let told =
-            |reason: &str| if message.is_empty() { reason.to_owned() } else { format!("{reason}: {}", cut(message)) };
+        let told = |reason: &str| {
+            if message.is_empty() { reason.to_owned() } else { format!("{reason}: {}", quoted(message)) }
+        };
         let (kind, why) = match reason.as_str() {
             reason if STARTING.contains(&reason) => return None,
             reason if IMAGE_TROUBLE.contains(&reason) => (TroubleKind::Image, told(reason)),
@@ -290,6 +331,6 @@ impl ContainerStatus {
     }
 }
 
-fn cut(text: &str) -> String {
-    line(text.trim(), LAST_WORDS).into_owned()
+fn quoted(text: &str) -> String {
+    quote(&line(text.trim(), LAST_WORDS))
 }

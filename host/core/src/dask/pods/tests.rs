@@ -133,7 +133,7 @@ fn a_failing_scheduler_pod_is_told_with_its_remedy() {
         (
             image_trouble(),
             "SchedulerImage",
-            vec!["ImagePullBackOff: Back-off", "imagePullSecrets in spec.scheduler.spec"],
+            vec!["ImagePullBackOff: “Back-off", "imagePullSecrets in spec.scheduler.spec"],
         ),
         (crash_loop(), "SchedulerCrashLoop", vec!["exit code 1 (Error)", "kubectl logs --previous c-scheduler-"]),
         (container(terminated(137), json!({}), 0), "SchedulerCrashLoop", vec!["exit code 137"]),
@@ -141,7 +141,9 @@ fn a_failing_scheduler_pod_is_told_with_its_remedy() {
         (
             container(waiting("CreateContainerConfigError", "secret \"x\" not found"), json!({}), 0),
             "SchedulerNotStarting",
-            vec!["secret \"x\" not found; correct spec.scheduler.spec"],
+            vec![
+                "secret \"x\" not found”; create Secret x, or correct what names it in spec.scheduler.spec of DaskCluster c",
+            ],
         ),
         (container(waiting("ContainerCreating", ""), json!({}), 0), "SchedulerNotReady", vec![]),
         (container(running(), json!({}), 0), "SchedulerNotReady", vec![]),
@@ -209,7 +211,7 @@ fn failing_workers_are_counted_by_what_is_wrong() {
     assert_eq!((status, reason.as_str()), (ConditionStatus::False, "WorkersImage"));
     for words in [
         "2 of 5 workers: the image of container dask of Pod g-worker-b-5d4f9c7b68-x1 can't be pulled: ImagePullBackOff",
-        "1 of 5 workers: pods can't be made: exceeded quota: few",
+        "1 of 5 workers: pods can't be made: “exceeded quota: few”; make room in ResourceQuota few",
         "1 of 5 workers: Pod g-worker-e-5d4f9c7b68-x3 can't be scheduled",
     ] {
         assert!(message.contains(words), "{words} in {message}");
@@ -243,6 +245,7 @@ fn a_summary_has_what_is_asked_for_and_changes_with_nothing_else() {
         running_since: epoch_millis("2026-11-22T18:30:09Z"),
         trouble: None,
         server: None,
+        has_never_run: false,
     };
     assert_eq!(summary, expected);
     assert!(object.is_controlled_by(&owner_of(&NamespacedName::new("n", "c"))));

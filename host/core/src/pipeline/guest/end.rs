@@ -81,7 +81,12 @@ impl Pipeline<'_> {
         let ours = children.filter(|child| author.made(child, uid) && !child.is_being_deleted());
         let deletions = ours.filter_map(|child: Arc<_>| {
             let resource = self.observed.resource(&child.kind)?;
-            Some(Action::Delete { resource, object: child.key(), uid: child.metadata.uid.clone() })
+            Some(Action::Delete {
+                resource,
+                object: child.key(),
+                uid: child.metadata.uid.clone(),
+                resource_version: None,
+            })
         });
         Plan { prunes: deletions.collect(), ..Plan::default() }
     }

@@ -4,6 +4,7 @@ mod creation;
 mod groups;
 mod pods;
 mod refusals;
+mod remedies;
 mod repair;
 mod replicas;
 mod specs;

@@ -72,8 +72,10 @@ async fn a_worker_without_image_is_told_by_field_and_remedy() -> anyhow::Result<
         let sound = manifests::cluster("broken", 1);
         let mut broken = sound.clone();
         broken["spec"]["worker"]["spec"]["containers"][0] = json!({"name": "worker"});
-        let words =
-            ["spec.template.spec.containers[0].image", "correct spec.worker.spec of DaskWorkerGroup broken-default"];
+        let words = [
+            "spec.template.spec.containers[0].image",
+            "correct spec.worker.spec.containers[0].image of DaskCluster broken",
+        ];
         refused_until_corrected(stage, &broken, (GROUP, "broken-default"), &words, &json!({"spec": sound["spec"]}))
             .await
     })
@@ -88,7 +90,7 @@ async fn so_is_a_schedulers_port_that_is_none() -> anyhow::Result<()> {
         broken["spec"]["scheduler"]["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(99_999);
         let words = [
             "spec.template.spec.containers[0].ports[0].containerPort",
-            "correct spec.scheduler.spec of DaskCluster broken",
+            "correct spec.scheduler.spec.containers[0].ports of DaskCluster broken",
         ];
         refused_until_corrected(stage, &broken, (CLUSTER, "broken"), &words, &json!({"spec": sound["spec"]})).await
     })
@@ -101,7 +103,7 @@ async fn so_is_a_service_that_is_none() -> anyhow::Result<()> {
         let sound = manifests::cluster("broken", 1);
         let mut broken = sound.clone();
         broken["spec"]["scheduler"]["service"]["type"] = json!("Magic");
-        let words = ["spec.type", "correct spec.scheduler.service of DaskCluster broken"];
+        let words = ["spec.type", "correct spec.scheduler.service.type of DaskCluster broken"];
         refused_until_corrected(stage, &broken, (CLUSTER, "broken"), &words, &json!({"spec": sound["spec"]})).await
     })
     .await

@@ -19,6 +19,19 @@ async fn set_image(stage: &Stage, section: &str, image: &str) -> anyhow::Result<
     Ok(())
 }
 
+/// Has the pod of a Deployment run, and its Deployment know of it.
+async fn run(stage: &Stage, deployment: &str) -> anyhow::Result<Value> {
+    stage.run_pod_of(deployment).await?;
+    stage.until(DEPLOYMENT, deployment, "ready", |deployment| deployment["status"]["readyReplicas"] == 1).await
+}
+
+async fn running_workers(stage: &Stage, count: usize) -> anyhow::Result<Vec<Value>> {
+    for worker in &stage.until_workers("simple-default", count).await? {
+        run(stage, name(worker)).await?;
+    }
+    stage.until_workers("simple-default", count).await
+}
+
 async fn until_outdated(stage: &Stage, count: u32) -> anyhow::Result<Value> {
     stage
         .until(GROUP, "simple-default", &format!("of {count} outdated workers"), |group| {
@@ -32,7 +45,7 @@ async fn until_outdated(stage: &Stage, count: u32) -> anyhow::Result<Value> {
 async fn workers_of_an_older_template_are_left_alone_until_they_are_deleted() -> anyhow::Result<()> {
     on_stage(async |stage| {
         stage.running_cluster("simple", 2).await?;
-        let workers = stage.until_workers("simple-default", 2).await?;
+        let workers = running_workers(stage, 2).await?;
         set_image(stage, "worker", NEW).await?;
         let group = until_outdated(stage, 2).await?;
         let degraded = condition(&group, "Degraded");
@@ -57,6 +70,7 @@ async fn workers_of_an_older_template_are_left_alone_until_they_are_deleted() ->
         assert_eq!(image(&stage.until_new(DEPLOYMENT, name(&workers[0]), &workers[0]).await?), NEW);
         until_outdated(stage, 1).await?;
 
+        running_workers(stage, 3).await?;
         // Back to the former one: it is those who follow the new one that are outdated then.
         set_image(stage, "worker", manifests::IMAGE).await?;
         until_outdated(stage, 2).await?;
@@ -69,6 +83,7 @@ async fn workers_of_an_older_template_are_left_alone_until_they_are_deleted() ->
 async fn so_is_the_scheduler() -> anyhow::Result<()> {
     on_stage(async |stage| {
         stage.running_cluster("simple", 1).await?;
+        run(stage, "simple-scheduler").await?;
         let scheduler = stage.get(DEPLOYMENT, "simple-scheduler").await?;
         set_image(stage, "scheduler", NEW).await?;
         let message = stage.until_condition(CLUSTER, "simple", ["Degraded", "True", "TemplateOutdated"]).await?;
