@@ -128,8 +128,10 @@ pub(super) fn corrected<'a>(
     live: Option<&Object>,
     pods: &LazyCell<Pods<'a>, impl FnOnce() -> Pods<'a>>,
 ) -> WantedChild {
+    // Of one that another operator made, the API server is asked first whether the template is another at all.
+    let is_stamped = |live: &Object| live.metadata.annotations.contains_key(TEMPLATE_HASH);
     let has_work = |live: &Object| DeploymentStatus::of(live).has_started() || !pods.have_never_run(live);
-    if live.is_none_or(has_work) {
+    if live.is_none_or(|live| !is_stamped(live) || has_work(live)) {
         return child;
     }
     WantedChild { guarded: true, on_new_template: OnNewTemplate::Apply, ..child }
