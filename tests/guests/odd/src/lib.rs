@@ -11,6 +11,10 @@ use dask_operator_sdk::{
 };
 use serde::{Deserialize, Serialize, de::IntoDeserializer};
 
+mod puppet;
+
+pub use puppet::SCRIPT;
+
 /// `spec.config` of the DaskPlugin: `{do: Mirror}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
@@ -146,6 +150,8 @@ pub enum Description {
     Unserved,
     /// Declares, beside the usual one, a handler that logs when subjects begin and end.
     Edges,
+    /// Another plugin: it returns whatever children its configuration holds.
+    Puppet,
 }
 
 /// What the tests look for in the component; one letter follows.
@@ -155,7 +161,7 @@ static DESCRIPTION: [u8; DESCRIBE.len() + 1] = *b"what the odd guest says of its
 
 impl Description {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Honest,
         Self::Loop,
         Self::Panic,
@@ -167,6 +173,7 @@ impl Description {
         Self::Newer,
         Self::Unserved,
         Self::Edges,
+        Self::Puppet,
     ];
 
     /// The letter that stands for it in the component.
@@ -183,6 +190,7 @@ impl Description {
             Self::Newer => b'N',
             Self::Unserved => b'U',
             Self::Edges => b'E',
+            Self::Puppet => b'S',
         }
     }
 
@@ -224,6 +232,7 @@ pub fn plugin() -> Plugin {
         Description::Edges => {
             honest("1.0").handler(all("edges").on(TriggerRequest::Created).on(TriggerRequest::Deleted), tell)
         }
+        Description::Puppet => puppet::plugin(),
         Description::Loop => endless(),
         Description::Panic => boom("describing"),
         Description::OtherVersion => {

@@ -36,6 +36,11 @@ pub(crate) fn odd_that_says(description: Description) -> anyhow::Result<Vec<u8>>
     Ok(description.of(odd()?))
 }
 
+/// The guest that returns the children of its configuration.
+pub(crate) fn puppet() -> anyhow::Result<Vec<u8>> {
+    odd_that_says(Description::Puppet)
+}
+
 /// The guest that uses WASI.
 pub(crate) fn wasi() -> anyhow::Result<&'static [u8]> {
     static WASI: Built = LazyLock::new(|| build("wasi-guest"));
@@ -77,6 +82,15 @@ impl Stage {
     /// Mounts the odd guest with a behaviour and waits until it is ready.
     pub(crate) async fn mount_odd(&self, name: &str, behaviour: &str) -> anyhow::Result<()> {
         self.mount(name, odd()?, &json!({"config": {"do": behaviour}})).await?;
+        self.until_ready(name).await?;
+        Ok(())
+    }
+
+    /// Mounts the puppet with a configuration and grants, and waits until it is ready.
+    pub(crate) async fn mount_puppet(&self, name: &str, config: &Value, grants: &Value) -> anyhow::Result<()> {
+        let component = puppet()?;
+        let source = json!({"sha256": sha256(&component)});
+        self.mount(name, &component, &json!({"config": config, "grants": grants, "source": source})).await?;
         self.until_ready(name).await?;
         Ok(())
     }
