@@ -76,8 +76,6 @@ fn describe(status: &Status) -> String {
 
 /// A good answer.
 pub(crate) struct Answer {
-    /// 200, 201 or 202.
-    pub(crate) status: StatusCode,
     body: Bytes,
 }
 
@@ -126,7 +124,7 @@ impl<'a> Call<'a> {
             let (head, body) = response.into_parts();
             let body = body.collect_bytes().await.map_err(RequestError::from_kube)?;
             if head.status.is_success() {
-                return Ok(Answer { status: head.status, body });
+                return Ok(Answer { body });
             }
             let retry_after = head
                 .headers

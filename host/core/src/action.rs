@@ -51,6 +51,8 @@ pub enum Action {
         object: ObjectKey,
         /// Precondition.
         uid: String,
+        /// Precondition: the uid of its controller, for which it was made.
+        controller: String,
         /// Field manager.
         manager: String,
     },
@@ -67,12 +69,49 @@ pub struct Apply {
     pub target: ApplyTarget,
     /// Field manager.
     pub manager: String,
-    /// The fields, with `apiVersion`, `kind` and name. A `metadata.uid` or `metadata.resourceVersion` in it is a precondition.
+    /// What must hold of the object.
+    pub precondition: Precondition,
+    /// The fields, with `apiVersion`, `kind` and name.
     pub body: Value,
     /// Whether to take fields that other managers hold.
     pub force: bool,
-    /// Whether the object was believed absent. If it turns out to be somebody else's, the apply is withdrawn.
-    pub creates: bool,
+}
+
+impl Apply {
+    /// The uid of the controller that it sets: the subject for which the object is.
+    pub fn controller_uid(&self) -> Option<&str> {
+        let owners = self.body.pointer("/metadata/ownerReferences")?.as_array()?;
+        owners.iter().find(|owner| owner["controller"] == true)?["uid"].as_str()
+    }
+}
+
+/// What must hold of an object for an apply to be carried out. The API server checks it, and changes nothing where it does not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Precondition {
+    /// It does not exist.
+    Absent,
+    /// It is the one of this uid.
+    Uid(String),
+    /// It is the one of this uid, and still has this resource version.
+    Unchanged {
+        /// Its uid.
+        uid: String,
+        /// Its resource version.
+        resource_version: String,
+    },
+}
+
+impl Precondition {
+    /// That it is this very object.
+    pub fn is(object: &Object) -> Self {
+        Self::Uid(object.metadata.uid.clone())
+    }
+
+    /// That it is this very object, and nobody has changed it since.
+    pub fn unchanged(object: &Object) -> Self {
+        let metadata = &object.metadata;
+        Self::Unchanged { uid: metadata.uid.clone(), resource_version: metadata.resource_version.clone() }
+    }
 }
 
 /// What an apply is about.
@@ -97,7 +136,7 @@ impl Action {
     pub fn verb(&self) -> &'static str {
         match self {
             Self::Apply(Apply { target: ApplyTarget::Status, .. }) => "apply-status",
-            Self::Apply(Apply { creates: true, .. }) => "create",
+            Self::Apply(Apply { precondition: Precondition::Absent, .. }) => "create",
             Self::Apply(_) => "apply",
             Self::DryRun(_) => "dry-run",
             Self::Delete { .. } => "delete",

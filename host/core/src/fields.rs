@@ -9,7 +9,7 @@ mod lists;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use self::lists::{HeldItems, Items};
@@ -149,7 +149,8 @@ fn held_item(held: &mut HeldItems<'_>, item: &Value) -> Option<Value> {
     Some(part)
 }
 
-/// The set of fields that an apply of `wanted` gives its manager, lists taken as a whole: what the in-memory cluster records.
+/// The set of fields that an apply of `wanted` gives its manager, lists taken as a whole but for owner references, which are
+/// told apart by their uids: what the in-memory cluster records.
 pub fn fields_of(wanted: &Value) -> Value {
     fn below(value: &Value) -> Value {
         match value {
@@ -166,6 +167,11 @@ pub fn fields_of(wanted: &Value) -> Value {
         if let Some(metadata) = fields.get_mut("f:metadata").and_then(Value::as_object_mut) {
             for identity in ["f:name", "f:namespace", "f:uid", "f:resourceVersion"] {
                 metadata.remove(identity);
+            }
+            let owners = wanted.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+            if let Some(owners) = owners {
+                let keys = owners.iter().map(|owner| (format!("k:{}", json!({"uid": owner["uid"]})), json!({})));
+                metadata.insert("f:ownerReferences".to_owned(), Value::Object(keys.collect()));
             }
         }
     }
@@ -246,8 +252,6 @@ fn sorted(fields: &Map<String, Value>) -> Vec<(&String, &Value)> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     /// As Kubernetes 1.36 answers for a small Deployment.

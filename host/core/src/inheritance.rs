@@ -83,11 +83,11 @@ pub fn abridge(object: &mut Object, is_own: impl Fn(&ManagedFields) -> bool) {
     object.managed_fields.shrink_to_fit();
 }
 
-/// `metadata.managedFields` of an object, as the API server answers it, once `manager` has inherited; none: there is nothing
-/// to inherit.
-pub fn inherited(object: &Value, manager: &str) -> Option<Value> {
+/// `metadata.managedFields` of an object, as the API server answers it, once `manager` has inherited what was made for the
+/// controller of this uid; none: there is nothing to inherit.
+pub fn inherited(object: &Value, manager: &str, controller: &str) -> Option<Value> {
     let owners = object.pointer("/metadata/ownerReferences")?.as_array()?;
-    let controller = owners.iter().find(|owner| owner["controller"] == true)?["uid"].as_str()?;
+    owners.iter().find(|owner| owner["controller"] == true && owner["uid"] == controller)?;
     let mut entries = object.pointer("/metadata/managedFields")?.as_array()?.clone();
     let is = |entry: &Value, operation: &str| {
         entry["operation"] == operation && entry["subresource"].as_str().is_none_or(str::is_empty)
@@ -177,13 +177,13 @@ mod tests {
     }
 
     fn inherited_spec(kind: &str, spec: &Value) -> Value {
-        inherited(&made(kind, spec), OURS).unwrap()[1]["fieldsV1"]["f:spec"].take()
+        inherited(&made(kind, spec), OURS, "owner").unwrap()[1]["fieldsV1"]["f:spec"].take()
     }
 
     #[test]
     fn the_entry_of_the_maker_becomes_ours_and_others_stay_as_they_are() {
         let service = made("Service", &json!({"f:ports": {".": {}}}));
-        let entries = inherited(&service, OURS).unwrap();
+        let entries = inherited(&service, OURS, "owner").unwrap();
         assert_eq!(entries[0], service["metadata"]["managedFields"][0]);
         let expected = json!({
             "manager": OURS, "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
@@ -224,16 +224,18 @@ mod tests {
     #[test]
     fn it_is_inherited_once_and_from_its_maker_only() {
         let mut object = made("Service", &json!({"f:type": {}}));
-        object["metadata"]["managedFields"] = inherited(&object, OURS).unwrap();
-        assert_eq!(inherited(&object, OURS), None);
+        object["metadata"]["managedFields"] = inherited(&object, OURS, "owner").unwrap();
+        assert_eq!(inherited(&object, OURS, "owner"), None);
         // As kr8s changes the object later.
         let later = json!({"manager": "kr8s", "operation": "Update", "fieldsV1": {"f:spec": {"f:type": {}}}});
         let mut other = made("Service", &json!({"f:type": {}}));
         other["metadata"]["managedFields"][1] = later;
-        assert_eq!(inherited(&other, OURS), None);
+        assert_eq!(inherited(&other, OURS, "owner"), None);
         let mut owned_by_another = made("Service", &json!({"f:type": {}}));
         owned_by_another["metadata"]["ownerReferences"][0]["uid"] = json!("another");
-        assert_eq!(inherited(&owned_by_another, OURS), None);
+        for controller in ["owner", "another"] {
+            assert_eq!(inherited(&owned_by_another, OURS, controller), None);
+        }
     }
 
     #[test]
@@ -247,7 +249,7 @@ mod tests {
         let mark = json!({"f:metadata": {"f:ownerReferences": {"k:{\"uid\":\"owner\"}": {}}}});
         assert_eq!((entry.manager.as_str(), entry.decoded()), ("kr8s", Some(mark)));
         let mut taken = whole.clone();
-        taken["metadata"]["managedFields"] = inherited(&whole, OURS).unwrap();
+        taken["metadata"]["managedFields"] = inherited(&whole, OURS, "owner").unwrap();
         assert!(!is_to_be_inherited(&Object::from_value(&taken).unwrap(), OURS));
         // As Kubernetes makes pods for ReplicaSets.
         let mut foreign = whole;

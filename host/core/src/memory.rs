@@ -16,16 +16,17 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    action::{Action, Apply, ApplyTarget, WriteError, Written},
+    action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
     dask::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, pod_kind, pod_summary_kind, summary},
     fields::{fields_of, held_part, hex},
     inheritance::inherited,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
+    ownership::is_of_author,
     ports::{Observed, Pending, Schedulers, Writes},
     scheduler::{Left, Scheduler, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
 };
 pub use kinds::{built_in_kinds, built_in_resources};
-use layers::{first_difference, give, merge, take_changed, take_conflicts, take_held};
+use layers::{first_difference, give, lay_over, take_changed, take_conflicts, take_held};
 
 /// A cluster in memory.
 pub struct MemoryCluster {
@@ -94,6 +95,11 @@ impl MemoryCluster {
         self.lock().stored.values().map(|stored| Arc::clone(&stored.seen)).collect()
     }
 
+    /// The resource version of the last change.
+    pub fn version(&self) -> u64 {
+        self.lock().version
+    }
+
     /// Managers that applied to an object, in order.
     pub fn authors(&self, key: &ObjectKey) -> Vec<String> {
         let objects = self.lock();
@@ -158,32 +164,32 @@ impl MemoryCluster {
         let kind = self.served(&apply.object.kind).map_or_else(|| apply.object.kind.clone(), |resource| resource.kind);
         let key = &ObjectKey { kind, at: apply.object.at.clone() };
         let stale = |message: &str| WriteError::Stale { object: key.clone(), message: message.to_owned() };
-        let precondition = |field: &str| apply.body["metadata"].get(field).and_then(Value::as_str);
-        match objects.stored.get(key) {
-            Some(stored) => {
-                let seen = &stored.seen.metadata;
-                if precondition("uid").is_some_and(|uid| uid != seen.uid) {
-                    return Err(stale("uid mismatch"));
-                }
-                if precondition("resourceVersion").is_some_and(|version| version != seen.resource_version) {
-                    return Err(stale("the object has been modified"));
-                }
-                if apply.creates && stored.applied.iter().all(|(manager, _, _)| *manager != apply.manager) {
-                    return Err(WriteError::Foreign { object: key.clone(), owner: "somebody else".to_owned() });
-                }
-            }
-            None if precondition("uid").is_some() => return Err(stale("no existing object")),
-            None => {
+        let live = objects.stored.get(key).map(|stored| Arc::clone(&stored.seen));
+        let version = |live: &Object| live.metadata.resource_version.clone();
+        match (&apply.precondition, &live) {
+            (Precondition::Absent, None) => {
                 let seen = placeholder(key).map_err(|message| refused(key, message))?;
                 let stored = Stored { given: Value::Null, applied: Vec::new(), seen: Arc::new(seen), generation: 0 };
                 objects.stored.insert(key.clone(), stored);
             }
+            (Precondition::Absent, Some(live)) if is_of_author(apply, live) => return Err(stale("it exists already")),
+            (Precondition::Absent, Some(_)) => {
+                return Err(WriteError::Foreign { object: key.clone(), owner: "somebody else".to_owned() });
+            }
+            (Precondition::Uid(uid) | Precondition::Unchanged { uid, .. }, live)
+                if live.as_ref().is_none_or(|live| live.metadata.uid != *uid) =>
+            {
+                return Err(stale("uid mismatch"));
+            }
+            (Precondition::Unchanged { resource_version, .. }, Some(live)) if version(live) != *resource_version => {
+                return Err(stale("the object has been modified"));
+            }
+            (_, Some(live)) if has_other_controller(apply, live) => {
+                return Err(WriteError::Foreign { object: key.clone(), owner: "another controller".to_owned() });
+            }
+            (Precondition::Uid(_) | Precondition::Unchanged { .. }, _) => {}
         }
-        let mut body = apply.body.clone();
-        if let Some(metadata) = body["metadata"].as_object_mut() {
-            metadata.remove("uid");
-            metadata.remove("resourceVersion");
-        }
+        let body = apply.body.clone();
         let Some(stored) = objects.stored.get_mut(key) else { return Err(stale("no existing object")) };
         if apply.force {
             let others = stored.applied.iter_mut().filter(|(manager, _, _)| *manager != apply.manager);
@@ -220,13 +226,13 @@ impl MemoryCluster {
     }
 
     /// What was given with the object becomes the last apply of a manager.
-    fn inherit(&self, key: &ObjectKey, uid: &str, manager: &str) -> Result<Written, WriteError> {
+    fn inherit(&self, key: &ObjectKey, uid: &str, controller: &str, manager: &str) -> Result<Written, WriteError> {
         let stale = || WriteError::Stale { object: key.clone(), message: "there is nothing to inherit".to_owned() };
         let mut objects = self.lock();
         let stored = objects.stored.get_mut(key).filter(|stored| stored.seen.metadata.uid == uid).ok_or_else(stale)?;
         let mut object = stored.seen.to_value();
         object["metadata"]["managedFields"] = json!([given_entry(&stored.given)]);
-        let fields = inherited(&object, manager).ok_or_else(stale)?[0]["fieldsV1"].take();
+        let fields = inherited(&object, manager, controller).ok_or_else(stale)?[0]["fieldsV1"].take();
         let body = held_part(&fields, &stored.given);
         take_held(&mut stored.given, &fields);
         stored.applied.push((manager.to_owned(), ApplyTarget::Object, body));
@@ -266,7 +272,7 @@ impl MemoryCluster {
         let Some(stored) = objects.stored.get_mut(key) else { return Ok(()) };
         let mut object = if stored.given.is_null() { json!({}) } else { stored.given.clone() };
         for (_, _, body) in &stored.applied {
-            merge(&mut object, body, by_keys);
+            lay_over(&mut object, body, by_keys);
         }
         let spec = stored.seen.field::<Value>("spec").and_then(Result::ok);
         if stored.generation == 0 || spec.as_ref() != object.get("spec") {
@@ -294,16 +300,15 @@ impl MemoryCluster {
     }
 }
 
-/// What a person holds of an object that was given, with the owner references by their keys: the makers of objects are known
-/// by them.
+/// What a person holds of an object that was given.
 fn given_entry(given: &Value) -> Value {
-    let mut fields = fields_of(given);
-    let owners = given.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-    if let Some(owners) = owners {
-        let keys = owners.iter().map(|owner| (format!("k:{}", json!({"uid": owner["uid"]})), json!({})));
-        fields["f:metadata"]["f:ownerReferences"] = Value::Object(keys.collect());
-    }
-    json!({"manager": "given", "operation": "Update", "fieldsV1": fields})
+    json!({"manager": "given", "operation": "Update", "fieldsV1": fields_of(given)})
+}
+
+/// Whether an object would have a second controller, which the API server refuses.
+fn has_other_controller(apply: &Apply, live: &Object) -> bool {
+    let (wanted, controller) = (apply.controller_uid(), live.metadata.controller());
+    wanted.is_some_and(|wanted| controller.is_some_and(|controller| controller.uid != wanted))
 }
 
 fn refused(key: &ObjectKey, message: String) -> WriteError {
@@ -346,6 +351,7 @@ fn simulate_controllers(kind: &GroupVersionKind, object: &mut Value) {
 
 fn remove(objects: &mut Objects, key: &ObjectKey) {
     let Some(removed) = objects.stored.remove(key) else { return };
+    objects.version += 1;
     *objects.earlier.entry(key.clone()).or_default() += 1;
     let uid = removed.seen.metadata.uid.clone();
     let owned: Vec<_> = objects
@@ -392,7 +398,7 @@ impl Writes for MemoryCluster {
         let result = match &action {
             Action::Apply(apply) => self.apply(apply),
             Action::DryRun(apply) => self.dry_run(apply),
-            Action::Inherit { object, uid, manager, .. } => self.inherit(object, uid, manager),
+            Action::Inherit { object, uid, controller, manager, .. } => self.inherit(object, uid, controller, manager),
             Action::Delete { object, uid, resource_version, .. } => {
                 let mut objects = self.lock();
                 let live = objects.stored.get(object).map(|stored| &stored.seen.metadata);

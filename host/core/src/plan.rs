@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    action::{Action, Apply, ApplyTarget},
+    action::{Action, Apply, ApplyTarget, Precondition},
     dask::{OUTDATED, Settled, deployment_kind, pod_kind},
     fields::{contains, fingerprint, holds_exactly},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
@@ -30,7 +30,7 @@ struct Applied {
 }
 
 impl Memory {
-    /// Notes that what has the fingerprint `wanted` was applied and that the server answered with `answer`.
+    /// Notes that the body of this fingerprint was applied and that the server answered with `answer`.
     pub fn note(&mut self, manager: &str, wanted: u64, answer: &Object) {
         let applied = Applied { wanted, held: held_fingerprint(answer, manager) };
         self.0.insert((answer.metadata.uid.clone(), manager.to_owned()), applied);
@@ -53,21 +53,6 @@ fn held_fingerprint(object: &Object, manager: &str) -> u64 {
 
 fn held(object: &Object, manager: &str) -> Option<Value> {
     object.applied_by(manager)?.decoded()
-}
-
-/// The fingerprint of what is applied, whatever its preconditions.
-pub fn applied_fingerprint(body: &mut Value) -> u64 {
-    let preconditions = ["uid", "resourceVersion"].map(|name| {
-        let metadata = body.get_mut("metadata").and_then(Value::as_object_mut);
-        (name, metadata.and_then(|metadata| metadata.remove(name)))
-    });
-    let wanted = fingerprint(body);
-    for (name, value) in preconditions {
-        if let Some(value) = value {
-            body["metadata"][name] = value;
-        }
-    }
-    wanted
 }
 
 /// Whether nothing is left to apply: the manager holds exactly these fields, with these values.
@@ -151,8 +136,7 @@ impl Planner<'_> {
         if is_applied(self.memory, self.author.manager, &body, subject) {
             return;
         }
-        add_preconditions(&mut body, subject, patch.guarded);
-        plan.subject.push(self.apply(resource, subject.key(), body, self.author.force, false));
+        plan.subject.push(self.apply(resource, subject.key(), present(subject, patch.guarded), body));
     }
 
     fn plan_child(&self, seen: &Snapshot, child: WantedChild, plan: &mut Plan) {
@@ -162,7 +146,8 @@ impl Planner<'_> {
         let object = ObjectKey { kind: kind.clone(), at };
         let known = seen.child(&kind, name).cloned().or_else(|| (self.live)(&kind, &object.at));
         let Some(live) = known else {
-            return plan.children.push(self.create(seen, resource, object, child));
+            let precondition = self.departed(seen, &object).unwrap_or(Precondition::Absent);
+            return plan.children.push(self.apply(resource, object, precondition, child.object));
         };
         if live.is_being_deleted() {
             return; // Its end is an event, and then it is made anew.
@@ -173,9 +158,7 @@ impl Planner<'_> {
         if is_applied(self.memory, self.author.manager, &child.object, &live) {
             return;
         }
-        let mut body = child.object;
-        add_preconditions(&mut body, &live, child.guarded);
-        plan.children.push(self.apply(resource, object, body, self.author.force, false));
+        plan.children.push(self.apply(resource, object, present(&live, child.guarded), child.object));
     }
 
     /// Nothing is applied to it before it is ours as it is.
@@ -187,6 +170,7 @@ impl Planner<'_> {
             resource,
             object: live.key(),
             uid: live.metadata.uid.clone(),
+            controller: seen.subject.metadata.uid.clone(),
             manager: self.author.manager.to_owned(),
         }));
     }
@@ -195,19 +179,17 @@ impl Planner<'_> {
     fn plan_renewal(&self, seen: &Snapshot, child: &WantedChild, plan: &mut Plan) {
         let (kind, name) = target(&child.object);
         let Some(resource) = (self.resource)(&kind) else { return plan.problems.push(not_served(&kind)) };
-        let live = seen.child(&kind, name).filter(|live| !live.is_being_deleted());
+        let is_ours = |live: &&Arc<Object>| self.author.made(live, &seen.subject.metadata.uid);
+        let live = seen.child(&kind, name).filter(is_ours).filter(|live| !live.is_being_deleted());
         plan.children.extend(live.map(|live| deletion(resource, live, Some(live.metadata.resource_version.clone()))));
     }
 
-    /// An object that is believed absent. If it only left our watches, it still has its uid.
-    fn create(&self, seen: &Snapshot, resource: Resource, object: ObjectKey, child: WantedChild) -> Action {
-        let mut body = child.object;
-        let ours = |former: &&Arc<Object>| self.author.may_change(former, &seen.subject.metadata.uid);
-        if let Some(former) = seen.former_child(&object.kind, &object.at.name).filter(ours) {
-            body["metadata"]["uid"] = json!(former.metadata.uid);
-            return self.apply(resource, object, body, self.author.force, false);
-        }
-        self.apply(resource, object, body, false, true)
+    /// A child of ours that our watches do not show (any more): it is gone, or is there without the label by which we watch it.
+    /// By its uid nothing else can be changed.
+    fn departed(&self, seen: &Snapshot, object: &ObjectKey) -> Option<Precondition> {
+        let former = seen.former_child(&object.kind, &object.at.name)?;
+        let is_ours = self.author.may_change(former, &seen.subject.metadata.uid) && !former.is_being_deleted();
+        is_ours.then(|| Precondition::is(former))
     }
 
     /// What this handler has made for the subject, and what is no longer wanted.
@@ -244,9 +226,10 @@ impl Planner<'_> {
         Problem::passing("ForeignObject", message).until(object.clone())
     }
 
-    fn apply(&self, resource: Resource, object: ObjectKey, body: Value, force: bool, creates: bool) -> Action {
-        let manager = self.author.manager.to_owned();
-        Action::Apply(Apply { resource, object, target: ApplyTarget::Object, manager, body, force, creates })
+    fn apply(&self, resource: Resource, object: ObjectKey, precondition: Precondition, body: Value) -> Action {
+        let Author { manager, force, .. } = self.author;
+        let (target, manager) = (ApplyTarget::Object, manager.to_owned());
+        Action::Apply(Apply { resource, object, target, manager, precondition, body, force })
     }
 }
 
@@ -254,11 +237,8 @@ fn deletion(resource: Resource, live: &Object, resource_version: Option<String>)
     Action::Delete { resource, object: live.key(), uid: live.metadata.uid.clone(), resource_version }
 }
 
-fn add_preconditions(body: &mut Value, live: &Object, guarded: bool) {
-    body["metadata"]["uid"] = json!(live.metadata.uid);
-    if guarded {
-        body["metadata"]["resourceVersion"] = json!(live.metadata.resource_version);
-    }
+fn present(live: &Object, guarded: bool) -> Precondition {
+    if guarded { Precondition::unchanged(live) } else { Precondition::is(live) }
 }
 
 /// None if the handler sees to it.

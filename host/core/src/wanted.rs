@@ -225,7 +225,8 @@ pub enum OnNewTemplate {
     Renew,
 }
 
-/// The whole set of fields that a handler keeps on an object that it does not own.
+/// The whole set of fields that a handler keeps on an object that it does not own. They were computed from its present state
+/// and are not applied to a later one.
 #[derive(Clone, Debug)]
 pub struct WantedFields {
     /// The object, as it was observed.

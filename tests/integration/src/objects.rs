@@ -216,6 +216,26 @@ pub fn is_being_deleted(object: &Value) -> bool {
     !text(object, "/metadata/deletionTimestamp").is_empty()
 }
 
+/// All of an object that Kubernetes' own controllers do not change by themselves: where none of them keeps a status, its
+/// resource version, too.
+pub fn essence(object: &Value) -> Value {
+    let mut object = object.clone();
+    let kept = ["Deployment", "PodDisruptionBudget", "Pod", "DaskCluster", "DaskWorkerGroup"];
+    if kept.contains(&text(&object, "/kind")) {
+        object["status"] = Value::Null;
+        let metadata = &mut object["metadata"];
+        metadata["resourceVersion"] = Value::Null;
+        if let Some(annotations) = metadata["annotations"].as_object_mut() {
+            annotations.remove("deployment.kubernetes.io/revision");
+        }
+        metadata["annotations"] = Some(metadata["annotations"].take()).filter(|left| *left != json!({})).into();
+        if let Some(entries) = metadata["managedFields"].as_array_mut() {
+            entries.retain(|entry| entry["subresource"] != "status");
+        }
+    }
+    object
+}
+
 /// The uid of the controller.
 pub fn controller(object: &Value) -> &str {
     let owners = object["metadata"]["ownerReferences"].as_array();

@@ -105,6 +105,19 @@ fn children_of_a_plugin_with_default_grants() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_plugin_s_dask_objects_are_made_and_served() -> anyhow::Result<()> {
+    let puppet = odd_guest::Description::Puppet.of(&std::fs::read(component("odd-guest")?)?);
+    let puppet = format!("--plugin={},dask-kinds.yaml", given("puppet.wasm", puppet)?);
+    let tree = rendered(&["simple.yaml", &puppet, "--output=tree"])?;
+    for made in ["DaskAutoscaler team-a/simple", "DaskWorkerGroup team-a/simple-extra"] {
+        let line = tree.lines().find(|line| line.contains(made)).with_context(|| format!("{made}\n{tree}"))?;
+        ensure!(line.contains("plugin puppet (cluster)"), "{line}");
+    }
+    ensure!(tree.contains("Deployment team-a/simple-extra-worker-"), "the group has a worker\n{tree}");
+    Ok(())
+}
+
+#[test]
 fn the_same_input_gives_the_same_output() -> anyhow::Result<()> {
     for format in ["yaml", "json", "tree"] {
         let format = format!("--output={format}");

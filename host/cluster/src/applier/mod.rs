@@ -1,20 +1,21 @@
 //! Performs writes: the only place from which objects are changed.
 //!
 //! Called by the pipeline through [`Writes`]. It decides nothing: an action is performed as it stands, or the reason why not
-//! comes back. What the server answers is in the index before the caller hears of it. It must never take over an object
-//! that somebody else made (decisions in docs/adr), and never writes while the Lease may be somebody else's.
+//! comes back. What the server answers is in the index before the caller hears of it. Every write carries a precondition, so that
+//! nothing that somebody else made is ever touched (docs/adr/0041), and nothing is written while the Lease may be somebody else's.
 
 mod verdict;
 
 use std::{sync::Arc, time::Duration};
 
 use dask_wasm_operator_core::{
-    action::{Action, Apply, ApplyTarget, WriteError, Written},
+    action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
     inheritance::inherited,
     object::{Object, ObjectKey, Resource, WireObject},
+    ownership::is_of_author,
     ports::{Pending, Writes},
 };
-use http::{Method, StatusCode};
+use http::Method;
 use kube::Client;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -30,7 +31,7 @@ use crate::{
     path::{self, PathError, with_parameter},
     request::{Call, RequestError, TOTAL_DEADLINE},
 };
-use verdict::{Verdict, conflicts, fields, is_ours, judge, names_uid, owner_of, stranger};
+use verdict::{Verdict, conflicts, fields, judge, names_uid, owner_of};
 
 /// How long one attempt at a write may take: it must end while the Lease is surely held (duration 10 s, renewed every 3 s).
 pub const WRITE_DEADLINE: Duration = Duration::from_secs(3);
@@ -43,6 +44,10 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from
 
 /// Media type of a server-side apply. JSON is YAML.
 const APPLY: &str = "application/apply-patch+yaml";
+
+/// The resource version that no object has, because the first write to etcd makes 2: an apply with it creates an object or
+/// fails, and never changes one.
+const NO_VERSION: &str = "1";
 
 /// Media type of a list of tests and changes.
 const JSON_PATCH: &str = "application/json-patch+json";
@@ -65,8 +70,8 @@ impl Applier {
 
     async fn perform(&self, action: Action) -> Result<Written, WriteError> {
         match action {
-            Action::Apply(apply) => self.apply(&apply).await,
-            Action::DryRun(apply) => self.dry_run(&apply).await,
+            Action::Apply(apply) => self.apply(apply).await,
+            Action::DryRun(apply) => self.dry_run(apply).await,
             Action::Delete { resource, object, uid, resource_version } => {
                 self.delete(&resource, object, &uid, resource_version.as_deref()).await
             }
@@ -79,37 +84,31 @@ impl Applier {
                 ]);
                 self.patch(&resource, object, &uid, &patch).await
             }
-            Action::Inherit { resource, object, uid, manager } => self.inherit(&resource, object, &uid, &manager).await,
+            Action::Inherit { resource, object, uid, controller, manager } => {
+                self.inherit(&resource, object, &uid, &controller, &manager).await
+            }
         }
     }
 
-    async fn apply(&self, apply: &Apply) -> Result<Written, WriteError> {
-        let path = apply_path(apply).map_err(|error| bad_name(apply.object.clone(), &error))?;
+    async fn apply(&self, mut apply: Apply) -> Result<Written, WriteError> {
+        let path = apply_path(&apply).map_err(|error| bad_name(apply.object.clone(), &error))?;
+        put_precondition(&mut apply);
         let call = Call { content_type: APPLY, ..Call::json(Method::PATCH, &path, &apply.body) };
-        let failure = match self.send(&call, Some(apply).filter(|apply| apply.creates)).await {
-            Ok((status, wire)) => {
-                if apply.creates
-                    && status == StatusCode::OK
-                    && let Some(owner) = stranger(&wire, apply)
-                {
-                    self.withdraw(apply, &wire.metadata.uid).await?;
-                    return Err(WriteError::Foreign { object: apply.object.clone(), owner });
-                }
-                return Ok(Written::Applied(self.learn(&apply.resource, wire)));
-            }
-            Err(failure) => failure,
-        };
-        Err(self.why_not(apply, failure).await)
+        match self.send(&call).await {
+            Ok(wire) => Ok(Written::Applied(self.learn(&apply.resource, wire))),
+            Err(failure) => Err(self.why_not(&apply, failure).await),
+        }
     }
 
     /// Lets nobody know what the object would be but the caller.
-    async fn dry_run(&self, apply: &Apply) -> Result<Written, WriteError> {
-        let path = apply_path(apply).map_err(|error| bad_name(apply.object.clone(), &error))?;
+    async fn dry_run(&self, mut apply: Apply) -> Result<Written, WriteError> {
+        let path = apply_path(&apply).map_err(|error| bad_name(apply.object.clone(), &error))?;
         let path = with_parameter(path, "dryRun", "All");
+        put_precondition(&mut apply);
         let call = Call { content_type: APPLY, ..Call::json(Method::PATCH, &path, &apply.body) };
-        match self.send(&call, None).await {
-            Ok((_, wire)) => Ok(Written::Applied(Arc::new(self.index.object(&apply.resource.kind, wire)))),
-            Err(failure) => Err(self.why_not(apply, failure).await),
+        match self.send(&call).await {
+            Ok(wire) => Ok(Written::Applied(Arc::new(self.index.object(&apply.resource.kind, wire)))),
+            Err(failure) => Err(self.why_not(&apply, failure).await),
         }
     }
 
@@ -118,7 +117,7 @@ impl Applier {
         let object = apply.object.clone();
         let RequestError::Status(status) = &error else { return unavailable(object, "apply", &error) };
         match judge(status, apply) {
-            Verdict::Taken => self.who_has(apply, &error).await,
+            Verdict::Taken => self.who_has(apply).await,
             Verdict::Conflict => WriteError::Conflict { object, message: conflicts(status) },
             Verdict::Refused => refused(object, status.code, &status.reason, &error),
             Verdict::Stale => {
@@ -136,6 +135,7 @@ impl Applier {
         resource: &Resource,
         object: ObjectKey,
         uid: &str,
+        controller: &str,
         manager: &str,
     ) -> Result<Written, WriteError> {
         let path = path::object(resource, &object.at).map_err(|error| bad_name(object.clone(), &error))?;
@@ -147,7 +147,7 @@ impl Applier {
             }
             Err(error) => return Err(unavailable(object, "read", &error)),
         };
-        let Some(entries) = inherited(&live, manager) else {
+        let Some(entries) = inherited(&live, manager, controller) else {
             let message = "there is nothing to inherit any more".to_owned();
             return Err(WriteError::Stale { object, message });
         };
@@ -166,37 +166,27 @@ impl Applier {
         object
     }
 
-    /// Takes our fields, owner reference included, out of an object that turned out to be somebody else's.
-    async fn withdraw(&self, apply: &Apply, uid: &str) -> Result<(), WriteError> {
-        let path = apply_path(apply).map_err(|error| bad_name(apply.object.clone(), &error))?;
-        let nothing = json!({
-            "apiVersion": apply.resource.kind.api_version(),
-            "kind": apply.resource.kind.kind,
-            "metadata": {"name": apply.object.at.name, "namespace": apply.object.at.namespace, "uid": uid},
-        });
-        let call = Call { content_type: APPLY, ..Call::json(Method::PATCH, &path, &nothing) };
-        match self.send(&call, None).await {
-            Ok(_) => Ok(()),
-            Err(Failure::Closed) => Err(WriteError::NotLeader),
-            // It is gone, or another object: nothing of ours is in it.
-            Err(Failure::Request(RequestError::Status(status))) if names_uid(&status) => Ok(()),
-            Err(Failure::Request(error)) => Err(unavailable(apply.object.clone(), "withdraw from", &error)),
-        }
-    }
-
-    /// Who has an object, or fields of it, that was to be created.
-    async fn who_has(&self, apply: &Apply, refusal: &RequestError) -> WriteError {
+    /// Who has what could not be applied. If it is the author's, the index knows it from then on, and the next look goes on
+    /// with it.
+    async fn who_has(&self, apply: &Apply) -> WriteError {
         let object = apply.object.clone();
         let path = match path::object(&apply.resource, &object.at) {
             Ok(path) => path,
             Err(error) => return bad_name(object, &error),
         };
-        match self.read::<WireObject>(&path).await {
-            Ok(wire) if is_ours(&wire, apply) => WriteError::Conflict { object, message: refusal.to_string() },
-            Ok(wire) => WriteError::Foreign { object, owner: owner_of(&wire, apply) },
-            Err(error) if error.code() == 404 => WriteError::Stale { object, message: error.to_string() },
-            Err(error) => unavailable(object, "read", &error),
+        let wire = match self.read::<WireObject>(&path).await {
+            Ok(wire) => wire,
+            Err(error) if error.code() == 404 => return WriteError::Stale { object, message: error.to_string() },
+            Err(error) => return unavailable(object, "read", &error),
+        };
+        let owner = owner_of(&wire, &apply.manager);
+        let live = Arc::new(self.index.object(&apply.resource.kind, wire));
+        if let Some(subject_uid) = apply.controller_uid().filter(|_| is_of_author(apply, &live)) {
+            self.index.found(&live, subject_uid);
+            return WriteError::Stale { object, message: "it exists already".to_owned() };
         }
+        self.index.is_foreign(&object, &live.metadata.uid);
+        WriteError::Foreign { object, owner }
     }
 
     async fn delete(
@@ -211,9 +201,9 @@ impl Applier {
             "apiVersion": "v1", "kind": "DeleteOptions",
             "propagationPolicy": "Background", "preconditions": {"uid": uid, "resourceVersion": resource_version},
         });
-        match self.send(&Call::json(Method::DELETE, &path, &options), None).await {
+        match self.send(&Call::json(Method::DELETE, &path, &options)).await {
             // Finalizers or a grace period keep it for a while.
-            Ok((_, wire)) if wire.metadata.deletion_timestamp.is_some() => {
+            Ok(wire) if wire.metadata.deletion_timestamp.is_some() => {
                 self.learn(resource, wire);
                 Ok(Written::Deleted)
             }
@@ -247,13 +237,13 @@ impl Applier {
     ) -> Result<Written, WriteError> {
         let path = path::object(resource, &object.at).map_err(|error| bad_name(object.clone(), &error))?;
         let call = Call { content_type: JSON_PATCH, ..Call::json(Method::PATCH, &path, patch) };
-        match self.send(&call, None).await {
+        match self.send(&call).await {
             // The last finalizer of an object that is being deleted was all that kept it.
-            Ok((_, wire)) if wire.metadata.deletion_timestamp.is_some() && wire.metadata.finalizers.is_empty() => {
+            Ok(wire) if wire.metadata.deletion_timestamp.is_some() && wire.metadata.finalizers.is_empty() => {
                 self.index.deleted(&object, uid);
                 Ok(Written::Deleted)
             }
-            Ok((_, wire)) => Ok(Written::Applied(self.learn(resource, wire))),
+            Ok(wire) => Ok(Written::Applied(self.learn(resource, wire))),
             Err(Failure::Closed) => Err(WriteError::NotLeader),
             Err(Failure::Request(RequestError::Status(status))) if status.code == 404 => {
                 self.index.deleted(&object, uid);
@@ -269,9 +259,8 @@ impl Applier {
     }
 
     /// Sends a request that can be sent twice, until it is answered or its time has passed, which begins with the first
-    /// attempt. One that `creates` is not sent again if an attempt without an answer has made the object: others may have
-    /// added to it since, and it would seem to be theirs.
-    async fn send(&self, call: &Call<'_>, creates: Option<&Apply>) -> Result<(StatusCode, WireObject), Failure> {
+    /// attempt.
+    async fn send(&self, call: &Call<'_>) -> Result<WireObject, Failure> {
         let mut backoff = BACKOFF;
         let mut permit = self.permit().await;
         let deadline = Instant::now() + TOTAL_DEADLINE;
@@ -281,7 +270,7 @@ impl Applier {
             }
             let error = match call.send(&self.client, WRITE_DEADLINE.min(left(deadline))).await {
                 Ok(answer) => match answer.decode() {
-                    Ok(object) => return Ok((answer.status, object)),
+                    Ok(object) => return Ok(object),
                     Err(error) => error,
                 },
                 Err(error @ RequestError::Status(_)) => return Err(Failure::Request(error)),
@@ -302,11 +291,6 @@ impl Applier {
                 Ok(permit) => permit,
                 Err(_) => return Err(Failure::Request(error)),
             };
-            if let Some(apply) = creates
-                && let Some(wire) = self.made(apply, deadline).await
-            {
-                return Ok((StatusCode::CREATED, wire));
-            }
         }
     }
 
@@ -319,13 +303,6 @@ impl Applier {
     /// For one attempt. Permits are handed out in the order in which they were asked for.
     async fn permit(&self) -> SemaphorePermit<'_> {
         self.permits.acquire().await.expect("the semaphore is never closed")
-    }
-
-    /// The object that was to be created, if it is there and ours.
-    async fn made(&self, apply: &Apply, deadline: Instant) -> Option<WireObject> {
-        let path = path::object(&apply.resource, &apply.object.at).ok()?;
-        let answer = Call::get(&path).send(&self.client, WRITE_DEADLINE.min(left(deadline))).await.ok()?;
-        answer.decode::<WireObject>().ok().filter(|wire| is_ours(wire, apply))
     }
 }
 
@@ -354,6 +331,19 @@ enum Failure {
     Closed,
     /// The request failed.
     Request(RequestError),
+}
+
+/// Where the API server looks for the precondition of an apply.
+fn put_precondition(apply: &mut Apply) {
+    let metadata = &mut apply.body["metadata"];
+    match &apply.precondition {
+        Precondition::Absent => metadata["resourceVersion"] = json!(NO_VERSION),
+        Precondition::Uid(uid) => metadata["uid"] = json!(uid),
+        Precondition::Unchanged { uid, resource_version } => {
+            metadata["uid"] = json!(uid);
+            metadata["resourceVersion"] = json!(resource_version);
+        }
+    }
 }
 
 fn apply_path(apply: &Apply) -> Result<String, PathError> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dask_wasm_operator_core::{
-    action::{Apply, ApplyTarget},
+    action::{Apply, ApplyTarget, Precondition},
     object::{ManagedFields, WireObject},
 };
 use kube::core::{Status, response::StatusCause};
@@ -15,7 +15,7 @@ const FIELDS: usize = 16;
 /// What a refusal of an apply means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The object that was to be created is there already.
+    /// The object that was to be created is there already, or another controller has the one that was to be changed.
     Taken,
     /// Other managers hold fields that we want.
     Conflict,
@@ -27,8 +27,9 @@ pub(super) enum Verdict {
 
 pub(super) fn judge(status: &Status, apply: &Apply) -> Verdict {
     match status.code {
+        // As a field that another holds, or as an object with another version.
+        409 if apply.precondition == Precondition::Absent => Verdict::Taken,
         _ if names_uid(status) => Verdict::Stale,
-        409 if is_field_conflict(status) && apply.creates => Verdict::Taken,
         409 if is_field_conflict(status) => Verdict::Conflict,
         // Changed or made by another at the very same moment.
         409 => Verdict::Stale,
@@ -63,33 +64,13 @@ pub(super) fn fields(status: &Status) -> Vec<String> {
     fields
 }
 
-/// Who made an object that was to be created and turned out to be there; none if it is ours.
-///
-/// Labels and annotations don't make anybody its owner: controllers put notes on objects of others.
-pub(super) fn stranger(answer: &WireObject, apply: &Apply) -> Option<String> {
-    let is_stranger = match answer.metadata.controller() {
-        Some(controller) => controller_uid(apply) != Some(controller.uid.as_str()),
-        None => false,
-    };
-    (is_stranger || makers(answer, &apply.manager).next().is_some()).then(|| owner_of(answer, apply))
-}
-
-/// Whether the subject of the apply controls the object, and this manager has applied it: not another handler of the subject.
-pub(super) fn is_ours(object: &WireObject, apply: &Apply) -> bool {
-    let is_applied = |entry: &ManagedFields| entry.manager == apply.manager && entry.operation == "Apply";
-    let controller = object.metadata.controller();
-    controller.is_some_and(|controller| Some(controller.uid.as_str()) == controller_uid(apply))
-        && object.managed_fields.iter().any(is_applied)
-}
-
 /// Names the owner of an object for a person: its controller, and the managers that made it.
-pub(super) fn owner_of(object: &WireObject, apply: &Apply) -> String {
-    let mut managers: Vec<&str> = makers(object, &apply.manager).map(|entry| entry.manager.as_str()).collect();
+pub(super) fn owner_of(object: &WireObject, manager: &str) -> String {
+    let mut managers: Vec<&str> = makers(object, manager).map(|entry| entry.manager.as_str()).collect();
     managers.sort_unstable();
     managers.dedup();
     let managers = managers.join(", ");
-    // Ours stands in the answer to an apply that has not been withdrawn yet.
-    let controller = object.metadata.controller().filter(|_| !is_ours(object, apply));
+    let controller = object.metadata.controller();
     match controller.map(|controller| format!("{} {}", controller.kind, controller.name)) {
         Some(controller) if managers.is_empty() => controller,
         Some(controller) => format!("{controller} (field managers: {managers})"),
@@ -98,7 +79,8 @@ pub(super) fn owner_of(object: &WireObject, apply: &Apply) -> String {
     }
 }
 
-/// The other managers that hold more of the object than labels and annotations.
+/// The other managers that hold more of the object than labels and annotations: these make nobody its owner, because
+/// controllers put notes on objects of others.
 fn makers<'a>(object: &'a WireObject, manager: &'a str) -> impl Iterator<Item = &'a ManagedFields> {
     object
         .managed_fields
@@ -115,12 +97,6 @@ fn holds_more_than_notes(entry: &ManagedFields) -> bool {
         }
         _ => true,
     })
-}
-
-/// The uid of the controller that an apply sets.
-fn controller_uid(apply: &Apply) -> Option<&str> {
-    let owners = apply.body.pointer("/metadata/ownerReferences")?.as_array()?;
-    owners.iter().find(|owner| owner["controller"] == true)?["uid"].as_str()
 }
 
 fn is_field_conflict(status: &Status) -> bool {
@@ -153,16 +129,18 @@ mod tests {
 
     use super::*;
 
-    fn apply(creates: bool, target: ApplyTarget) -> Apply {
+    const MANAGER: &str = "dask-operator/group";
+
+    fn apply(precondition: Precondition, target: ApplyTarget) -> Apply {
         let kind = GroupVersionKind::new("apps", "v1", "Deployment");
         Apply {
             resource: Resource { kind: kind.clone(), plural: "deployments".into(), namespaced: true },
             object: ObjectKey { kind, at: NamespacedName::new("n", "a") },
             target,
-            manager: "dask-operator/group".into(),
+            manager: MANAGER.into(),
+            precondition,
             body: json!({"metadata": {"ownerReferences": [{"controller": true, "uid": "ours"}]}}),
             force: false,
-            creates,
         }
     }
 
@@ -173,7 +151,7 @@ mod tests {
 
     /// The answer to an apply; `fields` are what another manager holds.
     fn answer(controller: &str, subresource: &str, fields: Value) -> WireObject {
-        let ours = json!({"manager": "dask-operator/group", "operation": "Apply", "fieldsV1": {"f:spec": {}}});
+        let ours = json!({"manager": MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": {}}});
         let other = json!({
             "manager": "other", "operation": "Update", "subresource": subresource, "fieldsV1": fields,
         });
@@ -195,27 +173,30 @@ mod tests {
         let gone = json!({"name": "a", "kind": "deployments"});
         let no_namespace = json!({"name": "n", "kind": "namespaces"});
         let object = ApplyTarget::Object;
-        for (code, message, details, creates, target, expected) in [
-            (409, "", &conflict, false, object, Verdict::Conflict),
-            (409, "", &conflict, true, object, Verdict::Taken),
-            (409, "the object has been modified", &json!({}), false, object, Verdict::Stale),
+        let (absent, present) = (&Precondition::Absent, &Precondition::Uid("u".to_owned()));
+        let modified = "the object has been modified";
+        for (code, message, details, precondition, target, expected) in [
+            (409, "", &conflict, present, object, Verdict::Conflict),
+            (409, "", &conflict, absent, object, Verdict::Taken),
+            (409, modified, &json!({}), absent, object, Verdict::Taken),
+            (409, modified, &json!({}), present, object, Verdict::Stale),
             (
                 409,
                 "uid mismatch: the provided object specified uid 1, and no existing object was found",
                 &json!({}),
-                false,
+                present,
                 object,
                 Verdict::Stale,
             ),
-            (422, "", &second, false, object, Verdict::Taken),
-            (422, "", &uid, false, object, Verdict::Stale),
-            (422, "spec is invalid", &json!({}), false, object, Verdict::Refused),
-            (404, "", &gone, false, ApplyTarget::Status, Verdict::Stale),
-            (404, "", &no_namespace, false, ApplyTarget::Status, Verdict::Refused),
-            (403, "exceeded quota", &json!({}), false, object, Verdict::Refused),
+            (422, "", &second, present, object, Verdict::Taken),
+            (422, "", &uid, present, object, Verdict::Stale),
+            (422, "spec is invalid", &json!({}), absent, object, Verdict::Refused),
+            (404, "", &gone, present, ApplyTarget::Status, Verdict::Stale),
+            (404, "", &no_namespace, present, ApplyTarget::Status, Verdict::Refused),
+            (403, "exceeded quota", &json!({}), absent, object, Verdict::Refused),
         ] {
-            let verdict = judge(&status(code, message, details.clone()), &apply(creates, target));
-            assert_eq!(verdict, expected, "{code} {message} {details}");
+            let verdict = judge(&status(code, message, details.clone()), &apply(precondition.clone(), target));
+            assert_eq!(verdict, expected, "{code} {message} {details} {precondition:?}");
         }
     }
 
@@ -230,21 +211,20 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_more_than_notes_has_made_the_object() {
-        let apply = apply(true, ApplyTarget::Object);
-        let strange = |subresource: &str, fields: Value| stranger(&answer("ours", subresource, fields), &apply);
-        assert_eq!(
-            strange("", json!({"f:spec": {"f:replicas": {}}})).as_deref(),
-            Some("others (field managers: other)")
-        );
-        assert!(strange("", json!({"f:metadata": {"f:finalizers": {}}})).is_some());
-        assert_eq!(strange("", json!({"f:metadata": {"f:labels": {".": {}}, "f:annotations": {"f:a": {}}}})), None);
-        assert_eq!(strange("status", json!({"f:status": {}})), None);
-        let mut of_another_handler = answer("ours", "", json!({"f:spec": {}}));
-        assert!(is_ours(&of_another_handler, &apply));
-        of_another_handler.managed_fields.remove(0);
-        assert!(!is_ours(&of_another_handler, &apply));
-        let other_controller = answer("theirs", "", json!({}));
-        assert_eq!(stranger(&other_controller, &apply).as_deref(), Some("Other o"));
+    fn an_owner_is_told_by_the_controller_and_by_who_holds_more_than_notes() {
+        let told = |controlled: bool, subresource: &str, fields: Value| {
+            let mut object = answer("theirs", subresource, fields);
+            if !controlled {
+                object.metadata.owner_references = std::sync::Arc::default();
+            }
+            owner_of(&object, MANAGER)
+        };
+        assert_eq!(told(false, "", json!({"f:spec": {"f:replicas": {}}})), "others (field managers: other)");
+        assert_eq!(told(false, "", json!({"f:metadata": {"f:finalizers": {}}})), "others (field managers: other)");
+        let notes = json!({"f:metadata": {"f:labels": {".": {}}, "f:annotations": {"f:a": {}}}});
+        assert_eq!(told(false, "", notes), "nobody known");
+        assert_eq!(told(false, "status", json!({"f:status": {}})), "nobody known");
+        assert_eq!(told(true, "status", json!({"f:status": {}})), "Other o");
+        assert_eq!(told(true, "", json!({"f:spec": {}})), "Other o (field managers: other)");
     }
 }

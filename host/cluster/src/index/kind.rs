@@ -168,9 +168,17 @@ impl KindIndex {
         }
     }
 
-    pub(super) fn depart(&mut self, object: &Arc<Object>) {
-        let Some(owner) = object.metadata.controller() else { return };
-        let departed = self.departed.entry(owner.uid.as_str().into()).or_default();
+    /// A read showed an object of ours.
+    pub(super) fn found(&mut self, object: &Arc<Object>, subject_uid: &str, news: &mut News<'_>) {
+        if self.watches.values().any(|watch| watch.scope.covers(object)) {
+            self.wrote(object, news);
+        } else {
+            self.depart(object, subject_uid);
+        }
+    }
+
+    pub(super) fn depart(&mut self, object: &Arc<Object>, owner_uid: &str) {
+        let departed = self.departed.entry(owner_uid.into()).or_default();
         if departed.len() < DEPARTED_PER_OWNER {
             departed.insert(object.at(), Arc::clone(object));
         }

@@ -28,8 +28,9 @@ use kind::KindIndex;
 use shared::Shared;
 
 /// Deleted objects that are remembered lest a late watch brings them back. A uid is never used again, so remembering one for
-/// too long does no harm, unless the server goes back to before the deletion; this many are never on their way at once.
-const DELETED_REMEMBERED: usize = 4_096;
+/// too long does no harm, unless the server goes back to before the deletion; this many are never on their way at once. As
+/// many are remembered as foreign.
+const REMEMBERED: usize = 4_096;
 
 /// One watch of the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,23 +96,26 @@ struct State {
     kinds: HashMap<Arc<GroupVersionKind>, KindIndex>,
     watches: HashMap<WatchId, Arc<GroupVersionKind>>,
     next_watch: u64,
-    deleted: Deleted,
+    /// What we deleted.
+    deleted: Uids,
+    /// What a read showed to be somebody else's.
+    foreign: Uids,
 }
 
-/// Uids of objects that we deleted, the oldest first.
+/// Uids, the oldest first.
 #[derive(Default)]
-struct Deleted {
+struct Uids {
     uids: HashSet<Arc<str>>,
     order: VecDeque<Arc<str>>,
 }
 
-impl Deleted {
+impl Uids {
     fn insert(&mut self, uid: &str) {
         let uid: Arc<str> = uid.into();
         if self.uids.insert(Arc::clone(&uid)) {
             self.order.push_back(uid);
         }
-        if self.order.len() > DELETED_REMEMBERED
+        if self.order.len() > REMEMBERED
             && let Some(oldest) = self.order.pop_front()
         {
             self.uids.remove(&oldest);
@@ -239,6 +243,26 @@ impl Index {
         });
     }
 
+    /// A read showed an object of ours, made for the subject of this uid, that no watch has told of: it is late, or none
+    /// covers the object.
+    pub fn found(&self, object: &Arc<Object>, subject_uid: &str) {
+        self.change(|state, changes| {
+            if let Some(index) = state.kinds.get_mut(&*object.kind) {
+                let mut news = News { deleted: &mut state.deleted, changes, own_write: false };
+                index.found(object, subject_uid, &mut news);
+            }
+        });
+    }
+
+    /// A read showed that an object is somebody else's: it is never taken for a departed child.
+    pub fn is_foreign(&self, object: &ObjectKey, uid: &str) {
+        let mut state = self.write();
+        state.foreign.insert(uid);
+        if let Some(index) = state.kinds.get_mut(&object.kind) {
+            index.forget_departed(&object.at);
+        }
+    }
+
     /// The server answered that a departed object does not exist any more.
     pub fn forget_departed(&self, object: &ObjectKey) {
         if let Some(index) = self.write().kinds.get_mut(&object.kind) {
@@ -283,17 +307,17 @@ impl State {
                 index.owner_went(&old.metadata.uid);
             }
             // What is being deleted is no loss, and of our own deletions we know.
-            if *own_write || old.is_being_deleted() || !self.knows_controller_of(old) {
+            if *own_write || old.is_being_deleted() || self.foreign.contains(&old.metadata.uid) {
                 continue;
             }
+            let Some(owner) = old.metadata.controller().filter(|owner| self.knows(owner, old)) else { continue };
             if let Some(index) = self.kinds.get_mut(kind) {
-                index.depart(old);
+                index.depart(old, &owner.uid);
             }
         }
     }
 
-    fn knows_controller_of(&self, object: &Object) -> bool {
-        let Some(owner) = object.metadata.controller() else { return false };
+    fn knows(&self, owner: &OwnerReference, object: &Object) -> bool {
         let kind = GroupVersionKind::from_api_version(&owner.api_version, &owner.kind);
         self.kinds.iter().filter(|(watched, _)| watched.same_kind(&kind)).any(|(_, index)| {
             [object.metadata.namespace.clone(), None].into_iter().any(|namespace| {
@@ -306,7 +330,7 @@ impl State {
 
 /// What an update may look at and what it made known.
 struct News<'a> {
-    deleted: &'a mut Deleted,
+    deleted: &'a mut Uids,
     changes: &'a mut Vec<Change>,
     own_write: bool,
 }

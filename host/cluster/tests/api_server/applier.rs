@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use dask_wasm_operator_cluster::{applier::Applier, gate::Gate};
 use dask_wasm_operator_core::{
-    action::{Action, ApplyTarget, WriteError, Written},
+    action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
     object::NamespacedName,
     ports::Writes,
 };
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::{controlled_by, in_world, managers};
+use crate::{controlled_by, in_world};
 
 fn deployment(image: &str) -> Value {
     json!({
@@ -29,14 +29,12 @@ fn deployment(image: &str) -> Value {
 async fn what_was_written_can_be_read_at_once() -> anyhow::Result<()> {
     in_world(async |world| {
         let _watch = world.watch("configmap", None).await?;
-        let mut create = world.apply("configmap", "a", json!({"data": {"k": "1"}}));
-        create.creates = true;
-        let created = world.write(create).await?;
+        let created = world.write(world.apply("configmap", "a", json!({"data": {"k": "1"}}))).await?;
         assert_eq!(world.known("configmap", "a").unwrap().metadata.uid, created.metadata.uid);
         assert!(created.applied_by(crate::MANAGER).is_some(), "manager names with slashes are accepted");
         for n in 0..20 {
             let text = n.to_string();
-            world.write(world.apply("configmap", "a", json!({"data": {"k": text}}))).await?;
+            world.write(world.apply_to(&created, json!({"data": {"k": text}}))).await?;
             assert_eq!(world.known("configmap", "a").unwrap().to_value()["data"]["k"], text);
         }
         assert!(matches!(world.delete("configmap", "a", &created.metadata.uid).await?, Written::Deleted));
@@ -53,48 +51,92 @@ async fn an_object_of_somebody_else_is_left_as_it_was() -> anyhow::Result<()> {
         let before = world.somebody_applies("configmap", "a", json!({"data": {"theirs": "1"}})).await?;
         let mut create = world.apply("configmap", "a", json!({"data": {"ours": "2"}}));
         create.body["metadata"]["ownerReferences"] = controlled_by(&owner);
-        create.creates = true;
-        let error = world.write(create).await.unwrap_err();
-        assert_eq!(
-            error,
-            WriteError::Foreign {
-                object: world.key("configmap", "a"),
-                owner: "others (field managers: somebody)".into()
+        for force in [false, true] {
+            let error = world.write(Apply { force, ..create.clone() }).await.unwrap_err();
+            assert_eq!(
+                error,
+                WriteError::Foreign {
+                    object: world.key("configmap", "a"),
+                    owner: "others (field managers: somebody)".into()
+                }
+            );
+            assert_eq!(world.live("configmap", "a").await?.unwrap(), before, "not even its version has changed");
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// What the default grant lets plugins make, what Dask reconcilers make, and a custom kind.
+fn creatable() -> [(&'static str, Value); 8] {
+    let pod = json!({"containers": [{"name": "c", "image": "i"}]});
+    [
+        ("configmap", json!({"data": {"a": "b"}})),
+        ("service", json!({"spec": {"ports": [{"port": 80}]}})),
+        ("ingress", json!({"spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}})),
+        ("networkpolicy", json!({"spec": {"podSelector": {"matchLabels": {"a": "b"}}}})),
+        ("poddisruptionbudget", json!({"spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"a": "b"}}}})),
+        ("deployment", deployment("i")),
+        ("pod", json!({"spec": pod})),
+        ("lease", json!({"spec": {"leaseDurationSeconds": 10}})),
+    ]
+}
+
+/// What nobody but its maker has changed: controllers of Kubernetes keep statuses, and notes.
+fn essence(mut object: Value) -> Value {
+    object["status"] = Value::Null;
+    object["metadata"]["annotations"] = Value::Null;
+    object["metadata"]["resourceVersion"] = Value::Null;
+    if let Some(entries) = object["metadata"]["managedFields"].as_array_mut() {
+        entries.retain(|entry| entry["operation"] == "Apply");
+    }
+    object
+}
+
+/// Everything rests on this: that the API server creates with the version that no object has, and changes nothing.
+#[tokio::test]
+async fn what_is_to_be_made_is_made_once_and_never_changed() -> anyhow::Result<()> {
+    in_world(async |world| {
+        let owner = world.write(world.apply("configmap", "owner", json!({}))).await?;
+        for (kind, fields) in creatable() {
+            let mut create = world.apply(kind, "a", fields);
+            create.body["metadata"]["ownerReferences"] = controlled_by(&owner);
+            create.body["metadata"]["labels"] = json!({"a": "1"});
+            let made = world.write(create.clone()).await?;
+            let entry = made.applied_by(crate::MANAGER).map(|entry| entry.operation.as_str());
+            assert_eq!(entry, Some("Apply"), "{kind}: what it no longer wants can be removed");
+            let before = essence(world.live(kind, "a").await?.unwrap());
+            create.body["metadata"]["labels"] = json!({"a": "2", "b": "2"});
+            let by_another = Apply { manager: "dask-plugin/istio/other".to_owned(), ..create.clone() };
+            for (apply, expected) in [(create, "Stale"), (by_another, "ForeignObject")] {
+                for force in [false, true] {
+                    let error = world.write(Apply { force, ..apply.clone() }).await.unwrap_err();
+                    assert_eq!(error.kind(), expected, "{kind}: {error:?}");
+                    assert_eq!(essence(world.live(kind, "a").await?.unwrap()), before, "{kind}");
+                }
             }
-        );
-        let after = world.live("configmap", "a").await?.unwrap();
-        assert_eq!(after["data"], before["data"]);
-        assert_eq!(after["metadata"]["ownerReferences"], Value::Null);
-        assert_eq!(managers(&after), ["somebody"]);
+        }
         Ok(())
     })
     .await
 }
 
 #[tokio::test]
-async fn a_deployment_of_somebody_else_is_told_by_its_fields() -> anyhow::Result<()> {
+async fn a_child_of_ours_that_no_watch_shows_is_found_where_it_was_to_be_made() -> anyhow::Result<()> {
     in_world(async |world| {
-        world.somebody_applies("deployment", "a", deployment("theirs")).await?;
-        let mut create = world.apply("deployment", "a", deployment("ours"));
-        create.creates = true;
-        let error = world.write(create).await.unwrap_err();
-        assert_eq!(error.kind(), "ForeignObject");
-        assert!(error.to_string().contains("somebody"), "{error}");
-        let live = world.live("deployment", "a").await?.unwrap();
-        assert_eq!(live["spec"]["template"]["spec"]["containers"][0]["image"], "theirs");
-        Ok(())
-    })
-    .await
-}
-
-#[tokio::test]
-async fn notes_of_others_do_not_make_an_object_theirs() -> anyhow::Result<()> {
-    in_world(async |world| {
-        let mut create = world.apply("deployment", "a", deployment("ours"));
-        create.creates = true;
-        world.write(create.clone()).await?;
-        world.somebody_applies("deployment", "a", json!({"metadata": {"annotations": {"note": "1"}}})).await?;
-        world.write(create).await?;
+        let _watch = world.watch("configmap", Some("test=yes")).await?;
+        let owner = world.write(world.apply("service", "owner", json!({"spec": {"ports": [{"port": 80}]}}))).await?;
+        let mut create = world.apply("configmap", "a", json!({"data": {"k": "1"}}));
+        create.body["metadata"]["ownerReferences"] = controlled_by(&owner);
+        let made = world.write(create.clone()).await?;
+        assert!(world.known("configmap", "a").is_none(), "it has no label");
+        assert_eq!(world.write(create.clone()).await.unwrap_err().kind(), "Stale");
+        let departed = world.index.departed(&made.kind, &owner.metadata.uid);
+        let [departed] = &departed[..] else { panic!("{departed:?}") };
+        assert_eq!(departed.metadata.uid, made.metadata.uid);
+        create.body["metadata"]["labels"] = json!({"test": "yes"});
+        world.write(Apply { precondition: Precondition::is(departed), ..create }).await?;
+        assert_eq!(world.known("configmap", "a").unwrap().metadata.uid, made.metadata.uid);
         Ok(())
     })
     .await
@@ -109,10 +151,14 @@ async fn a_second_controller_is_refused_and_the_first_named() -> anyhow::Result<
         world.somebody_applies("configmap", "a", json!({"metadata": metadata})).await?;
         let mut create = world.apply("configmap", "a", json!({}));
         create.body["metadata"]["ownerReferences"] = controlled_by(&ours);
-        create.creates = true;
-        let error = world.write(create).await.unwrap_err();
-        assert_eq!(error.kind(), "ForeignObject");
-        assert!(error.to_string().contains("ConfigMap theirs"), "{error}");
+        let live = world.live("configmap", "a").await?.unwrap();
+        let uid = live["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        for precondition in [Precondition::Absent, Precondition::Uid(uid)] {
+            let error = world.write(Apply { precondition, ..create.clone() }).await.unwrap_err();
+            assert_eq!(error.kind(), "ForeignObject");
+            assert!(error.to_string().contains("ConfigMap theirs"), "{error}");
+        }
+        assert_eq!(world.live("configmap", "a").await?.unwrap(), live);
         Ok(())
     })
     .await
@@ -123,8 +169,8 @@ async fn a_wrong_uid_is_stale_whether_or_not_the_object_exists() -> anyhow::Resu
     in_world(async |world| {
         world.write(world.apply("configmap", "a", json!({}))).await?;
         for name in ["a", "absent"] {
-            let mut apply = world.apply("configmap", name, json!({}));
-            apply.body["metadata"]["uid"] = json!("00000000-0000-0000-0000-000000000000");
+            let precondition = Precondition::Uid("00000000-0000-0000-0000-000000000000".to_owned());
+            let apply = Apply { precondition, ..world.apply("configmap", name, json!({})) };
             let error = world.write(apply).await.unwrap_err();
             assert_eq!(error.kind(), "Stale", "{name}: {error:?}");
         }
@@ -147,8 +193,7 @@ async fn a_departed_object_is_forgotten_when_the_server_says_that_it_is_gone() -
             Ok((!departed().is_empty()).then_some(()))
         })
         .await?;
-        let mut apply = world.apply("configmap", "a", json!({}));
-        apply.body["metadata"]["uid"] = json!(departed()[0].metadata.uid);
+        let apply = world.apply_to(&departed()[0], json!({}));
         assert_eq!(world.write(apply).await.unwrap_err().kind(), "Stale");
         assert!(departed().is_empty());
         Ok(())
@@ -161,19 +206,14 @@ async fn a_conflict_names_manager_and_field() -> anyhow::Result<()> {
     in_world(async |world| {
         let owner = world.write(world.apply("configmap", "owner", json!({}))).await?;
         let metadata = json!({"ownerReferences": controlled_by(&owner)});
-        world.write(world.apply("configmap", "a", json!({"metadata": metadata, "data": {"k": "1"}}))).await?;
+        let made =
+            world.write(world.apply("configmap", "a", json!({"metadata": metadata, "data": {"k": "1"}}))).await?;
         world.somebody_applies("configmap", "a", json!({"data": {"k": "2"}})).await?;
-        let apply = world.apply("configmap", "a", json!({"metadata": metadata, "data": {"k": "3"}}));
-        for creates in [false, true] {
-            let mut apply = apply.clone();
-            apply.creates = creates;
-            let error = world.write(apply).await.unwrap_err();
-            assert_eq!(error.kind(), "FieldConflict", "{error:?}");
-            assert!(error.to_string().contains("\"somebody\"") && error.to_string().contains(".data.k"), "{error}");
-        }
-        let mut forced = apply.clone();
-        forced.force = true;
-        assert_eq!(world.write(forced).await?.to_value()["data"]["k"], "3");
+        let apply = world.apply_to(&made, json!({"metadata": metadata, "data": {"k": "3"}}));
+        let error = world.write(apply.clone()).await.unwrap_err();
+        assert_eq!(error.kind(), "FieldConflict", "{error:?}");
+        assert!(error.to_string().contains("\"somebody\"") && error.to_string().contains(".data.k"), "{error}");
+        assert_eq!(world.write(Apply { force: true, ..apply }).await?.to_value()["data"]["k"], "3");
         Ok(())
     })
     .await
@@ -209,8 +249,9 @@ async fn refusals_carry_the_words_of_the_server() -> anyhow::Result<()> {
 #[tokio::test]
 async fn the_status_of_what_is_gone_is_stale() -> anyhow::Result<()> {
     in_world(async |world| {
-        let mut apply = world.apply("deployment", "absent", json!({"status": {"observedGeneration": 1}}));
-        apply.target = ApplyTarget::Status;
+        let apply = world.apply("deployment", "absent", json!({"status": {"observedGeneration": 1}}));
+        let precondition = Precondition::Uid("00000000-0000-0000-0000-000000000000".to_owned());
+        let apply = Apply { target: ApplyTarget::Status, precondition, ..apply };
         let error = world.write(apply).await.unwrap_err();
         assert_eq!(error.kind(), "Stale", "{error:?}");
         Ok(())
@@ -244,7 +285,7 @@ async fn an_object_that_waits_for_a_finalizer_is_known_to_be_on_its_way() -> any
         let object = world.write(world.apply("configmap", "a", json!({"metadata": metadata}))).await?;
         world.delete("configmap", "a", &object.metadata.uid).await?;
         assert!(world.known("configmap", "a").unwrap().is_being_deleted());
-        world.write(world.apply("configmap", "a", json!({}))).await?;
+        world.write(world.apply_to(&object, json!({}))).await?;
         Ok(())
     })
     .await

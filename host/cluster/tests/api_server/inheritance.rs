@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dask_wasm_operator_core::{
-    action::{Action, WriteError, Written},
+    action::{Action, Apply, Precondition, WriteError, Written},
     object::Object,
     ports::Writes,
 };
@@ -72,14 +72,20 @@ fn api(world: &World, kind: &str) -> Api<DynamicObject> {
     Api::namespaced_with(world.admin.clone(), &world.namespace, &api_resource(&world.resource(kind)))
 }
 
-async fn inherit(world: &World, kind: &str, uid: &str) -> Result<Written, WriteError> {
+async fn inherit(world: &World, kind: &str, owner: &Object, uid: &str) -> Result<Written, WriteError> {
     let (resource, object) = (world.resource(kind), world.key(kind, "a"));
-    let (uid, manager) = (uid.to_owned(), MANAGER.to_owned());
-    world.applier.write(Action::Inherit { resource, object, uid, manager }).await
+    let (uid, controller, manager) = (uid.to_owned(), owner.metadata.uid.clone(), MANAGER.to_owned());
+    world.applier.write(Action::Inherit { resource, object, uid, controller, manager }).await
 }
 
 fn uid(object: &Value) -> &str {
     object["metadata"]["uid"].as_str().unwrap_or_default()
+}
+
+/// A forced apply to an object that is there.
+fn forced(world: &World, kind: &str, live: &Value, body: Value) -> Apply {
+    let precondition = Precondition::Uid(uid(live).to_owned());
+    Apply { force: true, precondition, ..world.apply(kind, "a", body) }
 }
 
 fn entry<'a>(object: &'a Value, manager: &str) -> Option<&'a Value> {
@@ -103,7 +109,7 @@ async fn a_deployment_becomes_ours_as_it_is_and_a_dry_run_tells_what_would_resta
         let before = live(&world, "deployment").await?;
         // The Deployment's controller writes its status meanwhile.
         wait_for("the Deployment to be ours", PATIENCE, async || {
-            match inherit(&world, "deployment", uid(&before)).await {
+            match inherit(&world, "deployment", &owner, uid(&before)).await {
                 Err(WriteError::Stale { .. }) => Ok(None),
                 inherited => Ok(Some(inherited?)),
             }
@@ -117,8 +123,7 @@ async fn a_deployment_becomes_ours_as_it_is_and_a_dry_run_tells_what_would_resta
         assert_eq!((entry(&after, "kr8s"), &entry(&after, MANAGER).unwrap()["operation"]), (None, &json!("Apply")));
 
         let dry_run = async |env: &[&str]| {
-            let mut apply = world.apply("deployment", "a", wanted(&owner, env));
-            apply.force = true;
+            let apply = forced(&world, "deployment", &before, wanted(&owner, env));
             let Written::Applied(object) = world.applier.write(Action::DryRun(apply)).await? else { unreachable!() };
             anyhow::Ok(object.to_value()["spec"]["template"].clone())
         };
@@ -128,9 +133,7 @@ async fn a_deployment_becomes_ours_as_it_is_and_a_dry_run_tells_what_would_resta
         assert_eq!(unchanged["spec"], after["spec"]);
         assert_eq!(entry(&unchanged, MANAGER), entry(&after, MANAGER));
 
-        let mut apply = world.apply("deployment", "a", wanted(&owner, &["A", "B"]));
-        apply.force = true;
-        world.write(apply).await?;
+        world.write(forced(&world, "deployment", &before, wanted(&owner, &["A", "B"]))).await?;
         let applied = live(&world, "deployment").await?;
         assert_eq!(applied["spec"], before["spec"]);
         assert_eq!(applied["metadata"]["generation"], before["metadata"]["generation"]);
@@ -144,10 +147,8 @@ async fn what_is_told_apart_by_what_changes_is_replaced() -> anyhow::Result<()> 
     in_world(async |world| {
         let owner = owner(&world).await?;
         let made = made(&world, "service", service(&owner, &json!({"app": "a", "old": "key"}), 8786)).await?;
-        inherit(&world, "service", uid(&made)).await?;
-        let mut apply = world.apply("service", "a", service(&owner, &json!({"app": "a"}), 9000));
-        apply.force = true;
-        world.write(apply).await?;
+        inherit(&world, "service", &owner, uid(&made)).await?;
+        world.write(forced(&world, "service", &made, service(&owner, &json!({"app": "a"}), 9000))).await?;
         let after = live(&world, "service").await?;
         assert_eq!(after["spec"]["selector"], json!({"app": "a"}));
         let ports: Vec<_> = after["spec"]["ports"].as_array().unwrap().iter().map(|port| &port["port"]).collect();
@@ -164,12 +165,14 @@ async fn only_the_very_object_is_inherited_and_once() -> anyhow::Result<()> {
         let owner = owner(&world).await?;
         let made = made(&world, "service", service(&owner, &json!({"app": "a"}), 8786)).await?;
         let before = live(&world, "service").await?;
-        let error = inherit(&world, "service", "another").await.unwrap_err();
+        let error = inherit(&world, "service", &owner, "another").await.unwrap_err();
         assert_eq!(error.kind(), "Stale");
+        let stranger = world.write(world.apply("configmap", "stranger", json!({}))).await?;
+        assert_eq!(inherit(&world, "service", &stranger, uid(&made)).await.unwrap_err().kind(), "Stale");
         assert_eq!(live(&world, "service").await?, before);
-        inherit(&world, "service", uid(&made)).await?;
+        inherit(&world, "service", &owner, uid(&made)).await?;
         let after = live(&world, "service").await?;
-        let error = inherit(&world, "service", uid(&made)).await.unwrap_err();
+        let error = inherit(&world, "service", &owner, uid(&made)).await.unwrap_err();
         assert_eq!(error.kind(), "Stale");
         assert_eq!(live(&world, "service").await?, after);
         Ok(())

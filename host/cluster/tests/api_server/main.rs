@@ -20,7 +20,7 @@ use dask_wasm_operator_cluster::{
     watch::{WatchHandle, WatchKey, Watches},
 };
 use dask_wasm_operator_core::{
-    action::{Action, Apply, ApplyTarget, WriteError, Written},
+    action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
     contract::KindReference,
     object::{NamespacedName, Object, ObjectKey, Resource},
     ports::Writes,
@@ -77,7 +77,7 @@ impl World {
         ObjectKey { kind: self.resource(kind).kind, at: NamespacedName::new(&self.namespace, name) }
     }
 
-    /// An apply of `body`, without `apiVersion`, `kind` and name, which are added.
+    /// An apply of `body` that makes an object, without `apiVersion`, `kind` and name, which are added.
     fn apply(&self, kind: &str, name: &str, mut body: Value) -> Apply {
         let resource = self.resource(kind);
         body["apiVersion"] = json!(resource.kind.api_version());
@@ -89,10 +89,16 @@ impl World {
             resource,
             target: ApplyTarget::Object,
             manager: MANAGER.to_owned(),
+            precondition: Precondition::Absent,
             body,
             force: false,
-            creates: false,
         }
+    }
+
+    /// An apply of `body` to an object.
+    fn apply_to(&self, object: &Object, body: Value) -> Apply {
+        let kind = object.kind.kind.to_lowercase();
+        Apply { precondition: Precondition::is(object), ..self.apply(&kind, &object.metadata.name, body) }
     }
 
     async fn write(&self, apply: Apply) -> Result<Arc<Object>, WriteError> {
@@ -167,12 +173,6 @@ fn api_resource(resource: &Resource) -> kube::core::ApiResource {
         kind: resource.kind.kind.clone(),
         plural: resource.plural.clone(),
     }
-}
-
-/// The managers of an object, as another sees it.
-fn managers(object: &Value) -> Vec<&str> {
-    let entries = object["metadata"]["managedFields"].as_array().map(Vec::as_slice).unwrap_or_default();
-    entries.iter().filter_map(|entry| entry["manager"].as_str()).collect()
 }
 
 /// A controller reference to a ConfigMap.

@@ -7,7 +7,10 @@ use dask_wasm_operator_cluster::{
     index::Index,
     watch::{WatchKey, WatchProblem, Watches},
 };
-use dask_wasm_operator_core::object::{GroupVersionKind, Resource};
+use dask_wasm_operator_core::{
+    action::Apply,
+    object::{GroupVersionKind, Resource},
+};
 use dask_wasm_operator_test_support::{TestCluster, apply_crds, service_account_token, wait_for};
 use serde_json::json;
 
@@ -116,10 +119,8 @@ async fn an_object_that_loses_its_label_departs_and_returns() -> anyhow::Result<
         world.somebody_applies("configmap", "a", force(json!("no"))).await?;
         wait_for("the departure", PATIENCE, async || Ok((departed().len() == 1).then_some(()))).await?;
         assert!(world.known("configmap", "a").is_none());
-        let mut repair = world.apply("configmap", "a", labelled);
-        repair.force = true;
-        repair.body["metadata"]["uid"] = json!(departed()[0].metadata.uid);
-        world.write(repair).await?;
+        let repair = world.apply_to(&departed()[0], labelled);
+        world.write(Apply { force: true, ..repair }).await?;
         assert!(world.known("configmap", "a").is_some());
         assert!(departed().is_empty());
         Ok(())

@@ -24,6 +24,7 @@ use crate::{
     contract::{EventNote, EventSeverity},
     fields,
     object::{ManagedFields, NamespacedName, Object},
+    ownership::maker,
     scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
     spec::{
         Condition, ConditionStatus, DaskAutoscalerSpec, DaskAutoscalerStatus, DaskWorkerGroupSpec,
@@ -247,10 +248,14 @@ fn replicas(group: &Object) -> Option<u32> {
     Some(spec.worker.replicas)
 }
 
-/// The autoscaler goes with its cluster. A controller that is somebody else's stays.
+/// The autoscaler goes with its cluster. A controller that is somebody else's stays, and the reference to the cluster is the
+/// handler's that made the autoscaler for it.
 fn owned_by_cluster(seen: &Snapshot) -> Option<SubjectPatch> {
     let cluster = seen.related_one(CLUSTER).filter(|cluster| !cluster.is_being_deleted())?;
     let controller = seen.subject.metadata.controller();
+    if maker(&seen.subject).is_some() && controller.is_none_or(|owner| owner.uid == cluster.metadata.uid) {
+        return None;
+    }
     let mut owner = cluster.as_owner();
     owner.controller = controller.is_none_or(|controller| controller.uid == owner.uid);
     Some(SubjectPatch { body: json!({"metadata": {"ownerReferences": [owner]}}), guarded: false })
@@ -384,13 +389,8 @@ pub(super) fn is_cooldown(until: &str, now: u64) -> bool {
     cooldown(until, now).is_some()
 }
 
-/// The version is a precondition: the number was computed from the present one.
 fn with_replicas(group: &Arc<Object>, replicas: u32) -> WantedFields {
-    let body = json!({
-        "metadata": {"resourceVersion": group.metadata.resource_version},
-        "spec": {"worker": {"replicas": replicas}},
-    });
-    WantedFields { object: Arc::clone(group), body }
+    WantedFields { object: Arc::clone(group), body: json!({"spec": {"worker": {"replicas": replicas}}}) }
 }
 
 fn scaled(group: &Object, change: &Change) -> EventNote {

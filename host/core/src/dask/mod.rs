@@ -31,6 +31,7 @@ pub use idle::idle_since;
 pub(crate) use metadata::OWN_PREFIXES;
 pub use metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, EXCLUDED_PREFIXES, WORKER_GROUP_NAME_LABEL};
 pub use pods::{SchedulerPod, pod_summary_kind, pod_summary_resource, scheduler_pod, summary};
+pub(crate) use remedy::is_about_what_cannot_change;
 pub(crate) use replicas::COPIED_REPLICAS;
 pub use replicas::KOPF_LAST_HANDLED;
 pub(crate) use status::{INVALID_NAME, OUTDATED};

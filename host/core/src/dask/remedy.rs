@@ -156,10 +156,14 @@ const NAMED: [(&str, &str, &str); 5] = [
     ("PriorityClass", "PriorityClass with name ", "priorityClassName"),
 ];
 
-/// Whether the API server refuses a change because the field can't change: in the words of Kubernetes' validation of Services
-/// (`clusterIPs`, `healthCheckNodePort`, `loadBalancerClass`) and Deployments (`selector`).
-fn is_about_what_cannot_change(words: &str) -> bool {
-    ["field is immutable", "may not change once set", "can not be unset"].iter().any(|part| words.contains(part))
+/// How Kubernetes' validation says that a field can't change: of any kind that has such a field, of Services, of bindings of
+/// roles, and of kinds whose spec can change in part only.
+const UNCHANGEABLE: [&str; 5] =
+    ["immutable", "may not change", "can not be unset", "cannot change roleRef", "for fields other than"];
+
+/// Whether the API server refuses a change because the field can't change: the object must be made anew for it.
+pub(crate) fn is_about_what_cannot_change(words: &str) -> bool {
+    UNCHANGEABLE.iter().any(|part| words.contains(part))
 }
 
 /// The name that follows.

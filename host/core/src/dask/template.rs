@@ -67,8 +67,9 @@ impl Settled {
 pub struct TemplateQuestion {
     /// What would be applied.
     pub body: Value,
+    /// The uid of the live object.
+    pub uid: String,
     path: &'static str,
-    uid: String,
     template: Value,
 }
 
@@ -81,7 +82,6 @@ impl TemplateQuestion {
         }
         let template = live.to_value().pointer(path).cloned().unwrap_or_default();
         let mut body = settle(child.clone(), Some(live), manager, Some(true)).child().object.clone();
-        body["metadata"]["uid"] = json!(live.metadata.uid);
         if path == "/spec" {
             // A pod's own values would be sent back, whatever is wanted.
             body["spec"] = child.object["spec"].clone();

@@ -22,6 +22,7 @@ use crate::{
     contract::{EventNote, EventSeverity},
     names::check_dns_label,
     object::{NamespacedName, Object},
+    ownership::maker,
     plugin::PLUGIN_LABEL,
     scheduler::{COMM_PORT, Scheduler},
     spec::DaskWorkerGroupSpec,
@@ -174,12 +175,14 @@ fn owning_cluster<'a>(seen: &'a Snapshot, spec: &DaskWorkerGroupSpec) -> Result<
     cluster::check_name(name).map(|()| cluster.as_ref())
 }
 
-/// A group that was made by hand is owned by its cluster too, so that it goes with it. The default group's reference is
-/// the cluster reconciler's; a controller that is somebody else's stays.
+/// A group that was made by hand is owned by its cluster too, so that it goes with it. The reference of one that a handler
+/// made, the default group say, is that handler's; a controller that is somebody else's stays.
 fn needs_owner(seen: &Snapshot, cluster: &Object) -> bool {
     let made_by_cluster = seen.subject.applied_by(&field_manager(Reconciler::Cluster)).is_some();
     let controller = seen.subject.metadata.controller();
-    !made_by_cluster && controller.is_none_or(|owner| owner.uid == cluster.metadata.uid)
+    !made_by_cluster
+        && maker(&seen.subject).is_none()
+        && controller.is_none_or(|owner| owner.uid == cluster.metadata.uid)
 }
 
 /// The workers there are: the recorded ones, those that another operator made for this group, and those that are still there

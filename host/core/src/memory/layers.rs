@@ -5,8 +5,19 @@ use serde_json::{Value, json};
 /// Keys by which Kubernetes merges the lists of built-in kinds, the first that all items have.
 const LIST_KEYS: [&str; 6] = ["name", "containerPort", "port", "mountPath", "uid", "type"];
 
+/// Lays what a manager applied over an object. The owner references of all kinds are merged by their uids.
+pub(super) fn lay_over(object: &mut Value, applied: &Value, by_keys: bool) {
+    let owners = |value: &Value| value.pointer("/metadata/ownerReferences").and_then(Value::as_array).cloned();
+    let before = owners(object).unwrap_or_default();
+    merge(object, applied, by_keys);
+    let Some(applied) = owners(applied) else { return };
+    let is_kept = |owner: &Value| applied.iter().all(|other| other["uid"] != owner["uid"]);
+    let kept = before.into_iter().filter(is_kept);
+    object["metadata"]["ownerReferences"] = kept.chain(applied.iter().cloned()).collect();
+}
+
 /// Lays `from` over `into`.
-pub(super) fn merge(into: &mut Value, from: &Value, by_keys: bool) {
+fn merge(into: &mut Value, from: &Value, by_keys: bool) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (name, value) in from {

@@ -5,13 +5,17 @@ use serde_json::json;
 
 use super::{Pipeline, SubjectState};
 use crate::{
-    action::{Action, Apply, ApplyTarget, WriteError, Written},
+    action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
     dask::Settled,
+    fields::fingerprint,
     object::Object,
     ownership::Author,
-    plan::{Plan, Planner, applied_fingerprint, is_applied},
+    plan::{Plan, Planner, is_applied},
     wanted::{Snapshot, SubjectPatch, WantedChild, WantedFields},
 };
+
+/// The number of the stage in which children are applied.
+const CHILDREN: usize = 1;
 
 /// What came of a plan.
 #[derive(Debug, Default)]
@@ -59,15 +63,14 @@ impl Pipeline<'_> {
             if is_applied(&state.memory, manager, &body, object) {
                 continue;
             }
-            body["metadata"]["uid"] = json!(object.metadata.uid);
             plan.children.push(Action::Apply(Apply {
                 resource,
                 object: object.key(),
                 target: ApplyTarget::Object,
                 manager: manager.to_owned(),
+                precondition: Precondition::unchanged(object),
                 body,
                 force: true,
-                creates: false,
             }));
         }
     }
@@ -83,6 +86,7 @@ impl Pipeline<'_> {
         let mut done = Done::default();
         for (number, stage) in [plan.subject, plan.children, plan.prunes, plan.subject_end].into_iter().enumerate() {
             let results = join_all(stage.into_iter().map(|action| self.perform(action))).await;
+            let mut has_failed = false;
             for (applied, result) in results {
                 match result {
                     Ok(Written::Applied(answer)) => {
@@ -92,10 +96,14 @@ impl Pipeline<'_> {
                         done.writes += 1;
                     }
                     Ok(Written::Deleted) => done.writes += 1,
-                    Err(error) => done.errors.push(error),
+                    Err(error) => {
+                        // A child's place that somebody else has keeps nothing from being done, known before or not.
+                        has_failed |= number != CHILDREN || !matches!(error, WriteError::Foreign { .. });
+                        done.errors.push(error);
+                    }
                 }
             }
-            if !done.errors.is_empty() {
+            if has_failed {
                 break;
             }
             done.is_recorded |= number == 0;
@@ -104,9 +112,9 @@ impl Pipeline<'_> {
     }
 
     /// Performs an action; answers also the manager and the fingerprint of what it applies.
-    async fn perform(&self, mut action: Action) -> (Option<(String, u64)>, Result<Written, WriteError>) {
-        let applied = match &mut action {
-            Action::Apply(apply) => Some((apply.manager.clone(), applied_fingerprint(&mut apply.body))),
+    async fn perform(&self, action: Action) -> (Option<(String, u64)>, Result<Written, WriteError>) {
+        let applied = match &action {
+            Action::Apply(apply) => Some((apply.manager.clone(), fingerprint(&apply.body))),
             _ => None,
         };
         (applied, self.writes.write(action).await)

@@ -13,8 +13,9 @@ use serde_json::json;
 
 use super::{Pass, Pipeline, SubjectState, execute::adopt, is_passing};
 use crate::{
+    action::WriteError,
     contract::{Call, Failure, HandlerDeclaration, Json, OwnedChild, Subject, Trigger, TriggerRequest},
-    dask::Settled,
+    dask::{Settled, is_about_what_cannot_change},
     object::{GroupVersionKind, Object, Resource},
     ownership::{Author, is_patched_by},
     plugin::{Delivery, HandlerName, KEY_ANNOTATION, Mounted, Projection, RETRY_ANNOTATION, Rights, accept, decide},
@@ -178,9 +179,7 @@ impl Pipeline<'_> {
         let mut plan = self.plan(author, state, seen, subject.as_ref(), children.clone());
         let mut problems = std::mem::take(&mut plan.problems);
         let done = self.execute(plan, state).await;
-        problems.extend(
-            done.errors.iter().map(|error| Problem::passing(error.kind(), format!("{}: {error}", handler.name))),
-        );
+        problems.extend(done.errors.iter().map(|error| problem(&handler.name, error)));
         if !done.errors.is_empty() && done.errors.iter().all(is_passing) {
             // What goes away by itself is no problem to be shown, and the plugin is not given up for it. What was is as it was.
             let retry = state.backoff.fail_to_write(&seen.subject.metadata.uid, &done.errors);
@@ -297,6 +296,20 @@ fn tell(state: &mut SubjectState, mut problems: Vec<Problem>, retry: Retry) -> P
     }
     state.findings = Findings { problems, ..Findings::default() };
     Pass { retry: Some(retry), findings: state.findings.clone(), ..Pass::default() }
+}
+
+/// What a person should know of a failed write.
+fn problem(handler: &HandlerName, error: &WriteError) -> Problem {
+    match error {
+        WriteError::Refused { object, message, .. } if is_about_what_cannot_change(message) => {
+            let remedy = "delete it to have it made anew with the new value, or have the plugin return the former one";
+            Problem::passing(error.kind(), format!("{handler}: {error}; {remedy}")).until(object.clone())
+        }
+        WriteError::Foreign { object, .. } => {
+            Problem::passing(error.kind(), format!("{handler}: {error}")).until(object.clone())
+        }
+        _ => Problem::passing(error.kind(), format!("{handler}: {error}")),
+    }
 }
 
 fn is_permanent(error: &CallError) -> bool {

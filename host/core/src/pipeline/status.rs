@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Pipeline, SubjectState, takeover::Hold};
 use crate::{
-    action::{Action, Apply, ApplyTarget, WriteError},
+    action::{Action, Apply, ApplyTarget, Precondition, WriteError},
     contract::{EventNote, EventSeverity},
     dask::{Reconciler, field_manager},
     fields::{contains, holds_more},
@@ -54,7 +54,7 @@ impl Pipeline<'_> {
         let mut body = json!({
             "apiVersion": kind.api_version(),
             "kind": kind.kind,
-            "metadata": {"name": subject.metadata.name, "uid": subject.metadata.uid},
+            "metadata": {"name": subject.metadata.name},
         });
         if !status.is_null() {
             body["status"] = status.clone();
@@ -69,9 +69,9 @@ impl Pipeline<'_> {
             object: subject.key(),
             target: if has_subresource { ApplyTarget::Status } else { ApplyTarget::Object },
             manager,
+            precondition: Precondition::is(&subject),
             body,
             force: true,
-            creates: false,
         };
         self.writes.write(Action::Apply(apply)).await?;
         Ok(transitions(reconciler, &before, &status))

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use super::{Pipeline, SubjectState, execute::adopt};
 use crate::{
-    action::{Action, Apply, ApplyTarget, WriteError, Written},
+    action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
     dask::{Settled, TemplateQuestion, settle},
     inheritance::is_to_be_inherited,
     object::{NamespacedName, Object, ObjectKey},
@@ -31,7 +31,10 @@ impl Pipeline<'_> {
         let mut compared = Vec::with_capacity(children.len());
         for child in children {
             let (kind, name) = target(&child.object);
-            if seen.child(&kind, name).is_some_and(|live| is_to_be_inherited(live, author.manager)) {
+            let is_heir = |live: &Arc<Object>| {
+                is_to_be_inherited(live, author.manager) && author.may_change(live, &seen.subject.metadata.uid)
+            };
+            if seen.child(&kind, name).is_some_and(is_heir) {
                 settled.push(Settled::Inherit(child));
                 continue;
             }
@@ -59,7 +62,7 @@ impl Pipeline<'_> {
         let at = NamespacedName { namespace: seen.subject.metadata.namespace.clone(), name: name.to_owned() };
         let ours = |live: &Arc<Object>| author.may_change(live, &seen.subject.metadata.uid);
         let live = seen.child(&kind, name).cloned().or_else(|| self.observed.get(&kind, &at)).filter(ours);
-        live.or_else(|| seen.former_child(&kind, name).cloned())
+        live.or_else(|| seen.former_child(&kind, name).cloned().filter(ours))
     }
 
     async fn ask(&self, question: &TemplateQuestion, manager: &str) -> Result<bool, WriteError> {
@@ -73,9 +76,9 @@ impl Pipeline<'_> {
             object: ObjectKey { kind, at },
             target: ApplyTarget::Object,
             manager: manager.to_owned(),
+            precondition: Precondition::Uid(question.uid.clone()),
             body: question.body.clone(),
             force: true,
-            creates: false,
         };
         match self.writes.write(Action::DryRun(apply)).await {
             Ok(Written::Applied(object)) => Ok(question.is_same(&object)),

@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use crate::{
-    action::{Action, Apply, ApplyTarget},
-    object::{GroupVersionKind, ManagedFields, Object, Resource},
+    action::{Action, Apply, ApplyTarget, Precondition},
+    object::{GroupVersionKind, Object, Resource},
     ownership::{Author, is_patched_by},
 };
 
@@ -44,26 +44,22 @@ pub fn removal(
 /// Whether a handler made an object for a subject that controls it still.
 fn is_child_of(object: &Object, manager: &str) -> bool {
     let Some(owner) = object.metadata.controller() else { return false };
-    let author = Author { manager, force: false, native: false };
-    let held = object.applied_by(manager).and_then(ManagedFields::decoded);
-    let references = held.as_ref().and_then(|held| held.pointer("/f:metadata/f:ownerReferences"));
-    let key = format!("k:{}", json!({"uid": owner.uid}));
-    author.made(object, &owner.uid) && references.is_some_and(|references| references.get(&key).is_some())
+    Author { manager, force: false, native: false }.made(object, &owner.uid)
 }
 
 fn withdrawal(object: &Object, resource: &Resource, manager: &str) -> Action {
     let body = json!({
         "apiVersion": object.kind.api_version(), "kind": object.kind.kind,
-        "metadata": {"name": object.metadata.name, "uid": object.metadata.uid},
+        "metadata": {"name": object.metadata.name},
     });
     Action::Apply(Apply {
         resource: resource.clone(),
         object: object.key(),
         target: ApplyTarget::Object,
         manager: manager.to_owned(),
+        precondition: Precondition::is(object),
         body,
         force: false,
-        creates: false,
     })
 }
 

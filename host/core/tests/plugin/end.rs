@@ -8,10 +8,12 @@ use dask_wasm_operator_core::{
         TriggerRequest::{Deleted, Observed},
     },
     pipeline::MountedHandler,
+    plugin::Mounted,
+    retry::Retry,
 };
 use serde_json::json;
 
-use crate::world::{Puppet, World, annotations, child, children, handler};
+use crate::world::{Puppet, World, annotations, child, children, handler, problems};
 
 /// One child and one annotation.
 fn answering() -> Arc<Puppet> {
@@ -27,6 +29,13 @@ fn answering() -> Arc<Puppet> {
 fn annotation(world: &World) -> Option<String> {
     let cluster = world.get("DaskCluster", "simple")?;
     cluster["metadata"]["annotations"]["a"].as_str().map(str::to_owned)
+}
+
+/// A handler that is about subjects of another namespace.
+fn unfitting(guest: &Arc<Puppet>) -> Arc<MountedHandler> {
+    let handler = handler("p", &[Observed, Deleted], guest);
+    let mounted = Mounted::new(&handler.declaration, &["elsewhere".to_owned()]).unwrap();
+    Arc::new(MountedHandler { mounted, ..handler })
 }
 
 #[test]
@@ -67,12 +76,55 @@ fn a_subject_that_does_not_fit_any_more_is_let_go_and_its_end_is_not_told() {
     let fitting = Arc::new(handler("p", &[Observed, Deleted], &guest));
     world.settle(&fitting);
     guest.take_calls();
-    let elsewhere = ["elsewhere".to_owned()];
-    let mounted = dask_wasm_operator_core::plugin::Mounted::new(&fitting.declaration, &elsewhere).unwrap();
-    let unfitting = Arc::new(MountedHandler { mounted, ..handler("p", &[Observed, Deleted], &guest) });
+    let unfitting = unfitting(&guest);
     world.settle(&unfitting);
     assert_eq!((annotation(&world), world.get("ConfigMap", "one")), (None, None));
     world.delete("DaskCluster", "simple");
     world.pass(&unfitting);
     assert_eq!(guest.take_calls(), Vec::<String>::new());
+}
+
+/// What is refused at the end: the deletion of the child, or the withdrawal of the patch.
+const REFUSED: [(&str, &str); 2] = [("ConfigMap", "one"), ("DaskCluster", "simple")];
+
+#[test]
+fn what_can_t_be_removed_at_the_end_is_told_and_tried_again_and_keeps_nothing_else() {
+    for is_seen in [true, false] {
+        for (kind, name) in REFUSED {
+            let mut world = World::new();
+            let guest = answering();
+            let fitting = Arc::new(handler("p", &[Observed, Deleted], &guest));
+            world.settle(&fitting);
+            let handler = if is_seen { unfitting(&guest) } else { fitting };
+            if !is_seen {
+                world.hide("DaskCluster", "simple");
+            }
+            world.refuse(kind, name, "a webhook is against it");
+            for _ in 0..20 {
+                let pass = world.pass(&handler);
+                assert!(matches!(pass.retry, Some(Retry::After(_))), "{kind}: {:?}", pass.retry);
+                let problems = problems(&pass);
+                assert!(problems[0].starts_with("Forbidden: p/h: "), "{problems:?}");
+                assert!(problems[0].contains(&format!("refuses {kind}")), "{problems:?}");
+                assert!(problems[0].ends_with(&format!(" ns1/{name}: a webhook is against it")), "{problems:?}");
+            }
+            let left = (world.get("ConfigMap", "one").is_some(), annotation(&world).is_some());
+            assert_eq!(left, (kind == "ConfigMap", kind == "DaskCluster"), "what is not refused is done");
+            world.refuse_nothing();
+            let last = world.pass(&handler);
+            assert_eq!((last.writes, last.retry, problems(&last)), (1, None, Vec::new()));
+            assert_eq!((annotation(&world), world.get("ConfigMap", "one")), (None, None));
+        }
+    }
+}
+
+#[test]
+fn what_is_gone_with_its_namespace_is_not_tried_again() {
+    let mut world = World::new();
+    let guest = answering();
+    let plugin = Arc::new(handler("p", &[Observed], &guest));
+    world.settle(&plugin);
+    world.delete("DaskCluster", "simple");
+    let pass = world.pass(&plugin);
+    assert_eq!((pass.retry, problems(&pass)), (None, Vec::new()));
 }

@@ -79,3 +79,40 @@ fn a_child_whose_owner_was_taken_away_is_still_its_own() {
         (&uid, Some("simple"))
     );
 }
+
+#[test]
+fn a_place_that_is_taken_keeps_nothing_else_from_being_done() {
+    let mut world = World::new();
+    let config_map = |name| child("ConfigMap", name, json!({"data": {"a": "b"}}));
+    let guest = Puppet::new(move |_| children([config_map("old")]));
+    let plugin = Arc::new(handler("p", &[Observed], &guest));
+    world.settle(&plugin);
+    let theirs = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "taken", "namespace": "ns1"}});
+    world.watched.cluster.create(theirs).unwrap();
+    let before = world.get("ConfigMap", "taken");
+    // It is not watched, so nobody knows before the write.
+    world.hide("ConfigMap", "taken");
+    guest.answers(move |_| children([config_map("taken"), config_map("new")]));
+    world.restart();
+    let told = problems(&world.pass(&plugin));
+    assert!(told[0].contains("ConfigMap ns1/taken exists already"), "{told:?}");
+    assert_eq!(world.get("ConfigMap", "taken"), before);
+    assert!(world.get("ConfigMap", "new").is_some());
+    assert_eq!(world.get("ConfigMap", "old"), None);
+}
+
+#[test]
+fn a_field_that_can_t_be_changed_is_told_with_the_remedy_and_waited_for() {
+    let mut world = World::new();
+    let guest = Puppet::new(|_| children([child("ConfigMap", "one", json!({"data": {"a": "b"}}))]));
+    let plugin = Arc::new(handler("p", &[Observed], &guest));
+    world.settle(&plugin);
+    world.refuse("ConfigMap", "one", "data: Forbidden: field is immutable when `immutable` is set");
+    guest.answers(|_| children([child("ConfigMap", "one", json!({"data": {"a": "c"}}))]));
+    world.restart();
+    let pass = world.pass(&plugin);
+    let told = problems(&pass);
+    assert!(told[0].contains("field is immutable") && told[0].contains("; delete it to have it made anew"), "{told:?}");
+    let awaited = pass.findings.problems[0].waits_for.as_ref().map(ToString::to_string);
+    assert_eq!(awaited.as_deref(), Some("ConfigMap ns1/one"));
+}

@@ -6,7 +6,7 @@ use std::{
 };
 
 use dask_wasm_operator_core::{
-    action::{Action, WriteError, Written},
+    action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
     contract::{
         Call, Child, HandlerDeclaration, KindReference, Outcome, Patch, PatchPermission, PatchStrategy, PatchTarget,
         Permissions, Subscription, TriggerRequest,
@@ -17,7 +17,7 @@ use dask_wasm_operator_core::{
     pipeline::{Handler, MountedHandler, Pass, Pipeline, SubjectState},
     plugin::{HandlerName, Mounted, Rights},
     ports::{CallError, CallReport, Guest, Observed, Pending, Writes},
-    spec::{Grants, Limits, PatchGrant},
+    spec::{Grants, KindGrant, Limits, PatchGrant},
 };
 use serde_json::{Value, json};
 
@@ -68,7 +68,8 @@ impl Guest for Puppet {
 
 /// A child of this kind and name.
 pub(crate) fn child(kind: &str, name: &str, fields: Value) -> Child {
-    let mut object = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}});
+    let version = if kind.starts_with("Dask") { "kubernetes.dask.org/v1" } else { "v1" };
+    let mut object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": name}});
     object.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     Child { key: name.to_owned(), object: object.to_string() }
 }
@@ -92,7 +93,7 @@ fn cluster_kind() -> Resource {
     Resource { kind, plural: "daskclusters".to_owned(), namespaced: true }
 }
 
-/// A handler of DaskClusters that may make ConfigMaps and Services and patch annotations.
+/// A handler of DaskClusters that may make ConfigMaps, Services and objects of all Dask kinds, and patch annotations.
 pub(crate) fn handler(plugin: &str, triggers: &[TriggerRequest], guest: &Arc<Puppet>) -> MountedHandler {
     let kind =
         |group: &str, name: &str| KindReference { group: Some(group.to_owned()), version: None, name: name.to_owned() };
@@ -112,13 +113,19 @@ pub(crate) fn handler(plugin: &str, triggers: &[TriggerRequest], guest: &Arc<Pup
         related: Vec::new(),
     };
     let fields = vec!["metadata.annotations".to_owned()];
+    let dask = ["DaskCluster", "DaskWorkerGroup", "DaskJob", "DaskAutoscaler"];
     let asked = Permissions {
-        create: vec![kind("", "ConfigMap"), kind("", "Service")],
+        create: [kind("", "ConfigMap"), kind("", "Service")]
+            .into_iter()
+            .chain(dask.map(|name| kind("kubernetes.dask.org", name)))
+            .collect(),
         patch: vec![PatchPermission { kind: subject, fields: fields.clone(), strategy: PatchStrategy::Apply }],
         ..Permissions::default()
     };
     let (group, name) = ("kubernetes.dask.org".to_owned(), "DaskCluster".to_owned());
-    let granted = Grants { patch: vec![PatchGrant { group, kind: name, fields, merge: false }], ..Grants::default() };
+    let create = dask.map(|kind| KindGrant { group: group.clone(), kind: kind.to_owned() }).to_vec();
+    let granted =
+        Grants { create, patch: vec![PatchGrant { group, kind: name, fields, merge: false }], ..Grants::default() };
     let resolve = |reference: &KindReference| {
         let named = |resource: &Resource| resource.kind.kind == reference.name;
         built_in_resources().into_iter().find(named).ok_or_else(|| "it is not served".to_owned())
@@ -139,10 +146,11 @@ pub(crate) fn handler(plugin: &str, triggers: &[TriggerRequest], guest: &Arc<Pup
     }
 }
 
-/// A cluster of which some objects are not watched.
+/// A cluster of which some objects are not watched, and which refuses some writes.
 pub(crate) struct Watched {
     pub(crate) cluster: MemoryCluster,
     hidden: Mutex<BTreeSet<ObjectKey>>,
+    refused: Mutex<BTreeMap<ObjectKey, &'static str>>,
 }
 
 impl Observed for Watched {
@@ -170,6 +178,17 @@ impl Observed for Watched {
 
 impl Writes for Watched {
     fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>> {
+        let object = action.object().clone();
+        if let Some(words) = self.refused.lock().unwrap().get(&object) {
+            let (reason, message) = ("Forbidden".to_owned(), (*words).to_owned());
+            return Box::pin(std::future::ready(Err(WriteError::Refused {
+                object,
+                code: 403,
+                reason,
+                message,
+                fields: Vec::new(),
+            })));
+        }
         self.cluster.write(action)
     }
 
@@ -200,7 +219,8 @@ impl World {
                 },
             }))
             .unwrap();
-        Self { watched: Watched { cluster, hidden: Mutex::default() }, states: BTreeMap::new() }
+        let watched = Watched { cluster, hidden: Mutex::default(), refused: Mutex::default() };
+        Self { watched, states: BTreeMap::new() }
     }
 
     pub(crate) fn at() -> NamespacedName {
@@ -212,16 +232,16 @@ impl World {
         ObjectKey { kind: GroupVersionKind::new(group, version, kind), at: NamespacedName::new("ns1", name) }
     }
 
-    fn pass_of(&mut self, name: String, handler: &Handler) -> Pass {
+    fn pass_of(&mut self, name: String, handler: &Handler, at: &NamespacedName) -> Pass {
         let environment = Environment::default();
         let pipeline = Pipeline { observed: &self.watched, writes: &self.watched, environment: &environment };
         let state = self.states.entry(name).or_default();
-        now(pipeline.reconcile(handler, &Self::at(), state, NOW))
+        now(pipeline.reconcile(handler, at, state, NOW))
     }
 
     /// One pass of a plugin's handler over the DaskCluster.
     pub(crate) fn pass(&mut self, handler: &Arc<MountedHandler>) -> Pass {
-        self.pass_of(handler.name.to_string(), &Handler::Plugin(Arc::clone(handler)))
+        self.pass_of(handler.name.to_string(), &Handler::Plugin(Arc::clone(handler)), &Self::at())
     }
 
     /// Passes until there is nothing left to write.
@@ -237,7 +257,25 @@ impl World {
 
     /// Has the Dask reconciler make the objects of the DaskCluster.
     pub(crate) fn run_cluster(&mut self) -> Pass {
-        self.pass_of("native".to_owned(), &Handler::Native(Reconciler::Cluster))
+        self.pass_of("native".to_owned(), &Handler::Native(Reconciler::Cluster), &Self::at())
+    }
+
+    /// Has all Dask reconcilers look at all Dask objects until they have nothing left to write.
+    pub(crate) fn run_dask(&mut self) {
+        for _ in 0..20 {
+            let mut writes = 0;
+            for reconciler in Reconciler::ALL {
+                let subjects = self.watched.cluster.objects().into_iter();
+                for subject in subjects.filter(|object| object.kind.same_kind(&reconciler.subject())) {
+                    let name = format!("{} {}", reconciler.name(), subject.metadata.name);
+                    writes += self.pass_of(name, &Handler::Native(reconciler), &subject.at()).writes;
+                }
+            }
+            if writes == 0 {
+                return;
+            }
+        }
+        panic!("no end of writes");
     }
 
     pub(crate) fn state(&self, handler: &Arc<MountedHandler>) -> &SubjectState {
@@ -263,6 +301,34 @@ impl World {
 
     pub(crate) fn delete(&self, kind: &str, name: &str) {
         self.watched.cluster.delete(&Self::key(kind, name));
+    }
+
+    /// From now on all writes of an object are refused in these words.
+    pub(crate) fn refuse(&self, kind: &str, name: &str, words: &'static str) {
+        self.watched.refused.lock().unwrap().insert(Self::key(kind, name), words);
+    }
+
+    /// Nothing is refused any more.
+    pub(crate) fn refuse_nothing(&self) {
+        self.watched.refused.lock().unwrap().clear();
+    }
+
+    /// A manager sets the owners that the object has, too.
+    pub(crate) fn set_owner_as(&self, manager: &str, kind: &str, name: &str) {
+        let object = self.watched.cluster.get(&Self::key(kind, name).kind, &Self::key(kind, name).at).unwrap();
+        let owners = object.to_value()["metadata"]["ownerReferences"].take();
+        let body = json!({"apiVersion": object.kind.api_version(), "kind": kind,
+            "metadata": {"name": name, "ownerReferences": owners}});
+        let apply = Apply {
+            resource: self.watched.resource(&object.kind).unwrap(),
+            object: object.key(),
+            target: ApplyTarget::Object,
+            manager: manager.to_owned(),
+            precondition: Precondition::is(&object),
+            body,
+            force: true,
+        };
+        now(self.watched.write(Action::Apply(apply))).unwrap();
     }
 
     /// The object loses the labels by which it is watched.

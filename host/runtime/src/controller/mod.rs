@@ -29,6 +29,7 @@ use dask_wasm_operator_cluster::{
     index::{Change, Index},
 };
 use dask_wasm_operator_core::{
+    action::WriteError,
     dask::{Environment, Reconciler},
     object::{NamespacedName, ObjectKey},
     pipeline::{Handler, MountedHandler, Pass, Pipeline, SubjectState},
@@ -327,12 +328,18 @@ impl Controller {
         let mut inner = self.lock();
         let key = (reconciler, at.clone());
         if !pass.alive {
-            inner.found.remove(&key);
+            let before = inner.found.remove(&key).map(|found| found.findings).unwrap_or_default();
             inner.publishing.remove(&key);
             inner.waiting.note(reconciler, at, &[]);
             inner.states.remove(&(Work::Publish(reconciler), at.clone()));
             // Something may still be in the way of its end.
             self.schedule(&mut inner, Work::Reconcile(reconciler), at, &pass);
+            let problems = &pass.findings.problems;
+            inner.found.extend(state.found().filter(|_| !problems.is_empty()).map(|found| (key, found)));
+            drop(inner);
+            let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
+            self.post_new(&subject, problems, &before.problems);
+            self.report(&reconciler.name(), &subject, problems, &before.problems);
             return Vec::new();
         }
         inner.waiting.note(reconciler, at, &pass.findings.problems);
@@ -355,8 +362,7 @@ impl Controller {
         }
         let postings = self.post(&subject, &pass.events);
         if !reconciler.has_conditions() {
-            let new = pass.findings.problems.iter().filter(|problem| !problem.is_among(&before.problems));
-            self.post(&subject, &new.map(Problem::as_event).collect::<Vec<_>>());
+            self.post_new(&subject, &pass.findings.problems, &before.problems);
         }
         self.report(&reconciler.name(), &subject, &pass.findings.problems, &before.problems);
         postings
@@ -377,9 +383,19 @@ impl Controller {
             Err(error) => {
                 tracing::debug!(%subject, kind = error.kind(), %error, "status not written");
                 let mut inner = self.lock();
-                if let Retry::After(delay) = inner.publishing.entry(key).or_default().fail_to_write(at, &[error]) {
+                let publishing = inner.publishing.entry(key).or_default();
+                let is_news = publishing.attempts() == 0;
+                let retry = publishing.fail_to_write(at, std::slice::from_ref(&error));
+                if let Retry::After(delay) = retry {
                     let due = self.millis_after(delay);
                     inner.queue.wake_at(Work::Publish(reconciler), at.clone(), due);
+                }
+                drop(inner);
+                // A job ends when its status says so, not before.
+                if is_news && !matches!(error, WriteError::Stale { .. } | WriteError::NotLeader) {
+                    let problem = Problem::passing(error.kind(), format!("its status can't be written: {error}"));
+                    self.report(&reconciler.name(), &subject, std::slice::from_ref(&problem), &[]);
+                    self.post(&subject, &[problem.as_event()]);
                 }
             }
         }
@@ -426,9 +442,16 @@ impl Controller {
             self.appoint(&mut inner, key, &pass);
             self.schedule(&mut inner, work, at, &pass);
         });
-        if pass.call.is_some() {
-            self.while_mounted(name, || self.report(name, &subject, &pass.findings.problems, &before));
+        let problems = &pass.findings.problems;
+        let was_asked = pass.call.is_some();
+        if was_asked || pass.retry.is_some() {
+            self.while_mounted(name, || self.report(name, &subject, problems, &before));
+        }
+        if was_asked {
             self.warn_of(&subject, &pass, state);
+        } else {
+            // At the end of a subject.
+            self.post_new(&subject, problems, &before);
         }
     }
 

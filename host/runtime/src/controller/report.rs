@@ -48,6 +48,23 @@ impl Controller {
         object.map(|object| post(&object)).unwrap_or_default()
     }
 
+    /// Says what is left of plugins and can't be removed, on each object that stays. What was said before is not said again.
+    pub(crate) fn tell_of_remains(&self, remains: &[(ObjectKey, Problem)], before: &[(ObjectKey, Problem)]) {
+        for (object, problem) in remains {
+            let before: Vec<_> =
+                before.iter().filter(|(other, _)| other == object).map(|(_, told)| told.clone()).collect();
+            let problem = std::slice::from_ref(problem);
+            self.report(&"sweep", object, problem, &before);
+            self.post_new(object, problem, &before);
+        }
+    }
+
+    /// Posts a Warning for each problem that is new.
+    pub(super) fn post_new(&self, subject: &ObjectKey, problems: &[Problem], before: &[Problem]) {
+        let new = problems.iter().filter(|problem| !problem.is_among(before));
+        self.post(subject, &new.map(Problem::as_event).collect::<Vec<_>>());
+    }
+
     /// Says on the subject that a plugin could not handle it, when it is given up.
     pub(super) fn warn_of(&self, subject: &ObjectKey, pass: &Pass, state: &mut SubjectState) {
         let problems = &pass.findings.problems;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dask_wasm_operator_core::{
-    action::{Action, Apply, ApplyTarget},
+    action::{Action, Apply, ApplyTarget, Precondition},
     fields::contains,
     object::NamespacedName,
     spec::{DASK_PLUGIN, DaskPluginStatus, PluginState},
@@ -57,16 +57,16 @@ impl PluginManager {
             }
             let body = json!({
                 "apiVersion": kind.api_version(), "kind": kind.kind,
-                "metadata": {"name": name, "uid": object.metadata.uid}, "status": status,
+                "metadata": {"name": name}, "status": status,
             });
             let apply = Apply {
                 resource: resource.clone(),
                 object: object.key(),
                 target: ApplyTarget::Status,
                 manager: MANAGER.to_owned(),
+                precondition: Precondition::is(&object),
                 body,
                 force: true,
-                creates: false,
             };
             if let Err(error) = self.surroundings.writes.write(Action::Apply(apply)).await {
                 tracing::debug!(plugin = name, %error, "status not written");

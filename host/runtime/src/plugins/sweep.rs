@@ -9,10 +9,11 @@ use std::{
 use dask_wasm_operator_core::{
     action::{Action, WriteError},
     contract::{KindReference, Manifest},
-    object::{GroupVersionKind, Resource},
+    object::{GroupVersionKind, ObjectKey, Resource},
     plugin::{PLUGIN_LABEL, removal},
     retry::{Backoff, Retry},
     spec::{DEFAULT_CHILDREN, Grants},
+    wanted::Problem,
 };
 use futures::future::join_all;
 use tokio::{
@@ -154,30 +155,35 @@ async fn run(surroundings: Arc<ManagerSurroundings>, sweep: Sweep, begun: Instan
     for (watch, problem) in watches.iter().filter_map(ServedWatch::problem) {
         tracing::warn!(plugin, %watch, %problem, "what the plugin has made of this kind stays; delete it by its label {PLUGIN_LABEL}");
     }
-    let mut backoff = Backoff::default();
-    let mut told = None;
+    let (mut backoff, mut told) = (Backoff::default(), Vec::new());
     loop {
         let actions = left(&surroundings, &sweep, &resources);
         if actions.is_empty() {
             return tracing::info!(plugin, "nothing is left of what the plugin is not to have");
         }
-        let results = join_all(actions.into_iter().map(|action| surroundings.writes.write(action))).await;
-        match results.into_iter().find_map(Result::err) {
-            None => told = None,
-            Some(error) => {
-                let reason = error.kind();
-                // Said once, not at each attempt.
-                if matches!(error, WriteError::NotLeader) || told.replace(reason) == Some(reason) {
-                    tracing::debug!(plugin, reason, %error, "not removed yet");
-                } else {
-                    tracing::warn!(plugin, reason, %error, "not removed yet; tried again");
-                }
-            }
-        }
+        let results = join_all(actions.into_iter().map(async |action| {
+            let object = action.object().clone();
+            (object, surroundings.writes.write(action).await)
+        }));
+        let failed = results.await.into_iter().filter_map(|(object, result)| Some((object, result.err()?)));
+        let problems: Vec<_> = failed.filter_map(|(object, error)| remains(plugin, object, &error)).collect();
+        surroundings.controller.tell_of_remains(&problems, &told);
+        told = problems;
         if let Retry::After(delay) = backoff.fail(&plugin, None, None) {
             sleep(delay).await;
         }
     }
+}
+
+/// What stays for now, on the object that stays. That the Lease is another's, or the object gone, is no problem.
+fn remains(plugin: &str, object: ObjectKey, error: &WriteError) -> Option<(ObjectKey, Problem)> {
+    if matches!(error, WriteError::NotLeader | WriteError::Stale { .. }) {
+        return None;
+    }
+    let message = format!(
+        "{object} was made by the plugin {plugin}, which is not to have it any more; it can't be removed: {error}"
+    );
+    Some((object, Problem::passing(error.kind(), message)))
 }
 
 /// Watches all that a plugin may have left something in. Kinds that are not served have no objects.

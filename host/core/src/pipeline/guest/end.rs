@@ -1,18 +1,19 @@
-//! The end of what a handler is about: a subject that is gone or does not fit any more, or a plugin that is removed.
+//! The end of what a handler is about: a subject that is gone or does not fit any more. What can't be removed then is told and
+//! tried again, for ever: nobody else looks after it.
 
 use std::sync::Arc;
 
 use serde_json::json;
 
-use super::MountedHandler;
+use super::{MountedHandler, tell};
 use crate::{
-    action::{Action, Apply, ApplyTarget, WriteError},
+    action::{Action, Apply, ApplyTarget, Precondition, WriteError},
     contract::Trigger,
     object::{NamespacedName, ObjectKey},
     ownership::is_patched_by,
     pipeline::{Pass, Pipeline, SubjectState, execute::Done},
     plan::Plan,
-    wanted::{Snapshot, SubjectPatch},
+    wanted::{Problem, Snapshot, SubjectPatch},
 };
 
 impl Pipeline<'_> {
@@ -23,13 +24,12 @@ impl Pipeline<'_> {
         let patched = is_patched_by(&seen.subject, &manager);
         let nothing = SubjectPatch { body: json!({"metadata": {}}), guarded: false };
         let plan = self.plan(handler.author(&manager), state, seen, patched.then_some(&nothing), Some(Vec::new()));
-        let done = self.execute(plan, state).await;
+        let done = self.remove(plan, state).await;
         if done.errors.is_empty() {
             state.backoff.succeed();
             return Pass { writes: done.writes, ..Pass::default() };
         }
-        let retry = state.backoff.fail(&seen.subject.metadata.uid, None, None);
-        Pass { writes: done.writes, retry: Some(retry), ..Pass::default() }
+        unfinished(handler, &seen.subject.key(), &done, state)
     }
 
     /// The subject is not seen any more: it is gone, or lost the labels by which it is watched. Nothing is wanted for it in
@@ -45,17 +45,14 @@ impl Pipeline<'_> {
             return Pass::default(); // Nothing is known of it, or it is on its way out: its end is another event.
         }
         let subject = ObjectKey { kind: handler.subject.kind.clone(), at: at.clone() };
-        let mut done = self.execute(self.removal_of_children(handler, &state.uid), state).await;
-        if state.patched {
-            let withdrawal = Plan { subject: vec![withdrawal(handler, &subject, &state.uid)], ..Plan::default() };
-            let Done { writes, errors, .. } = self.execute(withdrawal, state).await;
-            done.writes += writes;
-            done.errors.extend(errors);
-        }
+        let withdrawal = state.patched.then(|| withdrawal(handler, &subject, &state.uid));
+        let prunes = self.removal_of_children(handler, &state.uid);
+        let plan = Plan { subject: withdrawal.into_iter().collect(), prunes, ..Plan::default() };
+        let mut done = self.remove(plan, state).await;
         let mut call = None;
         if let Some(last_seen) = state.last_seen.clone() {
-            match self.writes.is_gone(handler.subject.clone(), subject, state.uid.clone()).await {
-                Ok(true) if !done.errors.iter().any(is_unsettled) => {
+            match self.writes.is_gone(handler.subject.clone(), subject.clone(), state.uid.clone()).await {
+                Ok(true) if done.errors.is_empty() => {
                     let seen = self.snapshot(&last_seen, &handler.children, now);
                     let deleted = Trigger::Deleted;
                     let projected = handler.project(&last_seen);
@@ -66,15 +63,26 @@ impl Pipeline<'_> {
                 Err(error) => done.errors.push(error),
             }
         }
-        if done.errors.iter().any(is_unsettled) {
-            let retry = state.backoff.fail(&state.uid, None, None);
-            return Pass { writes: done.writes, retry: Some(retry), ..Pass::default() };
+        if !done.errors.is_empty() {
+            return unfinished(handler, &subject, &done, state);
         }
         *state = SubjectState::default();
         Pass { call, writes: done.writes, ..Pass::default() }
     }
 
-    fn removal_of_children(&self, handler: &MountedHandler, uid: &str) -> Plan {
+    /// Removes children and withdraws patches, the ones whatever becomes of the others.
+    async fn remove(&self, plan: Plan, state: &mut SubjectState) -> Done {
+        let Plan { subject, prunes, .. } = plan;
+        let mut done = self.execute(Plan { prunes, ..Plan::default() }, state).await;
+        let withdrawn = self.execute(Plan { subject, ..Plan::default() }, state).await;
+        state.patched &= !withdrawn.is_recorded;
+        done.writes += withdrawn.writes;
+        done.errors.extend(withdrawn.errors);
+        done.errors.retain(|error| !is_over(error));
+        done
+    }
+
+    fn removal_of_children(&self, handler: &MountedHandler, uid: &str) -> Vec<Action> {
         let manager = handler.name.field_manager();
         let author = handler.author(&manager);
         let children = handler.children.iter().flat_map(|kind| self.observed.controlled_by(kind, uid));
@@ -88,7 +96,7 @@ impl Pipeline<'_> {
                 resource_version: None,
             })
         });
-        Plan { prunes: deletions.collect(), ..Plan::default() }
+        deletions.collect()
     }
 }
 
@@ -96,20 +104,35 @@ impl Pipeline<'_> {
 fn withdrawal(handler: &MountedHandler, subject: &ObjectKey, uid: &str) -> Action {
     let body = json!({
         "apiVersion": subject.kind.api_version(), "kind": subject.kind.kind,
-        "metadata": {"name": subject.at.name, "uid": uid},
+        "metadata": {"name": subject.at.name},
     });
     Action::Apply(Apply {
         resource: handler.subject.clone(),
         object: subject.clone(),
         target: ApplyTarget::Object,
         manager: handler.name.field_manager(),
+        precondition: Precondition::Uid(uid.to_owned()),
         body,
         force: false,
-        creates: false,
     })
 }
 
-/// Whether it may come to another end if it is tried again. What is stale here is gone.
-fn is_unsettled(error: &WriteError) -> bool {
-    matches!(error, WriteError::NotLeader | WriteError::Unavailable { .. })
+/// Whether there is nothing left to be removed: the object is gone, or its namespace or kind.
+fn is_over(error: &WriteError) -> bool {
+    matches!(error, WriteError::Stale { .. } | WriteError::Refused { code: 404, .. })
+}
+
+/// What was made for the subject is still there.
+fn unfinished(handler: &MountedHandler, subject: &ObjectKey, done: &Done, state: &mut SubjectState) -> Pass {
+    let retry = state.backoff.fail_to_write(&state.uid, &done.errors);
+    let errors = done.errors.iter().filter(|error| **error != WriteError::NotLeader);
+    let problem = |error: &WriteError| {
+        let name = &handler.name;
+        let message = format!(
+            "{name}: what it has made for {subject}, which is gone or no subject of it any more, can't be removed: {error}"
+        );
+        Problem::passing(error.kind(), message)
+    };
+    let problems = errors.map(problem).collect();
+    Pass { writes: done.writes, ..tell(state, problems, retry) }
 }

@@ -3,11 +3,12 @@
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{MountedHandler, tell};
+use super::{MountedHandler, is_passing, tell};
 use crate::{
-    action::{Action, Apply, ApplyTarget},
+    action::{Action, Apply, ApplyTarget, Precondition, WriteError},
     fields::hex,
     object::{NamespacedName, Object, ObjectKey},
+    ownership::is_record_of,
     pipeline::{Pass, Pipeline, SubjectState},
     spec::{DASK_PLUGIN_RECORD, DaskPluginRecordSpec, DaskPluginRecordStatus, HandledTrigger, SubjectReference},
     time::rfc3339,
@@ -19,6 +20,9 @@ impl Pipeline<'_> {
     pub(super) fn record(&self, handler: &MountedHandler, subject: &Object) -> Option<HandledTrigger> {
         let kind = DASK_PLUGIN_RECORD.group_version_kind();
         let record = self.observed.get(&kind, &record_name(handler, subject)?)?;
+        if !is_record_of(&record, &handler.name.plugin, &subject.metadata.uid) {
+            return None;
+        }
         let status: DaskPluginRecordStatus = record.field("status")?.ok()?;
         status.handlers.get(&handler.name.handler).filter(|handled| handled.trigger == "created").cloned()
     }
@@ -62,23 +66,34 @@ impl Pipeline<'_> {
             "spec": spec,
             "status": {"handlers": {handler.name.handler.clone(): handled}},
         });
-        let apply = Apply {
-            resource,
-            object: ObjectKey { kind, at },
-            target: ApplyTarget::Object,
-            manager: handler.name.field_manager(),
-            body,
-            force: true,
-            creates: false,
+        let live = self.observed.get(&kind, &at);
+        let object = ObjectKey { kind, at };
+        let written = match live {
+            Some(live) if !is_record_of(&live, &handler.name.plugin, &subject.metadata.uid) => {
+                Err(WriteError::Foreign { object, owner: "somebody else".to_owned() })
+            }
+            live => {
+                let apply = Apply {
+                    resource,
+                    object,
+                    target: ApplyTarget::Object,
+                    manager: handler.name.field_manager(),
+                    precondition: live.map_or(Precondition::Absent, |live| Precondition::is(&live)),
+                    body,
+                    force: true,
+                };
+                self.writes.write(Action::Apply(apply)).await
+            }
         };
-        match self.writes.write(Action::Apply(apply)).await {
+        match written {
             Ok(_) => {
                 state.handled.created = true;
                 pass.writes += 1;
             }
             Err(error) => {
-                let why = format!("{}: the record of what was handled: {error}", handler.name);
-                let problems = vec![Problem::passing(error.kind(), why)];
+                let why = || format!("{}: the record of what was handled: {error}", handler.name);
+                let problem = (!is_passing(&error)).then(|| Problem::passing(error.kind(), why()));
+                let problems = problem.into_iter().collect();
                 let retry = state.backoff.fail_to_write(&subject.metadata.uid, &[error]);
                 *pass = Pass { writes: pass.writes, ..tell(state, problems, retry) };
             }

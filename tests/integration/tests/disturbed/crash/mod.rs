@@ -6,6 +6,7 @@ mod idle;
 mod job;
 mod replicas;
 mod retirement;
+mod strangers;
 mod takeover;
 mod update;
 

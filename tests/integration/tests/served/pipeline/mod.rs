@@ -8,4 +8,5 @@ mod remedies;
 mod repair;
 mod replicas;
 mod specs;
+mod strangers;
 mod templates;

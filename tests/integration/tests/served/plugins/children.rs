@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::mounting::odd;
 use crate::{
-    objects::{CONFIG_MAP, PLUGIN, controller, text, uid},
+    objects::{CONFIG_MAP, DEPLOYMENT, PLUGIN, controller, text, uid},
     stage::{Stage, on_stage},
 };
 
@@ -96,6 +96,35 @@ async fn and_is_taken_back_where_that_is_wanted() -> anyhow::Result<()> {
         mirrored(stage, json!({"onConflict": "take"})).await?;
         stage.merge(CONFIG_MAP, "pair-left", &json!({"data": {"value": "edited"}})).await?;
         stage.until(CONFIG_MAP, "pair-left", "reverted", |child| child["data"]["value"] == "1").await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_field_that_can_t_be_changed_says_so_and_the_remedy_helps() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        let config = |label: &str| {
+            let labels = json!({"a": label});
+            let template =
+                json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+            let spec = json!({"replicas": 0, "selector": {"matchLabels": labels}, "template": template});
+            let object =
+                json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "{name}-d"}, "spec": spec});
+            json!({"children": [{"key": "d", "object": object}]})
+        };
+        let grants = json!({"create": [{"group": "apps", "kind": "Deployment"}]});
+        stage.mount_puppet("puppet", &config("b"), &grants).await?;
+        stage.subject("subject", &json!({})).await?;
+        let made = stage.until_there(DEPLOYMENT, "subject-d").await?;
+        stage.merge(PLUGIN, "puppet", &json!({"spec": {"config": config("c")}})).await?;
+        let message = stage.until_condition(PLUGIN, "puppet", ["Degraded", "True", "Refused"]).await?;
+        ensure!(message.contains("Deployment") && message.contains("subject-d"), "{message}");
+        ensure!(message.contains("delete it to have it made anew"), "{message}");
+        stage.delete(DEPLOYMENT, "subject-d").await?;
+        let anew = stage.until_new(DEPLOYMENT, "subject-d", &made).await?;
+        assert_eq!(anew["spec"]["selector"]["matchLabels"], json!({"a": "c"}));
+        stage.until_condition(PLUGIN, "puppet", ["Degraded", "False", "AsWanted"]).await?;
         Ok(())
     })
     .await
