@@ -85,6 +85,7 @@ fn class(text: &[char]) -> Option<(Token, &[char])> {
 
 #[cfg(test)]
 mod tests {
+    use dask_wasm_operator_test_properties::cases;
     use proptest::prelude::*;
 
     use super::*;
@@ -136,7 +137,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(cases(256))]
 
         #[test]
         fn a_pattern_matches_what_it_means(glob in "[ab*]{0,6}", name in "[ab]{0,8}") {

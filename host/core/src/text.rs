@@ -90,6 +90,7 @@ fn is_plain(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use dask_wasm_operator_test_properties::cases;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -111,6 +112,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn whatever_goes_in_one_visible_line_of_bounded_length_comes_out(
             text in prop::collection::vec(character(), 0..300).prop_map(String::from_iter),

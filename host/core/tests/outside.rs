@@ -14,6 +14,7 @@ use dask_wasm_operator_core::{
     time::rfc3339,
     wanted::Problem,
 };
+use dask_wasm_operator_test_properties::cases;
 use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};
 
@@ -358,7 +359,7 @@ fn time() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(96) })]
+    #![proptest_config(cases(96))]
 
     #[test]
     fn whatever_is_read_back_passes_end_and_make_no_more_than_was_asked_for(

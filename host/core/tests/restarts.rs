@@ -21,6 +21,7 @@ use dask_wasm_operator_core::{
     ports::{Observed, Pending, Writes},
     scheduler::{SchedulerCall, SchedulerError, SchedulerReply},
 };
+use dask_wasm_operator_test_properties::cases;
 use proptest::{collection::vec, prelude::*};
 use serde_json::{Value, json};
 
@@ -338,7 +339,7 @@ fn nothing_changes(has_status: bool, steps: &[Step]) -> Result<(), TestCaseError
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4) })]
+    #![proptest_config(cases(4))]
 
     #[test]
     fn while_nothing_has_changed_no_status_and_no_event_does(steps in vec(step(), 150)) {

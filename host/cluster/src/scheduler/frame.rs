@@ -114,6 +114,7 @@ fn other_protocol(received: &[u8]) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use dask_wasm_operator_test_properties::cases;
     use proptest::prelude::*;
 
     use super::{super::answer::LONG, *};
@@ -160,6 +161,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn a_frame_survives(frame: Vec<u8>) {
             let message = encode(&frame);

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use dask_wasm_operator_cluster::scheduler::Deadlines;
 use dask_wasm_operator_core::scheduler::{SchedulerCall, SchedulerReply};
+use dask_wasm_operator_test_properties::cases;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -39,7 +40,7 @@ fn any_answer() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(cases(48))]
     #[test]
     fn fault_04_whatever_is_on_the_wire_the_number_of_workers_stays_within_the_limits_or_nears_them(
         (minimum, maximum, begin) in (0..10_u64, 0..10_u64, 0..14_u64),

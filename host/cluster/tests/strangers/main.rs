@@ -10,6 +10,7 @@ mod server;
 use std::collections::BTreeMap;
 
 use dask_wasm_operator_core::object::{NamespacedName, ObjectKey};
+use dask_wasm_operator_test_properties::cases;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -229,7 +230,7 @@ fn run(steps: &[Step]) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+    #![proptest_config(cases(500))]
 
     #[test]
     fn whatever_happens_nothing_of_others_is_touched(steps in prop::collection::vec(step(), 1..60)) {

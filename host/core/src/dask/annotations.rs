@@ -66,6 +66,7 @@ pub(crate) fn unusable(subject: &Object, now: u64) -> impl Iterator<Item = Probl
 
 #[cfg(test)]
 mod tests {
+    use dask_wasm_operator_test_properties::cases;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -121,7 +122,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(cases(256))]
 
         #[test]
         fn whatever_is_written_there_the_message_is_short_and_on_one_line(text in "\\PC{0,300}|(?s).{0,300}") {

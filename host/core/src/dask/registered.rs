@@ -9,7 +9,10 @@ use std::{
     net::IpAddr,
 };
 
-use super::{pods::Pods, worker_set::WorkerSet};
+use super::{
+    pods::Pods,
+    worker_set::{WorkerSet, is_worker_name},
+};
 use crate::scheduler::{Left, SchedulerWorker};
 
 /// What the scheduler knows of the group's workers.
@@ -97,15 +100,19 @@ impl<'a> Registered<'a> {
     }
 }
 
-/// `hosts`, in their order, have its address. By its name, unless the pods of the Deployment of that name are known to be elsewhere; else by the one Deployment that has
-/// a pod of its address. Pods on the network of their node share its address.
+/// By its name, unless the pods of the Deployment of that name are known to be elsewhere; else by the one Deployment that has
+/// a pod of its address (`hosts` are those that do, in their order). Pods on the network of their node share its address, and
+/// that of a pod is given to another when it is gone: so a process that is named after a worker is never looked for by its
+/// address alone. The scheduler may have told of it before its Deployment and pod were deleted.
 fn place_of<'a>(worker: &str, hosts: &[&'a str], set: &'a WorkerSet, pods: &Pods<'_>) -> Place<'a> {
     let ours = |name: &str| set.get(name).map_or(Place::Elsewhere, Place::Deployment);
-    let named = deployments_named(worker).into_iter().flatten().find(|name| set.contains(name) || pods.contains(name));
+    let names = || deployments_named(worker).into_iter().flatten();
+    let named = names().find(|name| set.contains(name) || pods.contains(name));
     match (named, hosts) {
         (Some(named), hosts) if hosts.binary_search(&named).is_ok() => ours(named),
         (Some(named), [host]) if pods.has_address(named) => ours(host),
         (Some(named), _) => ours(named),
+        (None, _) if names().any(is_worker_name) => Place::Elsewhere,
         (None, [host]) => ours(host),
         (None, hosts) if !hosts.is_empty() && !hosts.iter().any(|host| set.contains(host)) => Place::Elsewhere,
         (None, _) => Place::Unknown,

@@ -142,6 +142,7 @@ fn stabilized(
 
 #[cfg(test)]
 mod tests {
+    use dask_wasm_operator_test_properties::cases;
     use proptest::prelude::*;
 
     use super::*;
@@ -242,6 +243,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn every_number_is_that_of_the_python_operator(
             limits in (0..=WORKERS_MAX, 0..=WORKERS_MAX), current in 0..=WORKERS_MAX, target in 0..=WORKERS_MAX,

@@ -240,8 +240,16 @@ fn worker_name(group: &str, group_uid: &str, ordinal: u32) -> String {
     format!("{group}-worker-{}", hex(&digest[..SUFFIX_DIGITS / 2]))
 }
 
+/// Whether workers' Deployments have such names, of whatever group and whichever operator.
+pub(super) fn is_worker_name(name: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let suffix = name.rsplit_once("-worker-").map(|(_, suffix)| suffix);
+    suffix.is_some_and(|suffix| suffix.len() == SUFFIX_DIGITS && suffix.bytes().all(is_digit))
+}
+
 #[cfg(test)]
 mod tests {
+    use dask_wasm_operator_test_properties::cases;
     use proptest::{collection::vec, prelude::*};
     use serde_json::json;
 
@@ -276,6 +284,18 @@ mod tests {
             r#"{"next":11,"workers":"1-2,4-8,10","adopted":["g-worker-python"],"retiring":["g-worker-python"]}"#
         );
         assert_eq!(parse(&set.to_text()), Recorded::Workers(set));
+    }
+
+    #[test]
+    fn workers_are_known_by_the_form_of_their_names() {
+        let mut set = WorkerSet::empty("a-worker-b", "uid");
+        set.grow(100);
+        assert!(set.names().into_iter().all(is_worker_name));
+        for name in
+            ["alice", "g-worker-", "g-worker-alice", "g-worker-0123456789-5d4f9c7b68-x7k2p", "g-worker-0123456789-0"]
+        {
+            assert!(!is_worker_name(name), "{name}");
+        }
     }
 
     #[test]
@@ -330,7 +350,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+        #![proptest_config(cases(512))]
 
         /// The belief that is attacked: that only we write there.
         #[test]

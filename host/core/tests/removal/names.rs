@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dask_wasm_operator_core::scheduler::{Left, SchedulerCall, SchedulerReply, SchedulerWorker};
+use dask_wasm_operator_test_properties::cases;
 use proptest::prelude::*;
 
 use crate::world::{SECOND, World, in_order, registered, retire, worker};
@@ -143,6 +144,31 @@ fn pods_on_the_network_of_their_node_are_told_apart_by_name() {
 }
 
 #[test]
+fn what_was_told_of_a_worker_that_is_gone_is_not_told_of_another_on_its_node() {
+    let mut world = World::new(3);
+    let names = world.workers();
+    names.iter().for_each(|name| world.run_pod(name, "172.18.0.2"));
+    world.run_pod(&names[1], "10.0.0.1");
+    world.now += 60 * SECOND;
+    world.scale(1);
+    let [first, second, stays] = ["tcp://172.18.0.2:1", "tcp://10.0.0.1:1", "tcp://172.18.0.2:2"];
+    let all = [(names[0].as_str(), first), (&names[1], second), (&names[2], stays)];
+    world.answer(workers(&all));
+    assert_eq!(world.asked, asked_to_retire(&[first, second]));
+    world.answer(retired(&[first, second]));
+    world.answer(leaving(&all, &[first, second]));
+    world.reply_to(&asked_to_retire(&[first])[0], Ok(retired(&[first])));
+    assert_eq!(world.workers(), names[1..]);
+    // Now one pod is left on the node, and the scheduler has not said yet that the other's process is gone.
+    world.end_pod(&names[0]);
+    world.pass();
+    assert_eq!(world.asked, asked_to_retire(&[second]));
+    world.answer(retired(&[second]));
+    assert_eq!(world.workers(), names[2..], "and none is made in its place");
+    assert!(!world.is_retiring());
+}
+
+#[test]
 fn a_worker_of_another_groups_pod_is_none_of_ours() {
     let mut world = World::new(2);
     let names = world.workers();
@@ -185,6 +211,8 @@ struct Reality {
     world: World,
     sights: BTreeMap<String, Sight>,
     processes: Vec<Process>,
+    /// Processes that are gone, and which the scheduler goes on to tell of: a node that is lost says no farewell.
+    ghosts: Vec<Process>,
     started: u32,
     /// Whether an Event said that something may be lost.
     is_warned: bool,
@@ -194,7 +222,8 @@ impl Reality {
     fn new(workers: &[(Sight, Name)]) -> Self {
         let world = World::new(u32::try_from(workers.len()).unwrap());
         let sights = world.workers().into_iter().zip(workers.iter().map(|(sight, _)| *sight)).collect();
-        let mut reality = Self { world, sights, processes: Vec::new(), started: 0, is_warned: false };
+        let mut reality =
+            Self { world, sights, processes: Vec::new(), ghosts: Vec::new(), started: 0, is_warned: false };
         for (number, (deployment, (_, name))) in reality.world.workers().into_iter().zip(workers).enumerate() {
             let names = match name {
                 Name::Deployment => vec![deployment.clone()],
@@ -209,9 +238,10 @@ impl Reality {
 
     /// The processes of a worker begin, and are registered at once.
     fn start(&mut self, deployment: &str, names: &[String]) {
-        let at = self.world.workers().iter().position(|name| name == deployment).unwrap();
+        // No two pods that are there have an address in common, if it is not that of their node.
+        let number = self.sights.keys().position(|name| name == deployment).unwrap();
         let ip = match self.sights[deployment] {
-            Sight::Pod | Sight::Unseen => format!("10.0.0.{at}"),
+            Sight::Pod | Sight::Unseen => format!("10.0.0.{number}"),
             Sight::Node => "172.18.0.2".to_owned(),
         };
         for name in names {
@@ -238,7 +268,7 @@ impl Reality {
     }
 
     /// One answer or one look, and what became of the workers by it.
-    fn step(&mut self, order: usize, restart: Option<usize>) -> Result<(), TestCaseError> {
+    fn step(&mut self, order: usize, restart: Option<usize>, keeps_ghosts: bool) -> Result<(), TestCaseError> {
         let asked = self.world.asked.get(order % self.world.asked.len().max(1)).cloned();
         let reply = asked.as_ref().map(|asked| match asked {
             SchedulerCall::Retire(addresses) => {
@@ -247,7 +277,8 @@ impl Reality {
                 SchedulerReply::Retired(addresses.clone())
             }
             _ => {
-                let mut workers: Vec<_> = self.processes.iter().map(Process::as_registered).collect();
+                let registered = self.processes.iter().chain(&self.ghosts);
+                let mut workers: Vec<_> = registered.map(Process::as_registered).collect();
                 let middle = order % workers.len().max(1);
                 workers.rotate_left(middle);
                 in_order(workers)
@@ -256,17 +287,26 @@ impl Reality {
         if let Some(at) = restart {
             self.restart(at);
         }
+        let before = self.world.workers();
         let pass = match asked.zip(reply) {
             Some((asked, reply)) => self.world.reply_to(&asked, Ok(reply)),
             None => self.world.wait(4 * SECOND),
         };
         self.is_warned |= pass.events.iter().any(|event| event.reason == "ScaledDownBlindly");
         let left: BTreeSet<_> = self.world.workers().into_iter().collect();
+        // As many are wanted all the time, and nobody deletes any: none takes the place of another.
+        let made: Vec<_> = left.iter().filter(|worker| !before.contains(worker)).collect();
+        prop_assert!(made.is_empty(), "made {made:?}");
         for process in self.processes.iter().filter(|process| !left.contains(&process.deployment)) {
             self.world.end_pod(&process.deployment);
             prop_assert!(process.is_retired || self.is_warned, "{process:?} is lost");
         }
-        self.processes.retain(|process| left.contains(&process.deployment));
+        let (here, gone) = self.processes.drain(..).partition(|process| left.contains(&process.deployment));
+        self.processes = here;
+        if keeps_ghosts {
+            // Under other names they would be told from those that took their addresses by nothing.
+            self.ghosts.extend(gone.into_iter().filter(|process| process.name.starts_with(&process.deployment)));
+        }
         Ok(())
     }
 }
@@ -278,8 +318,38 @@ impl Process {
     }
 }
 
+/// Which answer comes next and in which order it has the workers, and whose containers are started again before.
+type Step = (usize, Option<usize>);
+
+/// The property, for a group of these workers of which so many are wanted.
+fn what_holds_something_is_retired_before_it_is_deleted(
+    workers: &[(Sight, Name)],
+    wanted: u32,
+    steps: &[Step],
+    keeps_ghosts: bool,
+) -> Result<(), TestCaseError> {
+    let mut reality = Reality::new(workers);
+    reality.world.scale(wanted.min(u32::try_from(workers.len()).unwrap()));
+    for (order, restart) in steps {
+        reality.step(*order, *restart, keeps_ghosts)?;
+    }
+    // Then nothing is started again any more, and it comes to an end, warned of or not.
+    for _ in 0..200 {
+        reality.step(0, None, keeps_ghosts)?;
+    }
+    let left = reality.world.workers().len();
+    prop_assert_eq!(left, workers.len().min(usize::try_from(wanted).unwrap()));
+    let is_told = |(sight, name): &(Sight, Name)| *sight == Sight::Pod || *name != Name::Own;
+    prop_assert!(!reality.is_warned || !workers.iter().all(is_told), "no name and no address was missing");
+    Ok(())
+}
+
+fn any_steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec((0..10_usize, prop::option::weighted(0.2, 0..10_usize)), 12..24)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn fault_09_whatever_the_names_what_holds_something_is_retired_before_it_is_deleted(
@@ -291,21 +361,21 @@ proptest! {
             1..5,
         ),
         wanted in 0..4_u32,
-        steps in prop::collection::vec((0..10_usize, prop::option::weighted(0.2, 0..10_usize)), 12..24),
+        steps in any_steps(),
+        keeps_ghosts: bool,
     ) {
-        let mut reality = Reality::new(&workers);
-        reality.world.scale(wanted.min(u32::try_from(workers.len()).unwrap()));
-        for (order, restart) in steps {
-            reality.step(order, restart)?;
-        }
-        // Then nothing is started again any more, and it comes to an end, warned of or not.
-        for _ in 0..200 {
-            reality.step(0, None)?;
-        }
-        let left = reality.world.workers().len();
-        prop_assert_eq!(left, workers.len().min(usize::try_from(wanted).unwrap()));
-        let is_told = |(sight, name): &(Sight, Name)| *sight == Sight::Pod || *name != Name::Own;
-        prop_assert!(!reality.is_warned || !workers.iter().all(is_told), "no name and no address was missing");
+        what_holds_something_is_retired_before_it_is_deleted(&workers, wanted, &steps, keeps_ghosts)?;
+    }
+
+    #[test]
+    fn so_it_is_where_the_last_worker_of_a_node_is_to_stay(steps in any_steps(), keeps_ghosts: bool) {
+        let workers = [
+            (Sight::Node, Name::Processes),
+            (Sight::Unseen, Name::Deployment),
+            (Sight::Node, Name::Deployment),
+            (Sight::Pod, Name::Processes),
+        ];
+        what_holds_something_is_retired_before_it_is_deleted(&workers, 2, &steps, keeps_ghosts)?;
     }
 }
 

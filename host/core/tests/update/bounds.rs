@@ -1,6 +1,7 @@
 //! The bounds of a rolling update hold whatever happens meanwhile.
 
 use dask_wasm_operator_core::dask::Reconciler;
+use dask_wasm_operator_test_properties::cases;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -48,7 +49,7 @@ fn bounds() -> impl Strategy<Value = (u32, (u32, Value), (u32, Value))> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(60))]
 
     #[test]
     fn never_too_many_and_never_too_few((replicas, unavailable, surge) in bounds(), steps in steps()) {

@@ -1,6 +1,7 @@
 //! The index against a model of the API server: whatever the order in which news arrive, nothing goes back in time, own
 //! writes are seen at once, and in the end the index equals the server.
 
+use dask_wasm_operator_test_properties::cases;
 use proptest::prelude::*;
 
 use super::*;
@@ -296,7 +297,7 @@ fn run(watches: &[bool], steps: &[Step]) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(2_000))]
 
     #[test]
     fn one_watch_of_everything(steps in prop::collection::vec(step(), 1..60)) {
