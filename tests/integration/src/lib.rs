@@ -5,3 +5,4 @@ pub mod example;
 pub mod manifests;
 pub mod objects;
 pub mod proxy;
+pub mod settled;

@@ -5,20 +5,24 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use dask_wasm_operator_test_integration::{
     example, manifests,
-    objects::{CLUSTER, DEPLOYMENT, GROUP, Kind, PLUGIN_RECORD, TIMEOUT, VIRTUAL_SERVICE},
+    objects::{CLUSTER, GROUP, TIMEOUT, condition},
+    settled::Listed,
 };
 use dask_wasm_operator_test_support::{
-    apply_objects,
+    AuditLog, AuditedRequest, apply_objects,
     control_plane::{Binaries, ControlPlane},
     wait_for,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, PostParams};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::sleep;
 
-use crate::site::Site;
+use crate::{
+    site::Site,
+    snapshot::{KINDS, untold},
+};
 
 const CLUSTERS: usize = 50;
 const WORKERS: u32 = 2;
@@ -27,8 +31,8 @@ const NAMESPACE: &str = "quiet";
 /// What is claimed is that nothing happens for so long: two ends of each watch are in it.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// What the last changes are told in (statuses at most each 250 ms) is over after this.
-const SETTLING: Duration = Duration::from_secs(3);
+/// Who has asked for nothing for so long has told of the last changes, too: statuses are written at most each 250 ms.
+const SETTLING: SignedDuration = SignedDuration::from_secs(3);
 
 #[tokio::test]
 async fn fifty_settled_clusters_cost_no_request_but_watches() {
@@ -51,21 +55,16 @@ async fn quiet(control_plane: &ControlPlane) -> anyhow::Result<()> {
     let clusters: Vec<_> =
         (0..CLUSTERS).map(|number| manifests::cluster(&format!("quiet-{number}"), WORKERS)).collect();
     apply_objects(&client, NAMESPACE, &clusters).await?;
-    for kind in [CLUSTER, GROUP] {
-        settled(&site, kind).await.with_context(|| operator.log())?;
-    }
-    made(&site).await.with_context(|| operator.log())?;
-
-    sleep(SETTLING).await;
-    let begin = Timestamp::now();
+    let (user, audit_log) = (site.installation.user(), control_plane.audit_log());
+    settled(&site).await.with_context(|| operator.log())?;
+    let begin = silence(&audit_log, &user).await.with_context(|| operator.log())?;
     sleep(WINDOW).await;
     let end = Timestamp::now();
     operator.must_run()?;
 
-    let user = site.installation.user();
-    let requests = control_plane.audit_log().requests_of(&user, begin..end)?;
-    let (lease, rest): (Vec<_>, Vec<_>) = requests.into_iter().partition(|request| request.uri.contains("/leases/"));
-    let (watches, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|request| request.verb == "watch");
+    let requests = audit_log.requests_of(&user, begin..end)?;
+    let (routine, rest): (Vec<_>, Vec<_>) = requests.into_iter().partition(is_of_routine);
+    let (watches, lease): (Vec<_>, Vec<_>) = routine.into_iter().partition(|request| request.verb == "watch");
     println!("in {WINDOW:?}: {} watches, {} for the Lease, {} others", watches.len(), lease.len(), rest.len());
     ensure!(
         rest.is_empty(),
@@ -81,29 +80,32 @@ async fn quiet(control_plane: &ControlPlane) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until the status of every object of a kind is final: no pod ever starts here.
-async fn settled(site: &Site, kind: Kind<'_>) -> anyhow::Result<()> {
-    let is_settled = |object: &Value| {
-        let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
-        object["status"]["replicas"] == WORKERS && conditions.any(|condition| condition["reason"] == "WorkersStarting")
+/// Waits until everything is made and told: no pod ever starts here.
+async fn settled(site: &Site) -> anyhow::Result<()> {
+    let is_told = |Listed { kind, object }: &&Listed| {
+        [CLUSTER.1, GROUP.1].contains(kind)
+            && object["status"]["replicas"] == WORKERS
+            && condition(object, "Progressing")["reason"] == "WorkersStarting"
     };
-    wait_for(&format!("every {} to be settled", kind.1), TIMEOUT, async || {
-        let settled = site.list(kind, "").await?.iter().filter(|object| is_settled(object)).count();
-        ensure!(settled == CLUSTERS, "{settled} are settled");
-        Ok(Some(()))
+    let unfinished = |seen: &[Listed]| {
+        let told = seen.iter().filter(is_told).count();
+        untold(seen).or_else(|| (told != 2 * CLUSTERS).then(|| format!("{told} statuses are final")))
+    };
+    site.settled(&KINDS, unfinished).await.map(drop)
+}
+
+/// Waits until the operator has asked for nothing for a moment, and answers when that was.
+async fn silence(audit_log: &AuditLog, user: &str) -> anyhow::Result<Timestamp> {
+    wait_for("the operator's last request", TIMEOUT, async || {
+        let now = Timestamp::now();
+        let requests = audit_log.requests_of(user, ..)?;
+        let last = requests.iter().filter(|request| !is_of_routine(request)).map(|request| request.received).max();
+        Ok(last.is_some_and(|last| now.duration_since(last) >= SETTLING).then_some(now))
     })
     .await
 }
 
-/// Waits until the plugin has made all that it is to make, and other controllers have seen it.
-async fn made(site: &Site) -> anyhow::Result<()> {
-    wait_for("everything to be made", TIMEOUT, async || {
-        let counts = [site.list(VIRTUAL_SERVICE, "").await?.len(), site.list(PLUGIN_RECORD, "").await?.len()];
-        ensure!(counts == [CLUSTERS; 2], "{counts:?} VirtualServices and records");
-        let deployments = site.list(DEPLOYMENT, "").await?;
-        let seen = deployments.iter().filter(|object| object["status"]["unavailableReplicas"] == 1).count();
-        ensure!(seen == CLUSTERS * (WORKERS as usize + 1), "{seen} Deployments have their pods");
-        Ok(Some(()))
-    })
-    .await
+/// A watch, or about the Lease.
+fn is_of_routine(request: &AuditedRequest) -> bool {
+    request.verb == "watch" || request.uri.contains("/leases/")
 }

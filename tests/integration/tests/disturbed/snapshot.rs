@@ -4,9 +4,12 @@
 use std::{collections::BTreeSet, fmt};
 
 use anyhow::Context;
-use dask_wasm_operator_test_integration::objects::{
-    AUTOSCALER, CLUSTER, DEPLOYMENT, GROUP, JOB, Kind, Objects, PLUGIN_RECORD, REPLICA_SET, SERVICE, VIRTUAL_SERVICE,
-    is_being_deleted, name, uid,
+use dask_wasm_operator_test_integration::{
+    objects::{
+        AUTOSCALER, CLUSTER, DEPLOYMENT, GROUP, JOB, Kind, Objects, PLUGIN_RECORD, REPLICA_SET, SERVICE,
+        VIRTUAL_SERVICE, condition, controller, is_being_deleted, name, uid,
+    },
+    settled::Listed,
 };
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -17,20 +20,34 @@ pub(crate) struct Snapshot {
     entries: Vec<(String, Value)>,
 }
 
-const KINDS: [Kind<'_>; 9] =
+/// The kinds of these objects.
+pub(crate) const KINDS: [Kind<'_>; 9] =
     [CLUSTER, GROUP, JOB, AUTOSCALER, PLUGIN_RECORD, DEPLOYMENT, REPLICA_SET, SERVICE, VIRTUAL_SERVICE];
 
 impl Snapshot {
-    /// What is in a namespace now.
+    /// What is in a namespace now: something may be on its way.
     pub(crate) async fn take(namespace: &Objects) -> anyhow::Result<Self> {
-        let mut objects = Vec::new();
-        for kind in KINDS {
-            objects.extend(namespace.list(kind, "").await?.into_iter().map(|object| (kind.1, object)));
-        }
-        let mut substitutes = substitutes(&objects);
-        substitutes.push((namespace.namespace.clone(), "NAMESPACE".to_owned()));
+        Self::of(&namespace.namespace, &namespace.listed(&KINDS).await?)
+    }
+
+    /// What is in a namespace when it is final and nothing is on its way any more: neither for Kubernetes nor for the
+    /// operator with the example plugin.
+    pub(crate) async fn settled(namespace: &Objects, is_final: impl Fn(&Self) -> bool) -> anyhow::Result<Self> {
+        let unfinished = |seen: &[Listed]| {
+            untold(seen).or_else(|| match Self::of(&namespace.namespace, seen) {
+                Ok(seen) if is_final(&seen) => None,
+                Ok(seen) => Some(format!("there is\n{seen}")),
+                Err(error) => Some(format!("{error:#}")),
+            })
+        };
+        Self::of(&namespace.namespace, &namespace.settled(&KINDS, unfinished).await?)
+    }
+
+    fn of(namespace: &str, objects: &[Listed]) -> anyhow::Result<Self> {
+        let mut substitutes = substitutes(objects);
+        substitutes.push((namespace.to_owned(), "NAMESPACE".to_owned()));
         let mut entries = Vec::new();
-        for (kind, object) in &objects {
+        for Listed { kind, object } in objects {
             let text = essence(kind, object).to_string();
             let text = substitutes.iter().fold(text, |text, (from, to)| text.replace(from, to));
             let value: Value = serde_json::from_str(&text).context("reading an object")?;
@@ -88,12 +105,42 @@ impl fmt::Display for Snapshot {
     }
 }
 
+/// What the operator and the example plugin have still to make or to tell, if anything: what they make of Services, and the
+/// status of what has workers.
+pub(crate) fn untold(seen: &[Listed]) -> Option<String> {
+    let of_kind =
+        |kind: Kind<'static>| seen.iter().filter(move |listed| listed.kind == kind.1).map(|listed| &listed.object);
+    let services = of_kind(SERVICE).count();
+    if [VIRTUAL_SERVICE, PLUGIN_RECORD].iter().any(|kind| of_kind(*kind).count() != services) {
+        return Some(format!("the plugin has still to serve some of the {services} Services"));
+    }
+    let is_ready = |deployment: &&Value| deployment["status"]["readyReplicas"] == 1;
+    let tells_of_workers = |object: &Value, group: &Value| {
+        let workers: Vec<_> = of_kind(DEPLOYMENT).filter(|deployment| controller(deployment) == uid(group)).collect();
+        let (exist, ready) = (workers.len(), workers.into_iter().filter(is_ready).count());
+        let status = &object["status"];
+        status["observedGeneration"] == object["metadata"]["generation"]
+            && (&status["replicas"], &status["readyReplicas"]) == (&json!(exist), &json!(ready))
+    };
+    let is_told = |cluster: &Value| {
+        let mut schedulers = of_kind(DEPLOYMENT).filter(|deployment| controller(deployment) == uid(cluster));
+        let is_available = if schedulers.any(|scheduler| is_ready(&scheduler)) { "True" } else { "False" };
+        let group = of_kind(GROUP).find(|group| name(group) == format!("{}-default", name(cluster)));
+        condition(cluster, "Available")["status"] == is_available
+            && group.is_some_and(|group| tells_of_workers(cluster, group))
+    };
+    let groups = of_kind(GROUP).filter(|group| !tells_of_workers(group, group)).map(|group| (GROUP.1, group));
+    let clusters = of_kind(CLUSTER).filter(|cluster| !is_told(cluster)).map(|cluster| (CLUSTER.1, cluster));
+    let (kind, object) = groups.chain(clusters).next()?;
+    Some(format!("the status of {kind} {} does not tell of all its parts", name(object)))
+}
+
 /// What differs from namespace to namespace, and what it stands for: uids, and the suffixes of workers, which are made of
 /// the group's uid and an ordinal. In the order in which they are to be replaced.
-fn substitutes(objects: &[(&str, Value)]) -> Vec<(String, String)> {
+fn substitutes(objects: &[Listed]) -> Vec<(String, String)> {
     let mut uids = Vec::new();
     let mut suffixes = Vec::new();
-    for (kind, object) in objects {
+    for Listed { kind, object } in objects {
         let uid = uid(object);
         let record = object["metadata"]["annotations"]["operator.dask.org/worker-ordinals"].as_str();
         let next = record.and_then(|record| serde_json::from_str::<Value>(record).ok()?["next"].as_u64());

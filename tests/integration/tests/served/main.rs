@@ -11,5 +11,5 @@ mod scope;
 mod stage;
 mod takeover;
 
-use dask_wasm_operator_test_integration::{clusters, manifests, objects};
+use dask_wasm_operator_test_integration::{clusters, manifests, objects, settled};
 use dask_wasm_operator_test_support::endpoints;

@@ -1,6 +1,6 @@
 //! Clusters of the Python operator, taken over while they run.
 
-use std::{process::Stdio, time::Duration};
+use std::{collections::BTreeSet, process::Stdio, time::Duration};
 
 use anyhow::{Context, ensure};
 use dask_wasm_operator_api::crds;
@@ -18,14 +18,15 @@ use tokio::{
 use crate::{
     clusters::workers,
     manifests,
-    objects::{AUTOSCALER, CLUSTER, DEPLOYMENT, GROUP, JOB, Kind, Objects, POD, SERVICE, name, text, uid},
+    objects::{AUTOSCALER, CLUSTER, DEPLOYMENT, GROUP, JOB, Kind, Objects, POD, REPLICA_SET, SERVICE, name, text, uid},
+    settled::Listed,
 };
 
 /// The Python operator takes its time.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Everything of a Dask cluster that must stay the same while its operator changes.
-const KINDS: [Kind<'_>; 7] = [CLUSTER, GROUP, JOB, AUTOSCALER, DEPLOYMENT, SERVICE, Kind("apps/v1", "ReplicaSet")];
+const KINDS: [Kind<'_>; 8] = [CLUSTER, GROUP, JOB, AUTOSCALER, DEPLOYMENT, SERVICE, REPLICA_SET, POD];
 
 const KOPF_FINALIZER: &str = "kopf.zalando.org/KopfFinalizerMarker";
 
@@ -113,25 +114,25 @@ impl Site {
         .await
     }
 
-    /// Kind, name and uid of everything, and of the pods.
+    /// Kind, name and uid of everything, when it is settled.
     async fn identities(&self) -> anyhow::Result<Vec<(String, String, String)>> {
-        let mut found = Vec::new();
-        for kind in KINDS.into_iter().chain([POD]) {
-            let objects = self.objects.list(kind, "").await?;
-            found.extend(
-                objects.iter().map(|object| (kind.1.to_owned(), name(object).to_owned(), uid(object).to_owned())),
-            );
-        }
-        Ok(found)
+        let settled = self.objects.settled(&KINDS, |_| None).await?;
+        let identity =
+            |Listed { kind, object }: &Listed| ((*kind).to_owned(), name(object).to_owned(), uid(object).to_owned());
+        Ok(settled.iter().map(identity).collect())
     }
 
-    /// Waits until the garbage collector has come to everything of a job's cluster, owners first.
+    /// Waits until nothing is left of a job's cluster.
     async fn until_nothing_of(&self, cluster: &str) -> anyhow::Result<()> {
-        let labels = format!("dask.org/cluster-name={cluster},dask.org/component!=job-runner");
-        for kind in KINDS.into_iter().chain([POD]) {
-            self.objects.until_count(kind, &labels, 0).await?;
-        }
-        Ok(())
+        let is_of_it = |Listed { object, .. }: &&Listed| {
+            let labels = &object["metadata"]["labels"];
+            labels["dask.org/cluster-name"] == cluster && labels["dask.org/component"] != "job-runner"
+        };
+        let left = |seen: &[Listed]| {
+            let left = seen.iter().find(is_of_it)?;
+            Some(format!("there still is {} {}", left.kind, name(&left.object)))
+        };
+        self.objects.settled(&KINDS, left).await.map(drop)
     }
 
     /// Runs `migrate`; answers whether it ended with 0, and all that it wrote.
@@ -183,8 +184,9 @@ async fn a_cluster_of_the_python_operator_goes_on_without_a_restart() -> anyhow:
     }
     // The new worker with its ReplicaSet and pod.
     let new: Vec<_> = after.iter().filter(|identity| !before.contains(identity)).collect();
-    ensure!(new.iter().filter(|(kind, _, _)| kind == "Deployment").count() == 1 && new.len() <= 3, "{new:#?}");
-    assert_eq!(text(&objects.get(CLUSTER, "simple").await?, "/status/phase"), "Running");
+    let kinds: BTreeSet<_> = new.iter().map(|(kind, _, _)| kind.as_str()).collect();
+    ensure!(new.len() == 3 && kinds == BTreeSet::from(["Deployment", "Pod", "ReplicaSet"]), "{new:#?}");
+    objects.until(CLUSTER, "simple", "Running", |cluster| cluster["status"]["phase"] == "Running").await?;
 
     // Workers of both makes are removed, the never-started ones here, and what is left belongs to the group.
     objects.scale(GROUP, "simple-default", 1).await?;

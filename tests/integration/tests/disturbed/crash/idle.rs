@@ -1,10 +1,6 @@
 //! A cluster that ends because its scheduler is idle.
 
-use dask_wasm_operator_test_integration::{
-    manifests::SIMPLE,
-    objects::{CLUSTER, TIMEOUT},
-};
-use dask_wasm_operator_test_support::wait_for;
+use dask_wasm_operator_test_integration::{manifests::SIMPLE, objects::CLUSTER};
 use serde_json::json;
 
 use super::{Flow, World, crash_at_every_write};
@@ -30,9 +26,6 @@ impl Flow for IdleShutdown {
     async fn run(&self, world: &mut World<'_>) -> anyhow::Result<()> {
         world.merge(CLUSTER, SIMPLE, &json!({"spec": {"idleTimeout": 1}})).await?;
         world.until_event(CLUSTER, SIMPLE, "IdleTimeout").await?;
-        wait_for("everything of it to be gone", TIMEOUT, async || {
-            Ok(Snapshot::take(world).await?.is_empty().then_some(()))
-        })
-        .await
+        world.until_final(Snapshot::is_empty).await
     }
 }

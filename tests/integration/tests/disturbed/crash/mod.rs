@@ -50,7 +50,7 @@ trait Flow: Sync {
         Ok(())
     }
 
-    /// Goes on until everything is final, and looks at what a [`Snapshot`] does not have.
+    /// Goes on until nothing more is to be done, and looks at what a [`Snapshot`] does not have.
     async fn run(&self, world: &mut World<'_>) -> anyhow::Result<()>;
 }
 
@@ -88,6 +88,11 @@ impl<'a> World<'a> {
             format!("--scheduler-address={}/{SIMPLE}={},{}", self.namespace, dask.comm(), dask.dashboard())
         });
         ["--standalone".to_owned()].into_iter().chain(scheduler).collect()
+    }
+
+    /// Waits until everything is final.
+    async fn until_final(&self, is_final: impl Fn(&Snapshot) -> bool) -> anyhow::Result<()> {
+        Snapshot::settled(self, is_final).await.map(drop)
     }
 
     async fn becomes(&self, expected: &Snapshot) -> anyhow::Result<()> {
@@ -152,8 +157,11 @@ async fn undisturbed<F: Flow>(flow: &F, site: &Site) -> anyhow::Result<Snapshot>
     if !F::COMES_LATER {
         flow.prepare(&mut world).await.with_context(|| log(&operator))?;
     }
-    flow.run(&mut world).await.with_context(|| log(&operator))?;
-    Snapshot::take(&world).await
+    let settled = async {
+        flow.run(&mut world).await?;
+        Snapshot::settled(&world, |_| true).await
+    };
+    settled.await.with_context(|| log(&operator))
 }
 
 /// Kills the operator at its `n`-th write; answers whether it came to that.

@@ -2,9 +2,8 @@
 
 use dask_wasm_operator_test_integration::{
     manifests::{self, SIMPLE},
-    objects::{CLUSTER, TIMEOUT, condition, text},
+    objects::{CLUSTER, condition, text},
 };
-use dask_wasm_operator_test_support::wait_for;
 use serde_json::Value;
 
 use super::{Flow, World, crash_at_every_write};
@@ -75,19 +74,6 @@ impl Flow for Deletion {
     async fn run(&self, world: &mut World<'_>) -> anyhow::Result<()> {
         world.delete(CLUSTER, SIMPLE).await?;
         world.until_final(Snapshot::is_empty).await
-    }
-}
-
-impl World<'_> {
-    async fn until_final(&self, is_final: impl Fn(&Snapshot) -> bool) -> anyhow::Result<()> {
-        wait_for("everything to be final", TIMEOUT, async || {
-            let seen = Snapshot::take(self).await?;
-            match is_final(&seen) {
-                true => Ok(Some(())),
-                false => Err(anyhow::anyhow!("there is\n{seen}")),
-            }
-        })
-        .await
     }
 }
 

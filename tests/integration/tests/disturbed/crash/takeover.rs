@@ -3,9 +3,8 @@
 use anyhow::{Context, ensure};
 use dask_wasm_operator_test_integration::{
     manifests::{self, SIMPLE, SIMPLE_GROUP},
-    objects::{CLUSTER, DEPLOYMENT, GROUP, TIMEOUT, text, uid},
+    objects::{CLUSTER, DEPLOYMENT, GROUP, text, uid},
 };
-use dask_wasm_operator_test_support::wait_for;
 use serde_json::{Value, json};
 
 use super::{Flow, World, crash_at_every_write};
@@ -63,18 +62,14 @@ impl Flow for Takeover {
         let cluster = world.get(CLUSTER, SIMPLE).await?;
         ensure!(cluster["metadata"]["finalizers"].is_null(), "kopf's finalizer is still there");
         // Deployments are of the present template, and rolled out once: no pod was made anew.
-        wait_for("scheduler and workers to be rolled out", TIMEOUT, async || {
-            let deployments = world.list(DEPLOYMENT, "").await?;
-            let is_first = |deployment: &Value| {
-                let annotations = &deployment["metadata"]["annotations"];
-                annotations["operator.dask.org/template-hash"].is_string()
-                    && annotations["deployment.kubernetes.io/revision"] == "1"
-                    && deployment["status"]["observedGeneration"] == deployment["metadata"]["generation"]
-            };
-            Ok(deployments.iter().all(is_first).then_some(()))
-        })
-        .await
+        world.until_final(|seen| seen.of_kind(DEPLOYMENT.1).all(is_first)).await
     }
+}
+
+fn is_first(deployment: &Value) -> bool {
+    let annotations = &deployment["metadata"]["annotations"];
+    annotations["operator.dask.org/template-hash"].is_string()
+        && annotations["deployment.kubernetes.io/revision"] == "1"
 }
 
 fn marked(object: &Value) -> Value {
