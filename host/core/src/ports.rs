@@ -107,17 +107,28 @@ impl CallError {
             Self::Host(_) => "HostFailure",
         }
     }
+
+    /// For people: the guest's words are quoted, see [`crate::quote`].
+    pub fn told(&self) -> String {
+        match self {
+            Self::Handler(_) => quote(&self.to_string()),
+            Self::Trap { reason, last_words } if !last_words.is_empty() => {
+                format!("the guest trapped: {reason}; its last words: {}", quote(last_words))
+            }
+            Self::BadAnswer(reason) => format!("the answer can't be used: {}", quote(reason)),
+            Self::Host(reason) => format!("the call could not be made: {}", quote(reason)),
+            _ => self.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Handler(Failure::Temporary { message, .. } | Failure::Permanent { message }) => {
-                f.write_str(&quote(message))
-            }
+            Self::Handler(Failure::Temporary { message, .. } | Failure::Permanent { message }) => f.write_str(message),
             Self::Trap { reason, last_words } if last_words.is_empty() => write!(f, "the guest trapped: {reason}"),
             Self::Trap { reason, last_words } => {
-                write!(f, "the guest trapped: {reason}; its last words: {}", quote(last_words))
+                write!(f, "the guest trapped: {reason}; its last words: {last_words}")
             }
             Self::Deadline(limit) => {
                 write!(f, "the call took longer than its deadline of {limit:?} (spec.limits.deadline)")
@@ -131,8 +142,8 @@ impl fmt::Display for CallError {
                 "the guest's calls are nested deeper than its {limit} bytes of stack allow; look for endless recursion"
             ),
             Self::Output(limit) => write!(f, "the outcome is larger than {limit} bytes (spec.limits.outcome)"),
-            Self::BadAnswer(reason) => write!(f, "the answer can't be used: {}", quote(reason)),
-            Self::Host(reason) => write!(f, "the call could not be made: {}", quote(reason)),
+            Self::BadAnswer(reason) => write!(f, "the answer can't be used: {reason}"),
+            Self::Host(reason) => write!(f, "the call could not be made: {reason}"),
         }
     }
 }

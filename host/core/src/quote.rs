@@ -5,18 +5,17 @@
 //! messages say the same when they differ in what is quoted and in numbers only: what is left names the object, the field and
 //! the remedy.
 
+use crate::text::line;
+
 /// The most bytes of others that one message holds: an Event holds 1,024, and the remedy stands at the end.
 const LONGEST: usize = 600;
 
 const OPEN: char = '“';
 const CLOSE: char = '”';
 
-/// Somebody else's words, in quotation marks of which there are none inside, cut.
+/// Somebody else's words on one line, in quotation marks of which there are none inside, cut.
 pub fn quote(words: &str) -> String {
-    let words = words.trim();
-    let end = words.floor_char_boundary(LONGEST);
-    let more = if end < words.len() { "…" } else { "" };
-    format!("{OPEN}{}{more}{CLOSE}", words[..end].replace([OPEN, CLOSE], "\""))
+    format!("{OPEN}{}{CLOSE}", line(words.trim(), LONGEST).replace([OPEN, CLOSE], "\""))
 }
 
 /// Whether two messages are about the same: they differ at most in what they quote, and in numbers.
@@ -85,7 +84,7 @@ mod tests {
     #[test]
     fn what_is_quoted_is_cut_and_the_remedy_is_kept() {
         let message = format!("refused: {}; correct spec.a", quote(&"ä".repeat(10_000)));
-        assert!(message.len() < 700 && message.ends_with("…”; correct spec.a"));
+        assert!(message.len() < 700 && message.ends_with(" bytes more]”; correct spec.a"), "{message}");
         assert_eq!(quote(" words\n"), "“words”");
     }
 }

@@ -145,7 +145,7 @@ impl Pipeline<'_> {
             Err(error) => {
                 let problem = Problem {
                     permanent: is_permanent(error),
-                    ..Problem::passing(error.kind(), format!("{}: {error}", handler.name))
+                    ..Problem::passing(error.kind(), format!("{}: {}", handler.name, error.told()))
                 };
                 if let CallError::Host(_) = error {
                     // Nothing that the plugin could be blamed for, so it is not given up on the subject.

@@ -44,13 +44,13 @@ async fn a_temporary_failure_is_tried_again_and_a_permanent_one_waits_for_a_chan
         let told = stage.until(PLUGIN, "told", "called three times", |told| count(told, "calls") == 3).await?;
         assert_eq!(count(&told, "failures"), 2);
         assert_eq!(told["status"]["lastError"]["reason"], "TemporaryFailure");
-        assert_eq!(told["status"]["lastError"]["message"], "told/odd: attempt 2 fails on purpose");
+        assert_eq!(told["status"]["lastError"]["message"], "told/odd: “attempt 1 fails on purpose”");
 
         stage.subject("never", &json!({"do": "Permanent", "key": "value"})).await?;
         let told = stage.until(PLUGIN, "told", "given up on one", |told| count(told, "parked") == 1).await?;
         assert_eq!((count(&told, "calls"), count(&told, "failures")), (4, 3));
         let note = stage.until_event(CONFIG_MAP, "never", "PermanentFailure").await?;
-        ensure!(note.contains("told/odd: never; not tried again until something changes"), "{note}");
+        ensure!(note.contains("told/odd: “never”; not tried again until something changes"), "{note}");
         // Another subject is served meanwhile, and this one not once more.
         stage.subject("well", &json!({"key": "value"})).await?;
         stage.until_there(CONFIG_MAP, "well-key").await?;

@@ -16,7 +16,7 @@ use crate::{
 
 /// Whether a text can't be taken for another one: by the characters that are shown, not by what the operator takes for harmful.
 fn is_plain(text: &str) -> bool {
-    text.chars().all(|character| matches!(character, ' '..='~' | '…'))
+    text.chars().all(|character| matches!(character, ' '..='~' | '…' | '“' | '”'))
 }
 
 /// Every text of a value, but for what is no one's words.
