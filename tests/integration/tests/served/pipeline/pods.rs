@@ -59,7 +59,10 @@ async fn why_workers_fail_is_counted_in_their_groups_condition() -> anyhow::Resu
             })
             .await?;
         let message = stage.until_condition(GROUP, "simple-default", failing).await?;
-        ensure!(message.contains("secret \"x\" not found; correct spec.worker.spec"), "{message}");
+        ensure!(
+            message.contains("secret \"x\" not found”; create Secret x, or correct what names it in spec.worker.spec"),
+            "{message}"
+        );
         Ok(())
     })
     .await
