@@ -36,6 +36,31 @@ async fn a_kind_that_is_not_granted_is_refused_by_name() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn all_problems_of_an_answer_are_told_on_the_object_and_on_the_plugin() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        let child = |key: &str, api_version: &str, kind: &str, metadata: Value| json!({"key": key, "object": {"apiVersion": api_version, "kind": kind, "metadata": metadata}});
+        let children = [
+            child("a", "v1", "ConfigMap", json!({"name": "x", "namespace": "kube-system"})),
+            child("c", "v1", "Secret", json!({"name": "x"})),
+            child("e", "example.org/v1", "Thing", json!({"name": "x"})),
+        ];
+        stage.mount_puppet("puppet", &json!({"children": children}), &json!({})).await?;
+        stage.subject("subject", &json!({"key": "value"})).await?;
+        let note = stage.until_event(CONFIG_MAP, "subject", "AnswerRefused").await?;
+        let refused = |told: &Value| told["status"]["lastError"]["reason"] == "AnswerRefused";
+        let plugin = stage.until(PLUGIN, "puppet", "refused", refused).await?;
+        let told = text(&plugin, "/status/lastError/message");
+        for (key, words) in [("a", "metadata.namespace"), ("c", "Secret"), ("e", "Thing.example.org")] {
+            let problem = format!("child {key:?}");
+            ensure!(note.contains(&problem) && note.contains(words), "{note}");
+            ensure!(told.contains(&problem) && told.contains(words), "{told}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_temporary_failure_is_tried_again_and_a_permanent_one_waits_for_a_change() -> anyhow::Result<()> {
     on_stage(async |stage| {
         stage.mount_odd("told", "Told").await?;
