@@ -98,9 +98,9 @@ struct Lines {
 }
 
 impl Lines {
-    /// The end of the output that is kept for an error, in bytes. What matters of a traceback is its end, so it must fit into a
-    /// message together with what is said before it.
-    const TAIL: usize = 600;
+    /// The end of the output that is kept for an error, in bytes. What matters of a traceback is its end, so it must fit into
+    /// what is quoted in a message, also with its line breaks written out.
+    const TAIL: usize = 500;
 
     fn new(level: LogLevel) -> Self {
         Self { level, line: Vec::new(), more: 0, tail: VecDeque::new() }
