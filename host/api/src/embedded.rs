@@ -4,8 +4,10 @@
 //! the fields, and every object in them keeps the fields that it does not know, so that a newer cluster's fields pass. They
 //! have no descriptions: a DaskJob holds three pod specs and must fit into the annotation of a client-side `kubectl apply`.
 
+use dask_wasm_operator_core::schema::{KnownFields, OpenApi, Schema};
 use k8s_openapi::api::core::v1::{PodSpec, ServiceSpec};
 use schemars::JsonSchema;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use crate::structural::{for_each_subschema, openapi_schema_of};
@@ -58,6 +60,16 @@ pub(crate) fn schema(mark: &str) -> Option<Value> {
         "ServiceSpec" => Some(embedded::<ServiceSpec>(&[&SERVICE_SPEC_ADDITIONS])),
         _ => None,
     }
+}
+
+/// The fields that the Kubernetes version that we build for knows: for those who can't ask a server.
+pub fn known_fields() -> KnownFields {
+    KnownFields { pod: known::<PodSpec>(), service: known::<ServiceSpec>() }
+}
+
+fn known<T: JsonSchema>() -> Option<Schema> {
+    let root = OpenApi::deserialize(openapi_schema_of::<T>()).ok()?;
+    Some(Schema::new(root, |_| None))
 }
 
 fn embedded<T: JsonSchema>(additions: &[&[Addition]]) -> Value {

@@ -12,4 +12,5 @@ mod structural;
 
 pub use chart::{chart_files, crds_yaml};
 pub use definitions::{crds, schemas};
+pub use embedded::known_fields;
 pub use rbac::{Access, Rights, Scope, Served, TABLE, inaccessible, required_access, rules};

@@ -18,6 +18,7 @@ pub mod namespaces;
 pub mod observed;
 pub mod outdated;
 mod path;
+pub mod published;
 mod request;
 pub mod scheduler;
 pub mod watch;

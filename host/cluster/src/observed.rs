@@ -1,24 +1,26 @@
-//! The port through which the pipeline reads: the index, and what the server serves.
+//! The port through which the pipeline reads: the index, and what the server serves and knows.
 
 use std::sync::Arc;
 
 use dask_wasm_operator_core::{
     object::{GroupVersionKind, NamespacedName, Object, Resource},
     ports::Observed,
+    schema::KnownFields,
 };
 
-use crate::{discovery::Discovery, index::Index};
+use crate::{discovery::Discovery, index::Index, published::PublishedFields};
 
 /// The observed world.
 pub struct ObservedCluster {
     index: Arc<Index>,
     discovery: Arc<Discovery>,
+    fields: Arc<PublishedFields>,
 }
 
 impl ObservedCluster {
     /// Reads from these.
-    pub fn new(index: Arc<Index>, discovery: Arc<Discovery>) -> Self {
-        Self { index, discovery }
+    pub fn new(index: Arc<Index>, discovery: Arc<Discovery>, fields: Arc<PublishedFields>) -> Self {
+        Self { index, discovery, fields }
     }
 }
 
@@ -42,5 +44,9 @@ impl Observed for ObservedCluster {
     fn has_status(&self, kind: &GroupVersionKind) -> bool {
         let table = self.discovery.table();
         table.get(kind).is_some_and(|served| served.subresources.iter().any(|name| name == "status"))
+    }
+
+    fn known_fields(&self) -> Arc<KnownFields> {
+        self.fields.known()
     }
 }

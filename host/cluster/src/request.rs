@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dask_wasm_operator_core::error::chain;
 use http::{Method, Request, StatusCode, header};
 use kube::{Client, client::Body, core::Status};
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 use thiserror::Error;
 
 /// How long any request may take, its retries included.
@@ -55,9 +55,12 @@ impl RequestError {
 
     fn from_status(status: Status, retry_after: Option<Duration>) -> Self {
         let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        // What Kubernetes answers, with 500, to an apply with a field that the schema does not know.
-        let is_bad_field = status.message.starts_with("failed to create typed patch object");
-        if code == StatusCode::TOO_MANY_REQUESTS || (code.is_server_error() && !is_bad_field) {
+        // What Kubernetes answers, with 500, to an apply of what is no object of the kind: a field that the schema does not know,
+        // a value of another type.
+        let is_bad_object = ["failed to create typed patch object", "failed to convert new object"]
+            .iter()
+            .any(|words| status.message.starts_with(words));
+        if code == StatusCode::TOO_MANY_REQUESTS || (code.is_server_error() && !is_bad_object) {
             Self::TryAgain(Box::new(status), retry_after)
         } else {
             Self::Status(Box::new(status))
@@ -81,7 +84,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// Decodes the answer.
-    pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, RequestError> {
+    pub(crate) fn decode<'a, T: Deserialize<'a>>(&'a self) -> Result<T, RequestError> {
         serde_json::from_slice(&self.body).map_err(|error| RequestError::Decode(error.to_string()))
     }
 }
@@ -157,12 +160,15 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_the_schema_does_not_know_stays_unknown() {
-        let status = Status::failure(
+    fn what_is_no_object_of_its_kind_stays_so() {
+        for words in [
             "failed to create typed patch object (n/a; /v1, Kind=ConfigMap): .x: field not declared in schema",
-            "",
-        );
-        assert!(matches!(RequestError::from_status(status.with_code(500), None), RequestError::Status(_)));
+            "failed to convert new object (n/a; apps/v1, Kind=Deployment) to proper version: unable to convert unstructured \
+             object to apps/v1, Kind=Deployment: cannot convert float64 to int32",
+        ] {
+            let error = RequestError::from_status(Status::failure(words, "").with_code(500), None);
+            assert!(matches!(error, RequestError::Status(_)), "{words}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub mod queue;
 pub mod quote;
 pub mod retry;
 pub mod scheduler;
+pub mod schema;
 pub mod selector;
 pub mod spec;
 pub mod text;

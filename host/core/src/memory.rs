@@ -24,6 +24,7 @@ use crate::{
     ownership::is_of_author,
     ports::{Observed, Pending, Schedulers, Writes},
     scheduler::{Left, Scheduler, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
+    schema::KnownFields,
 };
 pub use kinds::{built_in_kinds, built_in_resources};
 use layers::{first_difference, give, lay_over, take_changed, take_conflicts, take_held};
@@ -32,6 +33,7 @@ use layers::{first_difference, give, lay_over, take_changed, take_conflicts, tak
 pub struct MemoryCluster {
     resources: Vec<Resource>,
     created_at: String,
+    known_fields: Arc<KnownFields>,
     objects: Mutex<Objects>,
 }
 
@@ -62,7 +64,14 @@ struct Stored {
 impl MemoryCluster {
     /// An empty cluster that serves these kinds. `created_at` is the time of all objects, RFC 3339.
     pub fn new(resources: Vec<Resource>, created_at: &str) -> Self {
-        Self { resources, created_at: created_at.to_owned(), objects: Mutex::default() }
+        let created_at = created_at.to_owned();
+        Self { resources, created_at, known_fields: Arc::default(), objects: Mutex::default() }
+    }
+
+    /// The same, as a server that says which fields it knows.
+    #[must_use]
+    pub fn that_knows(self, fields: KnownFields) -> Self {
+        Self { known_fields: Arc::new(fields), ..self }
     }
 
     /// Puts an object in as a person would create it.
@@ -390,6 +399,10 @@ impl Observed for MemoryCluster {
 
     fn has_status(&self, _kind: &GroupVersionKind) -> bool {
         true
+    }
+
+    fn known_fields(&self) -> Arc<KnownFields> {
+        Arc::clone(&self.known_fields)
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     quote::quote,
     scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
+    schema::KnownFields,
 };
 
 /// A boxed future, so that the ports can be used as trait objects.
@@ -165,6 +166,11 @@ pub trait Observed: Send + Sync {
 
     /// Whether the status of this kind is written through a subresource of its own, so that it is no change of the object.
     fn has_status(&self, kind: &GroupVersionKind) -> bool;
+
+    /// Which fields the API server knows. Who can't tell says nothing.
+    fn known_fields(&self) -> Arc<KnownFields> {
+        Arc::default()
+    }
 }
 
 /// Writes. What was written can be read by [`Observed`] once the call returns.

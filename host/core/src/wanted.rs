@@ -14,6 +14,7 @@ use crate::{
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey},
     quote::says_the_same,
     scheduler::{Replies, Scheduler, SchedulerCall},
+    schema::KnownFields,
     spec::Condition,
     text::{MESSAGE_BYTES, into_line},
 };
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub outdated: Option<BTreeSet<String>>,
     /// What the subject's scheduler has said to this handler.
     pub replies: Replies,
+    /// Which fields the API server knows.
+    pub known_fields: Arc<KnownFields>,
     /// What a native reconciler found out in its last pass of this process, see [`Findings::facts`]; null after a restart.
     pub facts: Value,
     /// Milliseconds since the Unix epoch.

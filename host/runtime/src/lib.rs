@@ -9,6 +9,7 @@ mod controller;
 mod exit;
 mod health;
 mod heap;
+mod known_fields;
 mod metrics;
 mod migrate;
 mod namespaces;

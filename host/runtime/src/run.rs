@@ -37,6 +37,7 @@ use crate::{
     controller::{Controller, Surroundings},
     health::OperatorHealth,
     heap,
+    known_fields::follow,
     namespaces::{NamespaceFollower, namespace_kind},
     plugins::{ManagerSurroundings, PluginManager, engine},
     served::{ServedWatch, ServedWatches},
@@ -172,7 +173,7 @@ impl Operator {
         gate: Gate,
         changes: mpsc::UnboundedSender<Change>,
     ) -> Result<Self, Failure> {
-        let Start { clients, discovery, operator_namespace } = &start;
+        let Start { clients, discovery, fields, operator_namespace } = &start;
         let plugins_changed = Arc::new(Notify::new());
         let namespaces_changed = Arc::new(Notify::new());
         let definitions_changed = Arc::new(Notify::new());
@@ -181,7 +182,8 @@ impl Operator {
         let metrics = Arc::new(Metrics::new().of_objects(Arc::clone(&index)));
         let stalls = Arc::new(Stalls::new(Arc::clone(&metrics)));
         let watcher = stalls.start().context("starting a thread")?;
-        let observed: Arc<dyn Observed> = Arc::new(ObservedCluster::new(Arc::clone(&index), Arc::clone(discovery)));
+        let observed: Arc<dyn Observed> =
+            Arc::new(ObservedCluster::new(Arc::clone(&index), Arc::clone(discovery), Arc::clone(fields)));
         let applier = Applier::new(clients.unary.clone(), Arc::clone(&index), gate.clone(), CONCURRENCY);
         let writes: Arc<dyn Writes> = Arc::new(MeteredWrites::new(applier, Arc::clone(&metrics)));
         let controller = Arc::new(Controller::new(Surroundings {
@@ -258,6 +260,8 @@ impl Operator {
         if settings.scope != Scope::AllNamespaces {
             tasks.push(Task::spawn("follower of namespaces", &shutdown, namespaces.run(shutdown.clone())));
         }
+        let known_fields = follow(Arc::clone(&self.start.fields), Arc::clone(&self.controller), shutdown.clone());
+        tasks.push(Task::spawn("follower of known fields", &shutdown, known_fields));
         if let PluginSources::Enabled { directory } = &settings.plugins {
             let manager = PluginManager::new(ManagerSurroundings {
                 engine: engine(settings.cache_directory.clone()).context("preparing to run plugins")?,

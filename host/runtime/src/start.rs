@@ -9,17 +9,19 @@ use dask_wasm_operator_cluster::{
     discovery::Discovery,
     namespaces::absent_namespaces,
     outdated::outdated,
+    published::PublishedFields,
 };
 use dask_wasm_operator_core::spec::{
     DASK_AUTOSCALER, DASK_CLUSTER, DASK_JOB, DASK_PLUGIN, DASK_PLUGIN_RECORD, DASK_WORKER_GROUP,
 };
 
-use crate::{Connection, Failure, RunSettings, Scope};
+use crate::{Connection, Failure, RunSettings, Scope, known_fields};
 
 /// A cluster that has what the operator needs.
 pub(crate) struct Start {
     pub(crate) clients: Clients,
     pub(crate) discovery: Arc<Discovery>,
+    pub(crate) fields: Arc<PublishedFields>,
     /// Where the Lease and the DaskPlugins are.
     pub(crate) operator_namespace: String,
 }
@@ -33,10 +35,11 @@ pub(crate) async fn start(settings: &RunSettings) -> Result<Start, Failure> {
     let discovery = discover(&clients).await?;
     let operator_namespace = settings.operator_namespace.clone().unwrap_or_else(|| clients.namespace.clone());
     check_definitions(&discovery)?;
-    warn_of_outdated_definitions(&clients).await;
+    let fields = Arc::new(PublishedFields::new(clients.unary.clone()));
+    tokio::join!(warn_of_outdated_definitions(&clients), known_fields::ask(&fields));
     check_rights(&clients, &settings.scope, &operator_namespace).await?;
     warn_of_absent_namespaces(&clients, &settings.scope).await;
-    Ok(Start { clients, discovery, operator_namespace })
+    Ok(Start { clients, discovery, fields, operator_namespace })
 }
 
 pub(crate) async fn connect(connection: &Connection) -> Result<Clients, Failure> {

@@ -151,6 +151,25 @@ fn what_is_refused_fails_with_the_reason() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[test]
+fn fields_that_kubernetes_does_not_know_are_left_out_and_named() -> anyhow::Result<()> {
+    let Rendered { success, stdout, stderr } = render(&["typos.yaml"])?;
+    ensure!(!success);
+    for path in [
+        "spec.scheduler.spec.containers[0].imagePullSecrets",
+        "spec.scheduler.service.port",
+        "spec.worker.spec.containers[0].resources.limit",
+    ] {
+        ensure!(stderr.contains(path), "no {path} in {stderr}");
+    }
+    let made: Vec<_> = stdout.split("---\n").filter(|object| !object.contains("kind: Dask")).collect();
+    ensure!(made.iter().any(|object| object.contains("kind: Deployment")), "{stdout}");
+    for typo in ["imagePullSecrets", "limit:"] {
+        ensure!(made.iter().all(|object| !object.contains(typo)), "{typo} in {stdout}");
+    }
+    Ok(())
+}
+
 /// A file beside the manifests, for one test.
 fn given(name: &str, text: impl AsRef<[u8]>) -> anyhow::Result<String> {
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);

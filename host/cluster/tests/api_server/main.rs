@@ -1,5 +1,6 @@
 //! The cluster side against a real API server: what is only true if Kubernetes behaves as the decisions say.
 
+mod accepted;
 mod applier;
 mod inheritance;
 mod lease;
@@ -11,6 +12,7 @@ mod watches;
 
 use std::{sync::Arc, time::Duration};
 
+use dask_wasm_operator_api::crds;
 use dask_wasm_operator_cluster::{
     applier::{Applier, CONCURRENCY},
     client::{Clients, Connection},
@@ -47,7 +49,7 @@ struct World {
 
 /// Runs a test in a namespace of its own.
 async fn in_world(body: impl AsyncFnOnce(World) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let cluster = TestCluster::obtain(&[]).await?;
+    let cluster = TestCluster::obtain(&crds()).await?;
     let admin = cluster.client().await?;
     let clients = connect(cluster.kubeconfig()).await?;
     with_namespace(&admin.clone(), async |namespace| {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     Environment, Lookup, Reconciler, decode_spec, deployment_kind, field_manager,
     metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata},
-    pod_spec::pod_spec,
+    pod_spec::{pod_spec, service_spec},
     pods,
     replicas::Copied,
     service::misdirected,
@@ -81,11 +81,14 @@ impl Cluster<'_> {
         check_name(&subject.metadata.name)?;
         let spec: DaskClusterSpec = decode_spec(subject)?;
         let updates = rolling(subject, spec.update_strategy.as_ref())?.is_some();
-        let (scheduler, service) = (self.scheduler(&spec, updates), self.service(&spec));
-        let problem = misdirected(self.seen, &service.object["spec"], &scheduler.object);
+        let (pod, unknown_of_pod) = pod_spec(self.seen, "spec.scheduler.spec", &spec.scheduler.spec);
+        let (service, unknown_of_service) = service_spec(self.seen, "spec.scheduler.service", &spec.scheduler.service);
+        let (scheduler, service) = (self.scheduler(&spec, &pod, updates), self.service(&spec, &service));
+        let misdirected = misdirected(self.seen, &service.object["spec"], &scheduler.object);
+        let problems = [misdirected, unknown_of_pod, unknown_of_service].into_iter().flatten().collect();
         Ok(Wanted {
             children: Some(vec![scheduler, service, self.default_group(&spec)]),
-            findings: problem.map(Findings::from).unwrap_or_default(),
+            findings: Findings { problems, ..Findings::default() },
             ..Wanted::default()
         })
     }
@@ -97,7 +100,7 @@ impl Cluster<'_> {
             .reserve([(CLUSTER_NAME_LABEL, &cluster.name), (COMPONENT_LABEL, component)])
     }
 
-    fn scheduler(self, spec: &DaskClusterSpec, updates: bool) -> WantedChild {
+    fn scheduler(self, spec: &DaskClusterSpec, pod: &Value, updates: bool) -> WantedChild {
         let metadata = self.metadata(spec.scheduler.metadata.as_ref(), "scheduler").without_istio();
         let object = json!({
             "apiVersion": "apps/v1",
@@ -106,7 +109,7 @@ impl Cluster<'_> {
             "spec": {
                 "replicas": 1,
                 "selector": {"matchLabels": metadata.labels()},
-                "template": {"metadata": metadata.of_template(), "spec": pod_spec(&spec.scheduler.spec, &[])},
+                "template": {"metadata": metadata.of_template(), "spec": pod},
             },
         });
         let child = WantedChild::new("scheduler", object);
@@ -118,13 +121,13 @@ impl Cluster<'_> {
         corrected(child, live.map(AsRef::as_ref), &pods)
     }
 
-    fn service(self, spec: &DaskClusterSpec) -> WantedChild {
+    fn service(self, spec: &DaskClusterSpec, service: &Value) -> WantedChild {
         let metadata = self.metadata(spec.scheduler.metadata.as_ref(), "scheduler");
         let object = json!({
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": metadata.named(&scheduler_name(&self.seen.subject.metadata.name)),
-            "spec": spec.scheduler.service,
+            "spec": service,
         });
         WantedChild::new("service", object)
     }

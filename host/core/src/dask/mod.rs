@@ -30,6 +30,7 @@ pub(crate) use annotations::{TAKEN_OVER_AT, unusable};
 pub use idle::idle_since;
 pub(crate) use metadata::OWN_PREFIXES;
 pub use metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, EXCLUDED_PREFIXES, WORKER_GROUP_NAME_LABEL};
+pub use pod_spec::unknown_fields;
 pub use pods::{SchedulerPod, pod_summary_kind, pod_summary_resource, scheduler_pod, summary};
 pub(crate) use remedy::is_about_what_cannot_change;
 pub(crate) use replicas::COPIED_REPLICAS;

@@ -132,6 +132,7 @@ mod tests {
             related: BTreeMap::new(),
             outdated: None,
             replies: Replies::default(),
+            known_fields: Arc::default(),
             facts: json!(null),
             now: NOW,
         }

@@ -53,6 +53,11 @@ impl Place {
         }
     }
 
+    /// Names what stands below it, by its path.
+    pub(super) fn naming(&self, below: impl FnOnce(&str) -> String) -> String {
+        format!("{} of {}", below(&self.path), self.object)
+    }
+
     fn field(&self, child: &str, field: &str) -> Option<String> {
         let (part, _) = self.path.rsplit_once('.')?;
         let found = match field.strip_prefix(child) {
@@ -94,6 +99,13 @@ pub(super) fn of_refusal(
     if let Some(place) = place.filter(|_| is_about_what_cannot_change(words)) {
         let place = place.fields(path_in(child), fields);
         return Some(format!("delete it to have it made anew with the new value, or undo the change in {place}"));
+    }
+    // These list no fields.
+    if words.contains("duplicate entries for key") {
+        return place.map(|place| format!("give it once, in {place}"));
+    }
+    if words.contains("failed to create typed patch object") || words.contains("failed to convert new object") {
+        return place.map(|place| format!("correct {place}"));
     }
     by_cause(words, place).or_else(|| match (place, fields) {
         (Some(place), [_, ..]) => Some(format!("correct {}", place.fields(path_in(child), fields))),

@@ -33,6 +33,9 @@ const ERRORS: [&str; 2] = [INVALID_NAME, "InvalidSpec"];
 /// An outdated child, see [`super::template`].
 pub(crate) const OUTDATED: &str = "TemplateOutdated";
 
+/// Fields that the API server does not know; everything else is made.
+pub(super) const UNKNOWN_FIELD: &str = "UnknownField";
+
 /// The reasons where pods can't be made.
 const SCHEDULER_FAILED: &str = "SchedulerFailed";
 const WORKERS_FAILED: &str = "WorkersFailed";
@@ -92,8 +95,8 @@ pub(super) fn worker_group(seen: &Snapshot, findings: &Findings) -> Value {
     let spec = seen.subject.field::<DaskWorkerGroupSpec>("spec").and_then(Result::ok);
     let wanted = wanted_replicas(&seen.subject).unwrap_or(0);
     let cluster = spec.map(|spec| spec.cluster).unwrap_or_default();
-    let is_made = findings.problems.iter().all(|problem| problem.reason == OUTDATED)
-        && findings.standing("Degraded", &previous.conditions).is_none();
+    let is_made =
+        findings.problems.iter().all(is_beside) && findings.standing("Degraded", &previous.conditions).is_none();
     let mut findings = findings.clone();
     findings.problems.extend(without_pods(seen, &workers, wanted));
     let status = DaskWorkerGroupStatus {
@@ -111,6 +114,11 @@ pub(super) fn worker_group(seen: &Snapshot, findings: &Findings) -> Value {
         label_selector: Some(worker_selector(&cluster, &seen.subject.metadata.name)),
     };
     json!(status)
+}
+
+/// Whether a problem keeps nothing from being made.
+fn is_beside(problem: &Problem) -> bool {
+    [OUTDATED, UNKNOWN_FIELD].contains(&problem.reason)
 }
 
 pub(super) fn previous<T: serde::de::DeserializeOwned + Default>(seen: &Snapshot) -> T {

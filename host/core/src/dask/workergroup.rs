@@ -10,7 +10,7 @@ use super::{
     allocation::Room,
     cluster, cluster_key, cluster_kind, decode_spec, deployment_kind, field_manager,
     metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata, WORKER_GROUP_NAME_LABEL},
-    pod_spec::pod_spec,
+    pod_spec::{pod_spec, with_variables},
     pods::{self, Pods},
     removal::{Reach, Removal, Surplus, shrink},
     service_kind,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     contract::{EventNote, EventSeverity},
-    names::check_dns_label,
+    names::check_label_value,
     object::{NamespacedName, Object},
     ownership::maker,
     plugin::PLUGIN_LABEL,
@@ -66,8 +66,9 @@ pub(super) fn reconcile(seen: &Snapshot, environment: &Environment) -> Wanted {
 
 fn checked_spec(subject: &Object) -> Result<DaskWorkerGroupSpec, Problem> {
     let group = subject.metadata.name.as_str();
-    check_dns_label(group).map_err(|error| {
-        let remedy = "make it anew under a name that is a DNS label of at most 63 characters, because workers carry it as a label";
+    // As a name of an object it has no other characters than a label's value may have.
+    check_label_value(group).map_err(|error| {
+        let remedy = "make it anew under a name of at most 63 characters, because workers carry it as a label";
         Problem::permanent("InvalidName", format!("DaskWorkerGroup {group}: metadata.name {error}; {remedy}"))
     })?;
     let spec: DaskWorkerGroupSpec = decode_spec(subject)?;
@@ -91,12 +92,13 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
     let update = rolling(&seen.subject, spec.update_strategy.as_ref())?;
     let replicas = spec.worker.replicas;
     let on_new_template = if update.is_some() { OnNewTemplate::Replace } else { OnNewTemplate::Leave };
+    let (pod, unknown_fields) = pod_spec(seen, "spec.worker.spec", &spec.worker.spec);
     let deployments = seen.children.iter().filter(|child| child.kind.same_kind(&deployment_kind()));
     let live: BTreeMap<_, _> = deployments.map(|live| (live.metadata.name.as_str(), live.as_ref())).collect();
     let exists = |name: &&str| live.contains_key(name);
     let pods = LazyCell::new(|| Pods::of(seen, Some("worker")));
     let worker = |name: &str| {
-        let child = worker(seen, &spec, cluster, environment, name, on_new_template);
+        let child = worker(seen, &spec, &pod, cluster, environment, name, on_new_template);
         match on_new_template {
             OnNewTemplate::Leave => corrected(child, live.get(name).copied(), &pods),
             OnNewTemplate::Replace | OnNewTemplate::Apply | OnNewTemplate::Renew => child,
@@ -145,7 +147,12 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
         calls,
         events: lost_record.into_iter().chain(removal.events).collect(),
         requeue_after: [removal.requeue_after, next_batch].into_iter().flatten().min(),
-        findings: Findings { problems: removal.problems, unknown: removal.unknown, facts, ..Findings::default() },
+        findings: Findings {
+            problems: removal.problems.into_iter().chain(unknown_fields).collect(),
+            unknown: removal.unknown,
+            facts,
+            ..Findings::default()
+        },
         ..Wanted::default()
     })
 }
@@ -269,6 +276,7 @@ fn is_first_revision(deployment: &Object) -> bool {
 fn worker(
     seen: &Snapshot,
     spec: &DaskWorkerGroupSpec,
+    pod: &Value,
     cluster: &Object,
     environment: &Environment,
     name: &str,
@@ -286,7 +294,7 @@ fn worker(
 
     let address = scheduler_address(&spec.cluster, group.namespace.as_deref(), environment);
     let variables = [("DASK_WORKER_NAME", name), ("DASK_SCHEDULER_ADDRESS", address.as_str())];
-    let pod = pod_spec(&spec.worker.spec, &variables);
+    let pod = with_variables(pod, &variables);
     let object = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",

@@ -308,7 +308,20 @@ fn problem(handler: &HandlerName, error: &WriteError) -> Problem {
         WriteError::Foreign { object, .. } => {
             Problem::passing(error.kind(), format!("{handler}: {error}")).until(object.clone())
         }
-        _ => Problem::passing(error.kind(), format!("{handler}: {error}")),
+        _ => Problem::passing(error.kind(), format!("{handler}: {error}{}", remedy(error))),
+    }
+}
+
+/// What the author of a handler can do where server-side apply itself refuses a child.
+fn remedy(error: &WriteError) -> &'static str {
+    match error {
+        WriteError::Refused { message, .. } if message.contains("field not declared in schema") => {
+            "; this kind has no such field: correct its name or its place in the handler's answer"
+        }
+        WriteError::Refused { message, .. } if message.contains("duplicate entries for key") => {
+            "; give it once in the handler's answer"
+        }
+        _ => "",
     }
 }
 
@@ -329,5 +342,29 @@ impl std::fmt::Debug for MountedHandler {
             .field("name", &self.name)
             .field("subject", &self.subject.kind)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::{NamespacedName, ObjectKey};
+
+    /// In the words of Kubernetes 1.36.
+    #[test]
+    fn an_author_hears_what_apply_itself_refuses_by_path_and_with_the_remedy() {
+        for (words, says) in [
+            (".data2: field not declared in schema", "correct its name or its place in the handler's answer"),
+            (".spec.ports: duplicate entries for key [port=1]", "give it once in the handler's answer"),
+            ("spec.type: Unsupported value", ""),
+        ] {
+            let kind = GroupVersionKind::new("", "v1", "Service");
+            let object = ObjectKey { kind, at: NamespacedName::new("n", "a") };
+            let message = format!("failed to create typed patch object (n/a; /v1, Kind=Service): {words}");
+            let error = WriteError::Refused { object, code: 500, reason: String::new(), message, fields: Vec::new() };
+            let handler = HandlerName { plugin: "p".to_owned(), handler: "h".to_owned() };
+            let told = problem(&handler, &error).message;
+            assert!(told.contains(words) && told.ends_with(says), "{told}");
+        }
     }
 }

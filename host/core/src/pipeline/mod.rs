@@ -248,6 +248,7 @@ impl Pipeline<'_> {
             related: std::collections::BTreeMap::new(),
             outdated: None,
             replies: Replies::default(),
+            known_fields: self.observed.known_fields(),
             facts: serde_json::Value::Null,
             now,
         }

@@ -76,6 +76,7 @@ fn a_runner_that_vanished_from_our_watches_may_have_ended_or_only_lost_a_label()
             related: BTreeMap::new(),
             outdated: None,
             replies: Replies::default(),
+            known_fields: Arc::default(),
             facts: Value::Null,
             now: START,
         };

@@ -5,6 +5,7 @@ use dask_wasm_operator_core::{
     object::NamespacedName,
     pipeline::{Handler, SubjectState},
     ports::Observed,
+    schema::{KnownFields, Schema},
 };
 use serde_json::json;
 
@@ -395,4 +396,25 @@ fn a_runner_that_never_ran_is_made_anew_from_the_corrected_job_and_the_job_goes_
         world.ends("Succeeded", 0);
         assert_eq!(world.job_status(), "Successful");
     }
+}
+
+#[test]
+fn a_field_that_the_api_server_does_not_know_is_told_and_the_job_runs_without_it() {
+    let mut job = simple();
+    job["spec"]["job"]["spec"]["containers"][0]["imagePullSecrets"] = json!([{"name": "pull"}]);
+    let container = json!({"properties": {"name": {}, "image": {}, "args": {}, "command": {}, "env": {}}});
+    let pod = json!({"properties": {"containers": {"items": container}, "restartPolicy": {}}});
+    let pod = Schema::new(serde_json::from_value(pod).unwrap(), |_| None);
+    let mut world = World::new(job);
+    world.cluster = world.cluster.that_knows(KnownFields { pod: Some(pod), service: None });
+    world.settle();
+    let runner = world.runner().unwrap();
+    assert!(runner["spec"]["containers"][0].get("imagePullSecrets").is_none(), "{runner}");
+    assert_eq!(world.job_status(), "ClusterCreated");
+    assert!(world.was_told("UnknownField: DaskJob simple-job: "));
+    assert!(world.was_told("spec.job.spec.containers[0].imagePullSecrets"));
+    world.runs();
+    world.ends("Succeeded", 0);
+    assert!(world.settle().findings.problems.is_empty(), "it is over");
+    assert_eq!(world.job_status(), "Successful");
 }

@@ -10,6 +10,7 @@ use dask_wasm_operator_core::{
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     ports::{Observed, Pending, Writes},
+    schema::KnownFields,
     time::rfc3339,
 };
 use serde_json::json;
@@ -49,6 +50,7 @@ struct State {
     unserved: Option<&'static str>,
     /// No pods can be made, for what these words say.
     without_pods: Option<String>,
+    known_fields: Arc<KnownFields>,
 }
 
 impl Kubernetes {
@@ -113,6 +115,11 @@ impl Kubernetes {
     /// The Deployments' controller can't make pods, for what these words say; none: it can.
     pub(crate) fn without_pods(&self, words: Option<&str>) {
         self.state().without_pods = words.map(str::to_owned);
+    }
+
+    /// The API server says that it knows these fields.
+    pub(crate) fn know(&self, fields: KnownFields) {
+        self.state().known_fields = Arc::new(fields);
     }
 
     pub(crate) fn accept(&self) {
@@ -199,6 +206,10 @@ impl Observed for Kubernetes {
 
     fn has_status(&self, kind: &GroupVersionKind) -> bool {
         self.cluster.has_status(kind)
+    }
+
+    fn known_fields(&self) -> Arc<KnownFields> {
+        Arc::clone(&self.state().known_fields)
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::world::{World, cluster, image, rolling};
 
 /// What a pod runs, by the name of its Deployment: whatever changes it restarts the pod.
-fn pods(world: &World) -> BTreeMap<String, (Value, Value)> {
+pub(crate) fn pods(world: &World) -> BTreeMap<String, (Value, Value)> {
     let objects = world.kubernetes.cluster.objects();
     let deployments = objects.iter().filter(|object| object.kind.kind == "Deployment").map(|object| object.to_value());
     deployments

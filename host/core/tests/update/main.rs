@@ -8,4 +8,5 @@ mod left_alone;
 mod never_ran;
 mod refused;
 mod rolling;
+mod unknown;
 mod world;

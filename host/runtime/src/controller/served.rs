@@ -30,6 +30,18 @@ impl Controller {
         drop(inner);
         self.woken.notify_one();
     }
+
+    /// Looks at every subject of the native reconcilers.
+    pub(crate) fn look_at_everything(&self) {
+        let mut inner = self.lock();
+        for reconciler in Reconciler::ALL {
+            for subject in self.surroundings.index.list(&reconciler.subject()) {
+                inner.queue.wake(Work::Reconcile(reconciler), subject.at(), self.millis());
+            }
+        }
+        drop(inner);
+        self.woken.notify_one();
+    }
 }
 
 impl Inner {

@@ -105,11 +105,12 @@ async fn check(site: &Site) -> Result<(), Failure> {
         findings.push(report::definition(&name, &definition));
     }
     findings.extend(python_operators(site).await?);
+    let known = site.known_fields().await;
     let mut count = 0;
     for kind in Kind::DASK {
         let objects = site.list(kind).await?;
         count += objects.len();
-        findings.extend(objects.iter().flat_map(report::dask_object));
+        findings.extend(objects.iter().flat_map(|object| report::dask_object(object, &known)));
     }
     let attention = findings.iter().filter(|finding| finding.needs_attention).count();
     let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();

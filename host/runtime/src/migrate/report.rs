@@ -3,8 +3,10 @@
 use std::fmt::{self, Display};
 
 use dask_wasm_operator_core::{
-    names::check_dns_label,
+    dask::unknown_fields,
+    names::{check_dns_label, check_label_value},
     pipeline::KOPF_FINALIZER,
+    schema::KnownFields,
     text::{STATUS_BYTES, line},
 };
 use serde_json::Value;
@@ -68,8 +70,8 @@ pub(super) fn definition(name: &str, definition: &Definition) -> Finding {
     }
 }
 
-/// About an object of Dask, if there is anything to say.
-pub(super) fn dask_object(object: &Value) -> Vec<Finding> {
+/// About an object of Dask, if there is anything to say. `known`: which fields the API server knows.
+pub(super) fn dask_object(object: &Value, known: &KnownFields) -> Vec<Finding> {
     let title = || name(object);
     let mut findings = Vec::new();
     if items(object, "/metadata/finalizers").any(|finalizer| finalizer == KOPF_FINALIZER) {
@@ -78,7 +80,7 @@ pub(super) fn dask_object(object: &Value) -> Vec<Finding> {
     match text(object, "/kind") {
         "DaskCluster" => findings.extend(service_name(object, "its Service")),
         "DaskWorkerGroup" => {
-            if let Err(problem) = check_dns_label(text(object, "/metadata/name")) {
+            if let Err(problem) = check_label_value(text(object, "/metadata/name")) {
                 let message =
                     format!("its workers can't carry its name as a label: it {problem}; make it anew by another name");
                 findings.push(attention(title(), message));
@@ -93,6 +95,11 @@ pub(super) fn dask_object(object: &Value) -> Vec<Finding> {
             }
         }
         _ => {}
+    }
+    if let Some(fields) = unknown_fields(text(object, "/kind"), object, known) {
+        let message =
+            format!("has what the API server does not know, which is left out, as by the Python operator: {fields}");
+        findings.push(fine(title(), &message));
     }
     findings
 }
@@ -158,6 +165,7 @@ mod tests {
     fn jobs_that_run_go_on_and_names_that_are_too_long_need_attention() {
         let job =
             |status: Value| json!({"kind": "DaskJob", "metadata": {"name": "j", "namespace": "n"}, "status": status});
+        let dask_object = |object: &Value| dask_object(object, &KnownFields::default());
         assert!(dask_object(&job(json!({"jobStatus": "Successful"}))).is_empty());
         let running = dask_object(&job(json!({"jobStatus": "Running"})));
         assert!(!running[0].needs_attention && running[0].message.contains("(Running)"), "{running:?}");
@@ -168,7 +176,7 @@ mod tests {
         for (kind, longest) in [("DaskCluster", 53), ("DaskJob", 53), ("DaskWorkerGroup", 63)] {
             assert!(named(kind, &"x".repeat(longest)).is_empty(), "{kind}");
             assert!(named(kind, &"x".repeat(longest + 1))[0].needs_attention, "{kind}");
-            assert!(named(kind, "with.dot")[0].needs_attention, "{kind}");
+            assert_eq!(named(kind, "with.dot").is_empty(), kind == "DaskWorkerGroup", "{kind}");
         }
     }
 
@@ -176,10 +184,37 @@ mod tests {
     fn a_finalizer_is_no_work_for_anybody() {
         let held =
             json!({"kind": "DaskCluster", "metadata": {"name": "c", "namespace": "n", "finalizers": [KOPF_FINALIZER]}});
-        let findings = dask_object(&held);
+        let findings = dask_object(&held, &KnownFields::default());
         assert_eq!(
             findings[0].to_string(),
             "fine       DaskCluster n/c: has kopf's finalizer, which the takeover removes"
         );
+    }
+
+    #[test]
+    fn fields_that_the_api_server_does_not_know_are_named() {
+        let container = json!({"name": "a", "imagePullSecrets": [{"name": "pull"}]});
+        let pod = json!({"containers": [container]});
+        let cluster = json!({"scheduler": {"spec": pod, "service": {"port": 1}}, "worker": {"spec": pod}});
+        let object =
+            |kind: &str, spec: Value| json!({"kind": kind, "metadata": {"name": "x", "namespace": "n"}, "spec": spec});
+        let known = dask_wasm_operator_api::known_fields();
+        let of = |kind: &str, spec: Value| dask_object(&object(kind, spec), &known).remove(0);
+        let finding = of("DaskCluster", cluster.clone());
+        let unknown = [
+            "spec.scheduler.spec.containers[0].imagePullSecrets",
+            "spec.scheduler.service.port",
+            "spec.worker.spec.containers[0].imagePullSecrets",
+        ];
+        assert!(finding.message.ends_with(&unknown.join(", ")) && !finding.needs_attention, "{finding}");
+        let finding = of("DaskWorkerGroup", json!({"worker": {"spec": pod}}));
+        assert!(finding.message.ends_with(": spec.worker.spec.containers[0].imagePullSecrets"), "{finding}");
+        let mut job = object("DaskJob", json!({"job": {"spec": pod}, "cluster": {"spec": cluster}}));
+        job["status"] = json!({"jobStatus": "Successful"});
+        let finding = dask_object(&job, &known).remove(0);
+        for path in unknown.map(|path| format!("spec.cluster.{path}")) {
+            assert!(finding.message.contains(&path), "{finding}");
+        }
+        assert!(finding.message.contains(": spec.job.spec.containers[0].imagePullSecrets,"), "{finding}");
     }
 }

@@ -7,10 +7,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use dask_wasm_operator_api::{crds, schemas};
+use dask_wasm_operator_api::{crds, known_fields, schemas};
 use dask_wasm_operator_cluster::{
     client::Clients, crds::installed, discovery::Discovery, lease::LeaseSettings, outdated::outdated,
+    published::PublishedFields,
 };
+use dask_wasm_operator_core::schema::KnownFields;
 use kube::{
     Api,
     api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
@@ -109,6 +111,15 @@ impl Site {
 
     fn within(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
         Api::namespaced_with(self.clients.unary.clone(), namespace, &kind.resource())
+    }
+
+    /// Which fields the API server knows; if it does not say so, those of the Kubernetes version that this release is built for.
+    pub(super) async fn known_fields(&self) -> KnownFields {
+        let published = PublishedFields::new(self.clients.unary.clone());
+        match published.refresh().await {
+            Ok(_) => published.known().as_ref().clone(),
+            Err(_) => known_fields(),
+        }
     }
 
     /// All objects of a kind; none where the cluster does not know it.

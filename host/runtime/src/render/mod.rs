@@ -7,6 +7,7 @@ mod output;
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use anyhow::{Context as _, bail};
+use dask_wasm_operator_api::known_fields;
 use dask_wasm_operator_core::{
     dask::{Environment, Reconciler},
     memory::MemoryCluster,
@@ -42,7 +43,7 @@ pub(crate) fn render(arguments: RenderArgs) -> Result<(), Failure> {
     let plugins: Vec<_> = plugins.iter().map(|files| Ok((files, plugin(files)?))).collect::<anyhow::Result<_>>()?;
     plugins.iter().for_each(|(_, (_, spec))| kinds.assume_granted(spec));
     let handlers = load(&plugins, &kinds)?;
-    let cluster = MemoryCluster::new(kinds.resources(), &rfc3339(NOW));
+    let cluster = MemoryCluster::new(kinds.resources(), &rfc3339(NOW)).that_knows(known_fields());
     for (file, object) in manifests.objects {
         let text = |field: &str| object.get(field).and_then(serde_json::Value::as_str).unwrap_or_default();
         let kind = GroupVersionKind::from_api_version(text("apiVersion"), text("kind"));

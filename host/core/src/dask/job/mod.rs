@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 pub(super) use self::record::{ACTIVE_SINCE, FAILED_AT, FAILED_ATTEMPTS};
 use self::stage::{Attempt, Decision, Job, Stage, has_begun, previous_status, runner_name};
-use super::{Environment, cluster_kind, pod_kind, pods::PodStatus};
+use super::{Environment, cluster_kind, pod_kind, pod_spec::pod_spec, pods::PodStatus};
 use crate::{
     contract::{EventNote, EventSeverity},
     object::Object,
@@ -87,15 +87,18 @@ impl<'a> Job<'a> {
 
     fn wanted(&self, environment: &Environment) -> Wanted {
         let Decision { stage, record, problem } = self.decide();
+        let (pod, unknown_fields) = pod_spec(self.seen, "spec.job.spec", &self.spec.job.spec);
         if matches!(stage, Stage::Runs) && self.idle_runner().is_some() && self.seen.outdated.is_none() {
-            let drafts = vec![objects::runner(&self.seen.subject, &self.spec, environment)];
+            let drafts = vec![objects::runner(&self.seen.subject, &self.spec, &pod, environment)];
             return Wanted { drafts, ..Wanted::default() };
         }
+        let is_made = matches!(stage, Stage::Runs | Stage::Waits(_));
+        let problems = problem.into_iter().chain(unknown_fields.filter(|_| is_made)).collect();
         let mut wanted = Wanted {
             subject: record.patch(&self.seen.subject),
-            children: self.children(&stage, environment),
+            children: self.children(&stage, &pod, environment),
             requeue_after: self.deadline(&record).and_then(|deadline| self.until(deadline)),
-            findings: problem.map(Findings::from).unwrap_or_default(),
+            findings: Findings { problems, ..Findings::default() },
             ..Wanted::default()
         };
         match stage {
@@ -137,12 +140,12 @@ impl<'a> Job<'a> {
         Some(ended.saturating_add(u64::from(self.spec.ttl_seconds_after_finished?) * 1000))
     }
 
-    fn children(&self, stage: &Stage, environment: &Environment) -> Option<Vec<WantedChild>> {
+    fn children(&self, stage: &Stage, pod: &Value, environment: &Environment) -> Option<Vec<WantedChild>> {
         let job = &self.seen.subject;
         let (live_cluster, live_runner) = (self.live_cluster(), self.live_runner());
         let cluster = || objects::cluster(job, &self.spec, live_cluster.map(Arc::as_ref), environment);
         let runner = || {
-            let runner = objects::runner(job, &self.spec, environment);
+            let runner = objects::runner(job, &self.spec, pod, environment);
             if self.renews_runner() { WantedChild { on_new_template: OnNewTemplate::Renew, ..runner } } else { runner }
         };
         let of = |with_cluster: bool, with_runner: bool| {

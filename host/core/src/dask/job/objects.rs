@@ -7,7 +7,7 @@ use crate::{
     dask::{
         Reconciler, field_manager,
         metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata},
-        pod_spec::pod_spec,
+        pod_spec::with_variables,
         replicas::Copied,
         workergroup::scheduler_address,
     },
@@ -43,13 +43,14 @@ pub(super) fn cluster(
     copied.write(WantedChild::new("cluster", object), live, &field_manager(Reconciler::Job))
 }
 
-pub(super) fn runner(job: &Object, spec: &DaskJobSpec, environment: &Environment) -> WantedChild {
+/// `pod`: its spec as it can be applied.
+pub(super) fn runner(job: &Object, spec: &DaskJobSpec, pod: &Value, environment: &Environment) -> WantedChild {
     let name = job.metadata.name.as_str();
     let metadata = metadata(job, spec.job.metadata.as_ref(), environment)
         .reserve([(COMPONENT_LABEL, "job-runner")])
         .without_istio();
     let address = scheduler_address(name, job.metadata.namespace.as_deref(), environment);
-    let pod = pod_spec(&spec.job.spec, &[("DASK_SCHEDULER_ADDRESS", &address)]);
+    let pod = with_variables(pod, &[("DASK_SCHEDULER_ADDRESS", &address)]);
     let object =
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata.named(&runner_name(name)), "spec": pod});
     WantedChild::new("runner", object)

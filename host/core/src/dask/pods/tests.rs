@@ -118,6 +118,7 @@ fn available(reconciler: Reconciler, deployments: &[Value], pods: &[Value]) -> (
         related: [(PODS, pods.iter().map(summarized).collect())].into(),
         outdated: None,
         replies: Replies::default(),
+        known_fields: Arc::default(),
         facts: Value::Null,
         now: 0,
     };

@@ -1,5 +1,6 @@
 //! DaskClusters and DaskWorkerGroups on a real API server.
 
+mod accepted;
 mod creation;
 mod groups;
 mod pods;
