@@ -26,6 +26,11 @@ impl Backoff {
         doubled.mul_f64(0.5 + random_fraction() / 2.0)
     }
 
+    /// Failures since it was started again.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// Starts again from the first wait.
     pub fn reset(&mut self) {
         self.failures = 0;

@@ -16,12 +16,18 @@ use kube::{
     core::discovery::v2::ACCEPT_AGGREGATED_DISCOVERY_V2,
 };
 use thiserror::Error;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
 
 use crate::request::{Call, RequestError, TOTAL_DEADLINE};
 
 /// The server is asked again at most this often: a kind that is missing is asked for by every object that needs it.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often the server is asked at start for kinds that are about to be served.
+const AWAIT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A kind that is served, with all its names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,9 +178,26 @@ impl Discovery {
     /// When the server can't be asked; what was known before stays.
     pub async fn refresh(&self) -> Result<bool, RequestError> {
         let mut asked = self.asked.lock().await;
-        if asked.elapsed() < REFRESH_INTERVAL {
-            return Ok(false);
+        if asked.elapsed() < REFRESH_INTERVAL { Ok(false) } else { self.ask_again(&mut asked).await }
+    }
+
+    /// Waits until these kinds are served, at most for so long. Answers those that are not.
+    pub async fn await_kinds(&self, kinds: &[GroupVersionKind], patience: Duration) -> Vec<GroupVersionKind> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let table = self.table();
+            let missing: Vec<_> = kinds.iter().filter(|kind| table.get(kind).is_none()).cloned().collect();
+            if missing.is_empty() || Instant::now() >= deadline {
+                return missing;
+            }
+            sleep(AWAIT_INTERVAL).await;
+            if let Err(error) = self.ask_again(&mut *self.asked.lock().await).await {
+                tracing::debug!(%error, "whether the kinds are served can't be seen");
+            }
         }
+    }
+
+    async fn ask_again(&self, asked: &mut Instant) -> Result<bool, RequestError> {
         *asked = Instant::now();
         let table = Arc::new(ask(&self.client).await?);
         let changed = *self.table() != *table;
@@ -222,6 +245,16 @@ fn served_kind(group: &str, version: &str, resource: APIResourceDiscovery) -> Op
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        convert::Infallible,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+    use tower::service_fn;
+
     use super::*;
 
     fn served(group: &str, version: &str, kind: &str, plural: &str, singular: &str, short: &[&str]) -> ServedKind {
@@ -280,6 +313,36 @@ mod tests {
             "events is served by several groups: Event/v1, Event.events.k8s.io/v1; name one of them in `group`"
         );
         assert_eq!(resolve(Some(""), None, "events").unwrap(), "Event/v1");
+    }
+
+    /// A server that serves the kind `Late` from the n-th time on that it is asked, and fails the first time after the start.
+    fn late_server(from: usize) -> Client {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let answer = move |request: Request<Body>| {
+            let is_groups = request.uri().path() == "/apis";
+            let before = asked.fetch_add(usize::from(is_groups), Ordering::Relaxed);
+            let late = json!({"metadata": {"name": "x.io"}, "versions": [{"version": "v1", "resources": [{
+                "resource": "lates", "responseKind": {"kind": "Late"}, "scope": "Namespaced", "verbs": ["get"]}]}]});
+            let items = if is_groups && before >= from { vec![late] } else { vec![] };
+            let status = if is_groups && before == 1 { 503 } else { 200 };
+            let body = json!({"kind": "APIGroupDiscoveryList", "metadata": {}, "items": items}).to_string();
+            let response = Response::builder().status(status).body(Body::from(body.into_bytes())).unwrap();
+            async move { Ok::<_, Infallible>(response) }
+        };
+        Client::new(service_fn(answer), "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn kinds_that_are_about_to_be_served_are_waited_for_and_not_for_ever() {
+        let late = GroupVersionKind::new("x.io", "v1", "Late");
+        let patience = Duration::from_secs(60);
+        for (from, missing, seconds) in [(0, 0, 0..1), (2, 0, 2..3), (30, 0, 30..31), (1_000, 1, 60..61)] {
+            let discovery = Discovery::start(late_server(from)).await.unwrap();
+            let begun = Instant::now();
+            let left = discovery.await_kinds(&[late.clone()], patience).await;
+            assert_eq!(left.len(), missing, "{from}");
+            assert!(seconds.contains(&begun.elapsed().as_secs()), "{from}: {:?}", begun.elapsed());
+        }
     }
 
     #[test]

@@ -1,16 +1,20 @@
 //! One request and its answer, with a deadline. Retrying is the caller's business: only it knows what may be sent twice.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
-use dask_wasm_operator_core::error::chain;
-use http::{Method, Request, StatusCode, header};
+use dask_wasm_operator_core::{error::chain, object::WireObject};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
 use kube::{Client, client::Body, core::Status};
 use serde::Deserialize;
 use thiserror::Error;
 
 /// How long any request may take, its retries included.
 pub(crate) const TOTAL_DEADLINE: Duration = Duration::from_secs(15);
+
+/// The largest answer: more than a page of objects that are as large as etcd takes them.
+const LARGEST: usize = 1 << 30;
 
 /// The longest wait that a server can ask of us.
 const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(30);
@@ -42,6 +46,11 @@ impl RequestError {
             Self::Status(status) | Self::TryAgain(status, _) => status.code,
             Self::Transport(_) | Self::Timeout(_) | Self::Decode(_) => 0,
         }
+    }
+
+    /// From what stands in the place of an event of a watch.
+    pub(crate) fn in_stream(status: Status) -> Self {
+        Self::from_status(status, None)
     }
 
     /// From an error of kube's client.
@@ -83,6 +92,16 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// Reads the object in the answer, whatever is in it.
+    pub(crate) fn object(&self) -> Result<WireObject, RequestError> {
+        WireObject::read_bytes(&self.body).map_err(|error| RequestError::Decode(error.to_string()))
+    }
+
+    /// The answer as it came.
+    pub(crate) fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.body)
+    }
+
     /// Decodes the answer.
     pub(crate) fn decode<'a, T: Deserialize<'a>>(&'a self) -> Result<T, RequestError> {
         serde_json::from_slice(&self.body).map_err(|error| RequestError::Decode(error.to_string()))
@@ -115,6 +134,15 @@ impl<'a> Call<'a> {
 
     /// Sends the request once.
     pub(crate) async fn send(&self, client: &Client, deadline: Duration) -> Result<Answer, RequestError> {
+        let exchange = async {
+            let body = whole(self.open(client).await?.into_body()).await?;
+            Ok(Answer { body })
+        };
+        tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(RequestError::Timeout(deadline)))
+    }
+
+    /// Sends the request once, and answers a success with what is still to come of it.
+    pub(crate) async fn open(&self, client: &Client) -> Result<Response<Body>, RequestError> {
         let request = Request::builder()
             .method(self.method.clone())
             .uri(self.path)
@@ -122,26 +150,28 @@ impl<'a> Call<'a> {
             .header(header::ACCEPT, self.accept)
             .body(Body::from(self.body.clone()))
             .map_err(|error| RequestError::Transport(error.to_string()))?;
-        let exchange = async {
-            let response = client.send(request).await.map_err(RequestError::from_kube)?;
-            let (head, body) = response.into_parts();
-            let body = body.collect_bytes().await.map_err(RequestError::from_kube)?;
-            if head.status.is_success() {
-                return Ok(Answer { body });
-            }
-            let retry_after = head
-                .headers
-                .get(header::RETRY_AFTER)
-                .and_then(|value| value.to_str().ok()?.parse().ok())
-                .map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_LIMIT));
-            // Proxies between us and the server answer with text or HTML.
-            let mut status = serde_json::from_slice::<Status>(&body)
-                .unwrap_or_else(|_| Status::failure(String::from_utf8_lossy(&body).trim(), ""));
-            status.code = head.status.as_u16();
-            Err(RequestError::from_status(status, retry_after))
-        };
-        tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(RequestError::Timeout(deadline)))
+        let response = client.send(request).await.map_err(RequestError::from_kube)?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let (head, body) = response.into_parts();
+        let body = whole(body).await?;
+        let retry_after = head
+            .headers
+            .get(header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_LIMIT));
+        // Proxies between us and the server answer with text or HTML.
+        let mut status = serde_json::from_slice::<Status>(&body)
+            .unwrap_or_else(|_| Status::failure(String::from_utf8_lossy(&body).trim(), ""));
+        status.code = head.status.as_u16();
+        Err(RequestError::from_status(status, retry_after))
     }
+}
+
+async fn whole(body: Body) -> Result<Bytes, RequestError> {
+    let collected = Limited::new(body, LARGEST).collect().await;
+    Ok(collected.map_err(|error| RequestError::Transport(chain(&*error)))?.to_bytes())
 }
 
 #[cfg(test)]

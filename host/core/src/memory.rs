@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
     dask::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, pod_kind, pod_summary_kind, summary},
-    fields::{fields_of, held_part, hex},
+    fields::{fields_of, fingerprint, held_part, hex},
     inheritance::inherited,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     ownership::is_of_author,
@@ -59,6 +59,14 @@ struct Stored {
     applied: Vec<(String, ApplyTarget, Value)>,
     seen: Arc<Object>,
     generation: i64,
+    /// Fingerprint of the specification that has this generation.
+    spec: Option<u64>,
+}
+
+impl Stored {
+    fn new(given: Value, seen: Object) -> Self {
+        Self { given, applied: Vec::new(), seen: Arc::new(seen), generation: 0, spec: None }
+    }
 }
 
 impl MemoryCluster {
@@ -93,7 +101,7 @@ impl MemoryCluster {
         // Whatever version is given, an object is stored once.
         let key = ObjectKey { kind: resource.kind, at: NamespacedName { namespace, name } };
         let mut objects = self.lock();
-        let stored = Stored { given: object, applied: Vec::new(), seen: Arc::new(placeholder(&key)?), generation: 0 };
+        let stored = Stored::new(object, placeholder(&key)?);
         objects.stored.insert(key.clone(), stored);
         self.refresh(&mut objects, &key)?;
         Ok(key)
@@ -178,8 +186,7 @@ impl MemoryCluster {
         match (&apply.precondition, &live) {
             (Precondition::Absent, None) => {
                 let seen = placeholder(key).map_err(|message| refused(key, message))?;
-                let stored = Stored { given: Value::Null, applied: Vec::new(), seen: Arc::new(seen), generation: 0 };
-                objects.stored.insert(key.clone(), stored);
+                objects.stored.insert(key.clone(), Stored::new(Value::Null, seen));
             }
             (Precondition::Absent, Some(live)) if is_of_author(apply, live) => return Err(stale("it exists already")),
             (Precondition::Absent, Some(_)) => {
@@ -283,9 +290,10 @@ impl MemoryCluster {
         for (_, _, body) in &stored.applied {
             lay_over(&mut object, body, by_keys);
         }
-        let spec = stored.seen.field::<Value>("spec").and_then(Result::ok);
-        if stored.generation == 0 || spec.as_ref() != object.get("spec") {
+        let spec = object.get("spec").map(fingerprint);
+        if stored.generation == 0 || stored.spec != spec {
             stored.generation += 1;
+            stored.spec = spec;
         }
         object["apiVersion"] = json!(key.kind.api_version());
         object["kind"] = json!(key.kind.kind);

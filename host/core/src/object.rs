@@ -5,18 +5,18 @@
 
 mod depth;
 mod top_fields;
+mod unreadable;
+mod wire;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error as _, MapAccess, Visitor},
-    ser::SerializeMap,
-};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Map, Value, json, value::RawValue};
 
 pub use depth::{DEEPEST, nests_deeper};
 pub use top_fields::TopFields;
+pub use unreadable::Unreadable;
+pub use wire::WireObject;
 
 /// Group, version and kind.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -229,22 +229,25 @@ pub struct Object {
     pub fields: TopFields,
     /// Entries of `metadata.managedFields`.
     pub managed_fields: Vec<ManagedFields>,
+    /// Why nothing may be concluded from the rest: the object is there, and not all of it can be read.
+    pub unreadable: Option<Box<Unreadable>>,
 }
 
 impl Object {
     /// Gives a decoded object its kind: items of a list don't carry one.
     pub fn new(kind: Arc<GroupVersionKind>, wire: WireObject) -> Self {
-        Self { kind, metadata: wire.metadata, fields: wire.fields, managed_fields: wire.managed_fields }
+        let WireObject { metadata, managed_fields, fields, unreadable, .. } = wire;
+        Self { kind, metadata, fields, managed_fields, unreadable }
     }
 
     /// From a whole object, `apiVersion` and `kind` included.
     ///
     /// # Errors
-    /// When it is not an object with `apiVersion`, `kind` and metadata of the right types.
+    /// When it is not a JSON object.
     pub fn from_value(value: &Value) -> Result<Self, serde_json::Error> {
         let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
         let kind = GroupVersionKind::from_api_version(text("apiVersion"), text("kind"));
-        Ok(Self::new(Arc::new(kind), serde_json::from_str(&value.to_string())?))
+        Ok(Self::new(Arc::new(kind), WireObject::read(&value.to_string())?))
     }
 
     /// Kind, namespace and name.
@@ -296,6 +299,11 @@ impl Object {
             .find(|entry| entry.manager == manager && entry.operation == "Apply" && entry.subresource == subresource)
     }
 
+    /// Whether its metadata prove whose it is.
+    pub fn has_readable_metadata(&self) -> bool {
+        !self.unreadable.as_ref().is_some_and(|unreadable| unreadable.is_in_metadata())
+    }
+
     /// Whether the object is on its way out.
     pub fn is_being_deleted(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
@@ -332,96 +340,6 @@ impl Serialize for Object {
     }
 }
 
-/// An object as it comes over the wire, in a list (where items carry no kind) or alone.
-#[derive(Clone, Debug, Default)]
-pub struct WireObject {
-    /// `apiVersion`, if it is there.
-    pub api_version: Option<String>,
-    /// `kind`, if it is there.
-    pub kind: Option<String>,
-    /// Metadata without `managedFields`.
-    pub metadata: Metadata,
-    /// Entries of `metadata.managedFields`.
-    pub managed_fields: Vec<ManagedFields>,
-    /// All other top-level fields.
-    pub fields: TopFields,
-}
-
-/// [`Metadata`] together with the one field that is kept apart.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct WireMetadata {
-    #[serde(default)]
-    managed_fields: Vec<ManagedFields>,
-    #[serde(default)]
-    name: String,
-    namespace: Option<String>,
-    #[serde(default)]
-    uid: String,
-    #[serde(default)]
-    resource_version: String,
-    generation: Option<i64>,
-    creation_timestamp: Option<String>,
-    deletion_timestamp: Option<String>,
-    labels: Option<BTreeMap<String, String>>,
-    annotations: Option<BTreeMap<String, String>>,
-    owner_references: Option<Vec<OwnerReference>>,
-    finalizers: Option<Vec<String>>,
-}
-
-impl<'de> Deserialize<'de> for WireObject {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ObjectVisitor;
-
-        impl<'de> Visitor<'de> for ObjectVisitor {
-            type Value = WireObject;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a Kubernetes object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<WireObject, A::Error> {
-                let mut object = WireObject::default();
-                let mut fields = Vec::new();
-                while let Some(name) = map.next_key::<String>()? {
-                    match name.as_str() {
-                        "apiVersion" => object.api_version = map.next_value()?,
-                        "kind" => object.kind = map.next_value()?,
-                        "metadata" => {
-                            let metadata: WireMetadata = map.next_value()?;
-                            object.managed_fields = metadata.managed_fields;
-                            object.metadata = Metadata {
-                                name: metadata.name,
-                                namespace: metadata.namespace,
-                                uid: metadata.uid,
-                                resource_version: metadata.resource_version,
-                                generation: metadata.generation,
-                                creation_timestamp: metadata.creation_timestamp,
-                                deletion_timestamp: metadata.deletion_timestamp,
-                                labels: metadata.labels.unwrap_or_default().into(),
-                                annotations: metadata.annotations.unwrap_or_default(),
-                                owner_references: metadata.owner_references.unwrap_or_default().into(),
-                                finalizers: metadata.finalizers.unwrap_or_default(),
-                            };
-                        }
-                        _ => {
-                            let value: Box<RawValue> = map.next_value()?;
-                            if nests_deeper(value.get(), DEEPEST - 1) {
-                                return Err(A::Error::custom(format!("{name} nests deeper than {DEEPEST} levels")));
-                            }
-                            fields.push((name, value));
-                        }
-                    }
-                }
-                object.fields = fields.into_iter().collect();
-                Ok(object)
-            }
-        }
-
-        deserializer.deserialize_map(ObjectVisitor)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -442,37 +360,9 @@ mod tests {
     }
 
     #[test]
-    fn null_maps_count_as_absent() {
-        let object: WireObject =
-            serde_json::from_str(r#"{"metadata": {"name": "a", "labels": null, "finalizers": null}, "spec": null}"#)
-                .unwrap();
-        assert_eq!(object.metadata.name, "a");
-        assert!(object.metadata.labels.is_empty());
-    }
-
-    #[test]
-    fn what_nests_deeper_than_anybody_can_decode_is_an_error() {
-        let object = |levels: usize| {
-            let (open, close) = ("[".repeat(levels), "]".repeat(levels));
-            serde_json::from_str::<WireObject>(&format!(r#"{{"metadata": {{"name": "a"}}, "spec": {open}{close}}}"#))
-        };
-        let deepest = Object::new(Arc::new(GroupVersionKind::new("", "v1", "A")), object(DEEPEST - 1).unwrap());
-        assert!(deepest.to_value()["spec"].is_array());
-        for levels in [DEEPEST, 10_000] {
-            let error = object(levels).unwrap_err().to_string();
-            assert!(error.contains("spec nests deeper than 100 levels"), "{error}");
-        }
-    }
-
-    #[test]
     fn a_field_that_can_not_be_decoded_is_null() {
-        let wire = serde_json::from_str(r#"{"metadata": {"name": "a"}, "spec": 1e999, "data": {}}"#).unwrap();
+        let wire = WireObject::read(r#"{"metadata": {"name": "a"}, "spec": 1e999, "data": {}}"#).unwrap();
         let value = Object::new(Arc::new(GroupVersionKind::new("", "v1", "A")), wire).to_value();
         assert_eq!((&value["spec"], &value["data"]), (&Value::Null, &json!({})));
-    }
-
-    #[test]
-    fn metadata_of_a_wrong_type_is_an_error() {
-        assert!(serde_json::from_str::<WireObject>(r#"{"metadata": {"name": 1}}"#).is_err());
     }
 }

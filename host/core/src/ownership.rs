@@ -34,7 +34,8 @@ impl Author<'_> {
     /// Whether the author made the object for the subject of this uid: what it may delete. The object itself proves it: the
     /// subject controls it, and the author's manager holds that owner reference. Nothing else sets one that it does not make.
     pub fn made(&self, object: &Object, subject_uid: &str) -> bool {
-        object.is_controlled_by(subject_uid)
+        object.has_readable_metadata()
+            && object.is_controlled_by(subject_uid)
             && object.applied_by(self.manager).is_some_and(|entry| holds_owner(entry, subject_uid))
             && self.other_maker(object).is_none()
     }

@@ -152,6 +152,9 @@ impl Planner<'_> {
         if live.is_being_deleted() {
             return; // Its end is an event, and then it is made anew.
         }
+        if let Some(problem) = Problem::with_other(&live) {
+            return plan.problems.push(problem);
+        }
         if !self.author.may_change(&live, &seen.subject.metadata.uid) {
             return plan.problems.push(self.foreign(seen, &object, &live));
         }
@@ -166,6 +169,9 @@ impl Planner<'_> {
         let (kind, name) = target(&child.object);
         let Some(resource) = (self.resource)(&kind) else { return plan.problems.push(not_served(&kind)) };
         let live = seen.child(&kind, name).filter(|live| !live.is_being_deleted());
+        if let Some(problem) = live.and_then(|live| Problem::with_other(live)) {
+            return plan.problems.push(problem);
+        }
         plan.children.extend(live.map(|live| Action::Inherit {
             resource,
             object: live.key(),
@@ -179,7 +185,8 @@ impl Planner<'_> {
     fn plan_renewal(&self, seen: &Snapshot, child: &WantedChild, plan: &mut Plan) {
         let (kind, name) = target(&child.object);
         let Some(resource) = (self.resource)(&kind) else { return plan.problems.push(not_served(&kind)) };
-        let is_ours = |live: &&Arc<Object>| self.author.made(live, &seen.subject.metadata.uid);
+        let is_ours =
+            |live: &&Arc<Object>| live.unreadable.is_none() && self.author.made(live, &seen.subject.metadata.uid);
         let live = seen.child(&kind, name).filter(is_ours).filter(|live| !live.is_being_deleted());
         plan.children.extend(live.map(|live| deletion(resource, live, Some(live.metadata.resource_version.clone()))));
     }

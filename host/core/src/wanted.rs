@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{
     contract::{EventNote, EventSeverity},
-    object::{GroupVersionKind, NamespacedName, Object, ObjectKey},
+    object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Unreadable},
     quote::says_the_same,
     scheduler::{Replies, Scheduler, SchedulerCall},
     schema::KnownFields,
@@ -277,6 +277,22 @@ impl Problem {
     /// It is tried again, or goes away when something else changes.
     pub fn passing(reason: &'static str, message: impl Into<String>) -> Self {
         Self { reason, message: into_line(message.into(), MESSAGE_BYTES), permanent: false, waits_for: None }
+    }
+
+    /// What its owner should know of a subject that can't be read.
+    pub fn with_subject(subject: &Object) -> Option<Self> {
+        let Unreadable { path, why } = subject.unreadable.as_deref()?;
+        let (kind, name) = (&subject.kind.kind, &subject.metadata.name);
+        Some(Self::permanent("InvalidSpec", format!("{kind} {name}: {path}: {why}; correct this field")))
+    }
+
+    /// What the owner of a subject should know of another object that can't be read, and that the subject has made or needs.
+    pub fn with_other(object: &Object) -> Option<Self> {
+        let Unreadable { path, why } = object.unreadable.as_deref()?;
+        let key = object.key();
+        let message =
+            format!("{key} can't be read and is left as it is: {path}: {why}; correct this field, or delete it");
+        Some(Self::passing("Unreadable", message).until(key))
     }
 
     /// The same, until this object changes.

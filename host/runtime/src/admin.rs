@@ -33,6 +33,9 @@ pub trait Health: Send + Sync + 'static {
     /// # Errors
     /// What is missing.
     fn ready(&self) -> Result<(), String>;
+
+    /// What is counted; none: nothing is yet.
+    fn metrics(&self) -> Option<Arc<Metrics>>;
 }
 
 /// Where to listen, and under which path health is told besides `/healthz`.
@@ -144,22 +147,21 @@ impl AdminServer {
     pub async fn serve(
         self,
         health: Arc<dyn Health>,
-        metrics: Arc<Metrics>,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), AdminError> {
-        let router = router(&self.health_path, health, metrics);
+        let router = router(&self.health_path, health);
         let listener = TcpListener::from_std(self.listener).map_err(|source| AdminError::Serve { source })?;
         let server = axum::serve(listener, router).with_graceful_shutdown(shutdown);
         server.await.map_err(|source| AdminError::Serve { source })
     }
 }
 
-fn router(health_path: &str, health: Arc<dyn Health>, metrics: Arc<Metrics>) -> Router {
+fn router(health_path: &str, health: Arc<dyn Health>) -> Router {
     let live = get(|State(health): State<Arc<dyn Health>>| async move { answer(health.live()) });
     let mut router = Router::new()
         .route(HEALTH, live.clone())
         .route(READINESS, get(|State(health): State<Arc<dyn Health>>| async move { answer(health.ready()) }))
-        .route(METRICS, get(|| async move { ([(header::CONTENT_TYPE, OPENMETRICS)], metrics.encode()) }));
+        .route(METRICS, get(|State(health): State<Arc<dyn Health>>| async move { figures(health.metrics()) }));
     if health_path != HEALTH {
         router = router.route(health_path, live);
     }
@@ -167,6 +169,12 @@ fn router(health_path: &str, health: Arc<dyn Health>, metrics: Arc<Metrics>) -> 
 }
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+fn figures(metrics: Option<Arc<Metrics>>) -> impl IntoResponse {
+    let status = if metrics.is_some() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let text = metrics.map(|metrics| metrics.encode()).unwrap_or_default();
+    (status, [(header::CONTENT_TYPE, OPENMETRICS)], text)
+}
 
 /// `now` is what the Python operator's health check tells.
 fn answer(result: Result<(), String>) -> impl IntoResponse {
@@ -180,7 +188,7 @@ fn answer(result: Result<(), String>) -> impl IntoResponse {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Mutex, OnceLock};
 
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -193,6 +201,7 @@ mod tests {
     struct Fake {
         live: Mutex<Result<(), String>>,
         ready: Mutex<Result<(), String>>,
+        metrics: OnceLock<Arc<Metrics>>,
     }
 
     impl Health for Fake {
@@ -202,6 +211,10 @@ mod tests {
 
         fn ready(&self) -> Result<(), String> {
             self.ready.lock().unwrap().clone()
+        }
+
+        fn metrics(&self) -> Option<Arc<Metrics>> {
+            self.metrics.get().cloned()
         }
     }
 
@@ -220,12 +233,14 @@ mod tests {
         let endpoint = AdminEndpoint::at_url("http://127.0.0.1:0/deep/health").unwrap();
         let server = AdminServer::bind(&endpoint).await.unwrap();
         let address = server.address();
-        let health = Arc::new(Fake { live: Mutex::new(Ok(())), ready: Mutex::new(Err("no list of pods".into())) });
-        let metrics = Arc::new(Metrics::new());
-        metrics.set_queue_depth(5);
+        let health = Arc::new(Fake {
+            live: Mutex::new(Ok(())),
+            ready: Mutex::new(Err("no list of pods".into())),
+            metrics: OnceLock::new(),
+        });
         let (stop_tx, stop_rx) = oneshot::channel::<()>();
         let shutdown = async { drop(stop_rx.await) };
-        let serving = tokio::spawn(server.serve(health.clone(), metrics, shutdown));
+        let serving = tokio::spawn(server.serve(health.clone(), shutdown));
 
         for path in ["/healthz", "/deep/health"] {
             let (status, body) = get(address, path).await;
@@ -240,6 +255,10 @@ mod tests {
         *health.live.lock().unwrap() = Err("the watch of daskclusters made no progress for 300 s".into());
         let (status, body) = get(address, "/healthz").await;
         assert!(status == 503 && body.contains("made no progress"), "{status} {body}");
+        assert_eq!(get(address, "/metrics").await.0, 503);
+        let metrics = Metrics::new();
+        metrics.set_queue_depth(5);
+        assert!(health.metrics.set(Arc::new(metrics)).is_ok());
         let (status, body) = get(address, "/metrics").await;
         assert!(status == 200 && body.contains("\ndask_operator_queue_depth 5\n"), "{status} {body}");
         assert_eq!(get(address, "/").await.0, 404);

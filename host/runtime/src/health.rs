@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -10,7 +10,7 @@ use std::{
 
 use dask_wasm_operator_cluster::watch::{WatchKey, Watches};
 
-use crate::{Health, controller::Controller, served::ServedWatches};
+use crate::{Health, Metrics, controller::Controller, served::ServedWatches};
 
 /// A watch that tried nothing for so long is stuck: each list, connection and silence has a shorter limit of its own.
 const WATCH_LIMIT: Duration = Duration::from_secs(90);
@@ -24,6 +24,7 @@ pub(crate) struct OperatorHealth {
     pub(crate) controller: Arc<Controller>,
     /// Whether what is in the cluster has been read.
     pub(crate) in_sync: Arc<AtomicBool>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Health for OperatorHealth {
@@ -43,5 +44,35 @@ impl Health for OperatorHealth {
         } else {
             Err("what is in the cluster is still being read".to_owned())
         }
+    }
+
+    fn metrics(&self) -> Option<Arc<Metrics>> {
+        Some(Arc::clone(&self.metrics))
+    }
+}
+
+/// Tells of an operator that may still have to begin: while it waits for what it needs, a new start would not help.
+#[derive(Default)]
+pub(crate) struct HealthFromStart(OnceLock<OperatorHealth>);
+
+impl HealthFromStart {
+    /// From now on it tells of this operator.
+    pub(crate) fn begin(&self, operator: OperatorHealth) {
+        // There is one in a process.
+        let _ = self.0.set(operator);
+    }
+}
+
+impl Health for HealthFromStart {
+    fn live(&self) -> Result<(), String> {
+        self.0.get().map_or(Ok(()), Health::live)
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.0.get().map_or_else(|| Err("what the operator needs is not there yet".to_owned()), Health::ready)
+    }
+
+    fn metrics(&self) -> Option<Arc<Metrics>> {
+        self.0.get().and_then(Health::metrics)
     }
 }

@@ -35,7 +35,7 @@ use crate::{
     Failure, Leadership, Metrics, PluginSources, RunSettings, Scope, Shutdown,
     admin::AdminServer,
     controller::{Controller, Surroundings},
-    health::OperatorHealth,
+    health::{HealthFromStart, OperatorHealth},
     heap,
     known_fields::follow,
     namespaces::{NamespaceFollower, namespace_kind},
@@ -81,10 +81,10 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
     for why in &settings.unusable {
         tracing::warn!("a setting of the Python operator in the environment is not used, its default holds: {why}");
     }
-    let admin = match &settings.admin {
-        Some(endpoint) => Some(AdminServer::bind(endpoint).await?),
-        None => None,
-    };
+    let health = Arc::new(HealthFromStart::default());
+    if let Some(endpoint) = &settings.admin {
+        serve(AdminServer::bind(endpoint).await?, Arc::clone(&health), shutdown.clone())?;
+    }
     let start = tokio::select! {
         started = start(&settings) => started?,
         () = shutdown.requested() => return Ok(()),
@@ -102,9 +102,7 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
     let gate = leadership.as_ref().map_or_else(Gate::open, lease::Leadership::gate);
     let (changes_tx, mut changes_rx) = mpsc::unbounded_channel();
     let operator = Operator::new(&settings, start, gate, changes_tx)?;
-    if let Some(admin) = admin {
-        operator.serve(admin, shutdown.clone())?;
-    }
+    health.begin(operator.health());
     let mut beside = tokio::select! {
         begun = operator.begin(&settings, shutdown.clone()) => begun?,
         // From the first on: changes must not pile up while something can't be listed.
@@ -127,6 +125,19 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
     }
     drop(operator);
     end(leadership).await
+}
+
+/// Serves health and metrics, on a thread of their own: they are asked for most when no other gets on.
+fn serve(admin: AdminServer, health: Arc<HealthFromStart>, mut shutdown: Shutdown) -> Result<(), Failure> {
+    let serving = admin.serve(health, async move { shutdown.requested().await });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a thread")?;
+    let serve = move || {
+        if let Err(error) = runtime.block_on(serving) {
+            tracing::error!(%error, "health and metrics are no longer served");
+        }
+    };
+    thread::Builder::new().name("admin".to_owned()).spawn(serve).context("starting a thread")?;
+    Ok(())
 }
 
 async fn lost(leadership: Option<&lease::Leadership>) -> String {
@@ -179,7 +190,8 @@ impl Operator {
         let definitions_changed = Arc::new(Notify::new());
         let changed = [&plugins_changed, &namespaces_changed, &definitions_changed].map(Arc::clone);
         let index = Arc::new(Index::new(sink(changes, changed, operator_namespace.clone())));
-        let metrics = Arc::new(Metrics::new().of_objects(Arc::clone(&index)));
+        let watches = Watches::new(clients.watch.clone(), Arc::clone(&index));
+        let metrics = Arc::new(Metrics::new().of_objects(Arc::clone(&index)).of_watches(watches.clone()));
         let stalls = Arc::new(Stalls::new(Arc::clone(&metrics)));
         let watcher = stalls.start().context("starting a thread")?;
         let observed: Arc<dyn Observed> =
@@ -197,7 +209,6 @@ impl Operator {
             stalls: Arc::clone(&stalls),
             events: Events::start(clients.unary.clone(), gate, host_name(), settings.events),
         }));
-        let watches = Watches::new(clients.watch.clone(), Arc::clone(&index));
         let served = ServedWatches::new(watches.clone(), namespaces_at_start(&settings.scope));
         let own = own_watches(&served, discovery)?;
         let beside = watches_beside(&watches, discovery, &settings.scope, operator_namespace)?;
@@ -222,25 +233,15 @@ impl Operator {
         })
     }
 
-    /// Serves health and metrics, on a thread of their own: they are asked for most when no other gets on.
-    fn serve(&self, admin: AdminServer, mut shutdown: Shutdown) -> Result<(), Failure> {
-        let health = Arc::new(OperatorHealth {
+    fn health(&self) -> OperatorHealth {
+        OperatorHealth {
             served: self.served.clone(),
             beside: self.beside.iter().map(|watch| watch.key().clone()).collect(),
             watches: self.watches.clone(),
             controller: Arc::clone(&self.controller),
             in_sync: Arc::clone(&self.in_sync),
-        });
-        let serving = admin.serve(health, Arc::clone(&self.metrics), async move { shutdown.requested().await });
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting a thread")?;
-        let serve = move || {
-            if let Err(error) = runtime.block_on(serving) {
-                tracing::error!(%error, "health and metrics are no longer served");
-            }
-        };
-        thread::Builder::new().name("admin".to_owned()).spawn(serve).context("starting a thread")?;
-        Ok(())
+            metrics: Arc::clone(&self.metrics),
+        }
     }
 
     /// Waits until what is in the cluster has been read, and starts what works beside the controller.

@@ -1,6 +1,6 @@
 //! What `run` looks at before it begins: whether the cluster can be reached and has what the operator needs.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use dask_wasm_operator_api::{inaccessible, required_access, schemas};
 use dask_wasm_operator_cluster::{
@@ -16,6 +16,9 @@ use dask_wasm_operator_core::spec::{
 };
 
 use crate::{Connection, Failure, RunSettings, Scope, known_fields};
+
+/// How long the definitions may take to be served: who installs everything at once applies them just before the operator.
+const DEFINITIONS_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A cluster that has what the operator needs.
 pub(crate) struct Start {
@@ -34,7 +37,7 @@ pub(crate) async fn start(settings: &RunSettings) -> Result<Start, Failure> {
     let clients = connect(&settings.connection).await?;
     let discovery = discover(&clients).await?;
     let operator_namespace = settings.operator_namespace.clone().unwrap_or_else(|| clients.namespace.clone());
-    check_definitions(&discovery)?;
+    await_definitions(&discovery).await?;
     let fields = Arc::new(PublishedFields::new(clients.unary.clone()));
     tokio::join!(warn_of_outdated_definitions(&clients), known_fields::ask(&fields));
     check_rights(&clients, &settings.scope, &operator_namespace).await?;
@@ -58,11 +61,23 @@ async fn discover(clients: &Clients) -> Result<Arc<Discovery>, Failure> {
         .map_err(|error| Failure::Unreachable { server: clients.server.clone(), source: error.into() })
 }
 
-fn check_definitions(discovery: &Discovery) -> Result<(), Failure> {
-    let table = discovery.table();
-    let ours = [DASK_CLUSTER, DASK_WORKER_GROUP, DASK_JOB, DASK_AUTOSCALER, DASK_PLUGIN, DASK_PLUGIN_RECORD];
-    let missing = ours.iter().filter(|kind| table.get(&kind.group_version_kind()).is_none());
-    let names: Vec<_> = missing.map(|kind| format!("{}.{}", kind.plural, kind.group)).collect();
+async fn await_definitions(discovery: &Discovery) -> Result<(), Failure> {
+    let missing = async |patience| {
+        let ours = [DASK_CLUSTER, DASK_WORKER_GROUP, DASK_JOB, DASK_AUTOSCALER, DASK_PLUGIN, DASK_PLUGIN_RECORD];
+        let missing = discovery.await_kinds(&ours.map(|kind| kind.group_version_kind()), patience).await;
+        let named = ours.iter().filter(|kind| missing.contains(&kind.group_version_kind()));
+        named.map(|kind| format!("{}.{}", kind.plural, kind.group)).collect::<Vec<_>>()
+    };
+    let names = missing(Duration::ZERO).await;
+    if names.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(
+        definitions = names.join(", "),
+        "the cluster does not serve these definitions; the operator begins as soon as it does, or ends in {} s",
+        DEFINITIONS_PATIENCE.as_secs()
+    );
+    let names = missing(DEFINITIONS_PATIENCE).await;
     if names.is_empty() { Ok(()) } else { Err(Failure::MissingCrds { names }) }
 }
 

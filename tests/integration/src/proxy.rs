@@ -16,11 +16,11 @@ use std::{
 
 use anyhow::Context;
 use dask_wasm_operator_test_support::Kubeconfig;
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, BodyStream, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
-    body::{Bytes, Incoming},
+    body::{Bytes, Frame, Incoming},
     server::conn::http1,
     service::service_fn,
 };
@@ -53,6 +53,24 @@ pub enum Failure {
     AnswerLost,
 }
 
+/// What becomes of what the API server tells of the objects of a kind.
+#[derive(Clone, Debug)]
+pub enum Spoil {
+    /// Another answer stands in the place of each.
+    Answer(StatusCode, String),
+    /// A list has an item more; a watch tells this first.
+    More(String),
+}
+
+/// How it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// By a list.
+    List,
+    /// By a watch.
+    Watch,
+}
+
 /// Ends with this value, its connections included.
 pub struct Proxy {
     shared: Arc<Shared>,
@@ -68,12 +86,22 @@ struct Shared {
     held: watch::Sender<Option<String>>,
     /// How often something was to be told while it was held back.
     held_back: AtomicUsize,
+    /// Counts how often all watches were ended.
+    hung_up: watch::Sender<u64>,
 }
 
 #[derive(Default)]
 struct Faults {
     stop: Option<Stop>,
     failing: Option<Failing>,
+    spoilt: Vec<Spoilt>,
+}
+
+struct Spoilt {
+    plural: String,
+    asked: Asked,
+    spoil: Spoil,
+    answers: usize,
 }
 
 struct Stop {
@@ -106,6 +134,7 @@ impl Proxy {
             stopped: watch::Sender::new(false),
             held: watch::Sender::new(None),
             held_back: AtomicUsize::new(0),
+            hung_up: watch::Sender::new(0),
         });
         let server = tokio::spawn(serve(listener, Arc::clone(&shared)));
         Ok(Self { shared, kubeconfig: kubeconfig.with_server(&url(address))?, server })
@@ -141,6 +170,22 @@ impl Proxy {
     /// Lets the next `n` requests for a change fail.
     pub fn fail(&self, n: usize, failure: Failure) {
         self.shared.faults().failing = Some(Failing { left: n, failure });
+    }
+
+    /// Spoils what is told of a kind, by its plural, until [`Self::mend`]. Watches that are under way end.
+    pub fn spoil(&self, plural: &str, asked: Asked, spoil: Spoil) {
+        self.shared.faults().spoilt.push(Spoilt { plural: plural.to_owned(), asked, spoil, answers: 0 });
+        self.shared.hung_up.send_modify(|times| *times += 1);
+    }
+
+    /// How many answers of a sort are spoilt by now.
+    pub fn spoilt(&self, asked: Asked) -> usize {
+        self.shared.faults().spoilt.iter().filter(|spoilt| spoilt.asked == asked).map(|spoilt| spoilt.answers).sum()
+    }
+
+    /// Tells everything of a sort as it is again.
+    pub fn mend(&self, asked: Asked) {
+        self.shared.faults().spoilt.retain(|spoilt| spoilt.asked != asked);
     }
 
     /// Holds back what watches tell of a kind, by its plural, until [`Self::release`].
@@ -246,6 +291,10 @@ impl Shared {
     }
 
     async fn forward(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
+        let spoil = self.spoil_of(request.method(), request.uri());
+        if let Some(Spoil::Answer(code, text)) = spoil {
+            return answer(code, text);
+        }
         let watched = watched_plural(request.uri());
         let (mut head, body) = request.into_parts();
         // The client puts its own in their place.
@@ -255,17 +304,27 @@ impl Shared {
         let request = Request::from_parts(head, Body::from(body.to_bytes()));
         match self.client.send(request).await {
             Ok(answer) => match watched {
-                Some(plural) => answer.map(|body| self.holding(plural, body)),
-                None => answer.map(|body| body.boxed_unsync()),
+                Some(plural) => answer.map(|body| self.holding(plural, spoil, body)),
+                None => match spoil {
+                    Some(Spoil::More(item)) => with_item(answer, &item).await,
+                    _ => answer.map(|body| body.boxed_unsync()),
+                },
             },
             Err(error) => refusal(StatusCode::BAD_GATEWAY, &error.to_string()),
         }
     }
 
     /// What a watch tells, when it is not held back.
-    fn holding(self: &Arc<Self>, plural: String, body: Body) -> UnsyncBoxBody<Bytes, kube::Error> {
+    fn holding(
+        self: &Arc<Self>,
+        plural: String,
+        spoil: Option<Spoil>,
+        body: Body,
+    ) -> UnsyncBoxBody<Bytes, kube::Error> {
+        let first = if let Some(Spoil::More(first)) = spoil { Some(Ok(Frame::data(first.into()))) } else { None };
+        let mut hung_up = self.hung_up.subscribe();
         let shared = Arc::clone(self);
-        let frames = BodyStream::new(body).then(move |frame| {
+        let frames = stream::iter(first).chain(BodyStream::new(body)).then(move |frame| {
             let (shared, plural) = (Arc::clone(&shared), plural.clone());
             async move {
                 let is_held = |held: &Option<String>| held.as_ref() == Some(&plural);
@@ -278,7 +337,17 @@ impl Shared {
                 frame
             }
         });
-        StreamBody::new(frames).boxed_unsync()
+        let ended = async move { drop(hung_up.changed().await) };
+        StreamBody::new(frames.take_until(ended)).boxed_unsync()
+    }
+
+    fn spoil_of(&self, method: &Method, uri: &Uri) -> Option<Spoil> {
+        let asked = if watched_plural(uri).is_some() { Asked::Watch } else { Asked::List };
+        let plural = uri.path().rsplit('/').next().filter(|_| *method == Method::GET)?;
+        let mut faults = self.faults();
+        let spoilt = faults.spoilt.iter_mut().find(|spoilt| spoilt.asked == asked && spoilt.plural == plural)?;
+        spoilt.answers += 1;
+        Some(spoilt.spoil.clone())
     }
 
     fn faults(&self) -> MutexGuard<'_, Faults> {
@@ -297,12 +366,24 @@ fn watched_plural(uri: &Uri) -> Option<String> {
     is_watch.then(|| uri.path().rsplit('/').next().map(str::to_owned)).flatten()
 }
 
+/// A list with one more item, before the others.
+async fn with_item(list: Response<Body>, item: &str) -> Answer {
+    let (head, body) = list.into_parts();
+    let Ok(body) = body.collect().await else { return pending().await };
+    let text = String::from_utf8_lossy(&body.to_bytes()).replacen("\"items\":[", &format!("\"items\":[{item},"), 1);
+    answer(head.status, text.replacen(",]", "]", 1))
+}
+
 fn refusal(code: StatusCode, reason: &str) -> Answer {
     let status = json!({
         "apiVersion": "v1", "kind": "Status", "status": "Failure",
         "code": code.as_u16(), "reason": reason, "message": format!("the proxy says {reason}"),
     });
-    let body = Full::from(status.to_string()).map_err(|never: Infallible| match never {}).boxed_unsync();
+    answer(code, status.to_string())
+}
+
+fn answer(code: StatusCode, text: String) -> Answer {
+    let body = Full::from(text).map_err(|never: Infallible| match never {}).boxed_unsync();
     let mut answer = Response::new(body);
     *answer.status_mut() = code;
     answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));

@@ -46,8 +46,7 @@ pub(super) async fn observe(client: &Client, namespace: &str, operator_namespace
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), at, &resource);
         let list = api.list(&ListParams::default()).await.with_context(|| format!("listing {plural}"))?;
         for object in list.items.into_iter().filter(|object| object.name_any() != "kubernetes") {
-            let wire: WireObject =
-                serde_json::from_value(serde_json::to_value(object)?).context("reading an object")?;
+            let wire = WireObject::read(&serde_json::to_string(&object)?).context("reading an object")?;
             let kind = dask_wasm_operator_core::object::GroupVersionKind::new(group, version, &kind.kind);
             objects.push(Object::new(kind.into(), wire));
         }

@@ -17,7 +17,6 @@ use dask_wasm_operator_core::{
 };
 use http::Method;
 use kube::Client;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -29,7 +28,7 @@ use crate::{
     gate::Gate,
     index::Index,
     path::{self, PathError, with_parameter},
-    request::{Call, RequestError, TOTAL_DEADLINE},
+    request::{Answer, Call, RequestError, TOTAL_DEADLINE},
 };
 use verdict::{Verdict, conflicts, fields, judge, names_uid, owner_of};
 
@@ -139,7 +138,7 @@ impl Applier {
         manager: &str,
     ) -> Result<Written, WriteError> {
         let path = path::object(resource, &object.at).map_err(|error| bad_name(object.clone(), &error))?;
-        let live: Value = match self.read(&path).await {
+        let live: Value = match self.read(&path).await.and_then(|answer| answer.decode()) {
             Ok(live) => live,
             Err(error) if error.code() == 404 => {
                 self.index.deleted(&object, uid);
@@ -174,7 +173,7 @@ impl Applier {
             Ok(path) => path,
             Err(error) => return bad_name(object, &error),
         };
-        let wire = match self.read::<WireObject>(&path).await {
+        let wire = match self.read(&path).await.and_then(|answer| answer.object()) {
             Ok(wire) => wire,
             Err(error) if error.code() == 404 => return WriteError::Stale { object, message: error.to_string() },
             Err(error) => return unavailable(object, "read", &error),
@@ -269,7 +268,7 @@ impl Applier {
                 return Err(Failure::Closed);
             }
             let error = match call.send(&self.client, WRITE_DEADLINE.min(left(deadline))).await {
-                Ok(answer) => match answer.decode() {
+                Ok(answer) => match answer.object() {
                     Ok(object) => return Ok(object),
                     Err(error) => error,
                 },
@@ -295,9 +294,9 @@ impl Applier {
     }
 
     /// Reads an object, once.
-    async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, RequestError> {
+    async fn read(&self, path: &str) -> Result<Answer, RequestError> {
         let _permit = self.permit().await;
-        Call::get(path).send(&self.client, TOTAL_DEADLINE).await?.decode()
+        Call::get(path).send(&self.client, TOTAL_DEADLINE).await
     }
 
     /// For one attempt. Permits are handed out in the order in which they were asked for.
@@ -315,7 +314,7 @@ impl Writes for Applier {
         Box::pin(async move {
             let path = path::object(&resource, &object.at).map_err(|error| bad_name(object.clone(), &error))?;
             let answer = Call::get(&path).send(&self.client, WRITE_DEADLINE).await;
-            match answer.and_then(|answer| answer.decode::<WireObject>()) {
+            match answer.and_then(|answer| answer.object()) {
                 Ok(wire) => Ok(wire.metadata.uid != uid),
                 Err(error) if error.code() == 404 => Ok(true),
                 Err(error @ RequestError::Status(_)) => Err(refused(object, error.code(), "", &error)),

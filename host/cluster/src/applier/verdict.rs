@@ -158,7 +158,7 @@ mod tests {
         let controller =
             json!({"apiVersion": "v1", "kind": "Other", "name": "o", "uid": controller, "controller": true});
         let object = json!({"metadata": {"managedFields": [ours, other], "ownerReferences": [controller]}});
-        serde_json::from_str(&object.to_string()).unwrap()
+        WireObject::read(&object.to_string()).unwrap()
     }
 
     #[test]

@@ -127,9 +127,14 @@ impl KindIndex {
     }
 
     pub(super) fn vanished(&mut self, watch: WatchId, object: &Object, news: &mut News<'_>) {
-        let version = version_of(object);
-        self.set_seen(watch, version);
-        self.leave(watch, &object.at(), version, news);
+        let (version, at) = (version_of(object), object.at());
+        let seen = self.watches.get(&watch).map_or(0, |watch| watch.seen);
+        // A history that is told twice says nothing of what came after: the watch has told of a later state.
+        let is_old = |entry: &Entry| version != 0 && version < entry.version && entry.version <= seen;
+        if !self.objects.get(&at).is_some_and(is_old) {
+            self.set_seen(watch, version);
+            self.leave(watch, &at, version, news);
+        }
     }
 
     pub(super) fn advanced(&mut self, watch: WatchId, version: u64) {
@@ -196,7 +201,7 @@ impl KindIndex {
     }
 
     /// A watch told of a state of an object.
-    fn merge(&mut self, watch: WatchId, object: Object, news: &mut News<'_>) {
+    pub(super) fn merge(&mut self, watch: WatchId, object: Object, news: &mut News<'_>) {
         let (version, at) = (version_of(&object), object.at());
         if news.deleted.contains(&object.metadata.uid) || self.is_gone_since(&at, version) {
             return;

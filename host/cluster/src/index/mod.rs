@@ -188,6 +188,11 @@ impl Index {
         self.update(watch, |index, news| index.relisted(watch, version, objects, news));
     }
 
+    /// A watch listed what it covers, but for what nobody could say which object it is: nothing is known to be gone.
+    pub fn listed_in_part(&self, watch: WatchId, objects: Vec<Object>) {
+        self.update(watch, |index, news| objects.into_iter().for_each(|object| index.merge(watch, object, news)));
+    }
+
     /// A watch told of an object that was added or changed.
     pub fn observed(&self, watch: WatchId, object: Object) {
         self.update(watch, |index, news| index.observed(watch, object, news));

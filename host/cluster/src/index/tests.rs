@@ -39,6 +39,7 @@ fn object(name: &str, uid: &str, version: u64, labelled: bool) -> Object {
         },
         fields: TopFields::default(),
         managed_fields: Vec::new(),
+        unreadable: None,
     }
 }
 
@@ -142,6 +143,29 @@ fn what_vanished_is_remembered_as_long_as_its_owner_is_there() {
     index.observed(watch, object("c", "c", 6, true));
     index.vanished(watch, &object("c", "c", 7, true));
     assert!(index.departed(&kind(), "owner").is_empty(), "the owner is gone: garbage collection");
+}
+
+#[test]
+fn fault_01_a_deletion_that_is_told_twice_takes_nothing_newer() {
+    let (index, _, watch) = index_with_owner();
+    index.observed(watch, object("a", "a", 2, true));
+    index.vanished(watch, &object("a", "a", 3, true));
+    index.observed(watch, object("a", "a2", 4, true));
+    index.vanished(watch, &object("a", "a", 3, true));
+    index.observed(watch, object("a", "a", 2, true));
+    assert_eq!(index.get(&kind(), &at("a")).unwrap().metadata.uid, "a2");
+    index.vanished(watch, &object("a", "a2", 5, true));
+    assert!(index.get(&kind(), &at("a")).is_none());
+}
+
+#[test]
+fn fault_01_a_list_of_a_part_tells_what_is_there_and_not_what_is_gone() {
+    let (index, _, watch) = index_with_owner();
+    index.observed(watch, object("a", "a", 2, true));
+    index.listed_in_part(watch, vec![object("b", "b", 3, true)]);
+    assert_eq!(names(&index.list(&kind())), ["a", "b"]);
+    index.relisted(watch, 4, vec![object("b", "b", 3, true)]);
+    assert_eq!(names(&index.list(&kind())), ["b"]);
 }
 
 #[test]

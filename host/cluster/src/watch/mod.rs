@@ -3,6 +3,8 @@
 //! Users hold a [`WatchHandle`]; the same watch asked for twice is one. A watch that can't be had (its kind is not served, a
 //! right is missing, the server is away) says so and tries again for ever; it never holds up another.
 
+mod event;
+mod lines;
 mod stream;
 
 use std::{
@@ -13,7 +15,7 @@ use std::{
 };
 
 use dask_wasm_operator_core::{
-    object::Resource,
+    object::{GroupVersionKind, Resource},
     selector::{Selector, SelectorError},
 };
 use kube::Client;
@@ -23,6 +25,7 @@ use tokio::{sync::watch, task::AbortHandle, time::Instant};
 use crate::{
     index::{Index, Scope},
     path::{self, PathError},
+    request::RequestError,
 };
 use stream::WatchTask;
 
@@ -85,6 +88,20 @@ pub enum WatchProblem {
     Refused(String),
     /// No answer, or one that says to try again.
     Unavailable(String),
+    /// Something was told that can't be understood, in words of ours. The other news are heard.
+    Undecodable(String),
+}
+
+impl From<&RequestError> for WatchProblem {
+    fn from(error: &RequestError) -> Self {
+        match (error.code(), error) {
+            (_, RequestError::Decode(message)) => Self::Undecodable(message.clone()),
+            (404, _) => Self::NotServed,
+            (401 | 403, error) => Self::Forbidden(error.to_string()),
+            (400, error) => Self::Refused(error.to_string()),
+            (_, error) => Self::Unavailable(error.to_string()),
+        }
+    }
 }
 
 impl WatchProblem {
@@ -95,6 +112,7 @@ impl WatchProblem {
             Self::Forbidden(_) => "Forbidden",
             Self::Refused(_) => "Refused",
             Self::Unavailable(_) => "ApiUnavailable",
+            Self::Undecodable(_) => "Undecodable",
         }
     }
 }
@@ -108,6 +126,7 @@ impl fmt::Display for WatchProblem {
             Self::Forbidden(message) => write!(f, "a right to list or watch is missing: {message}"),
             Self::Refused(message) => write!(f, "the API server refuses the watch: {message}"),
             Self::Unavailable(message) => write!(f, "the API server can't be reached: {message}"),
+            Self::Undecodable(message) => write!(f, "what the API server says can't be understood: {message}"),
         }
     }
 }
@@ -127,7 +146,9 @@ pub struct WatchStatus {
 impl WatchStatus {
     /// Whether it is in sync, or can't be for a reason that is its own (not served, forbidden, refused).
     pub fn is_settled(&self) -> bool {
-        self.is_synced || self.problem.as_ref().is_some_and(|problem| !matches!(problem, WatchProblem::Unavailable(_)))
+        let is_its_own =
+            |problem: &WatchProblem| !matches!(problem, WatchProblem::Unavailable(_) | WatchProblem::Undecodable(_));
+        self.is_synced || self.problem.as_ref().is_some_and(is_its_own)
     }
 }
 
@@ -143,6 +164,21 @@ struct Shared {
     running: Mutex<BTreeMap<WatchKey, Running>>,
     /// Counts changes of any watch's state of synchronisation, and watches that ended, to wait for.
     changes: watch::Sender<u64>,
+    failures: Arc<FailureCounts>,
+}
+
+/// How often watches did not get all news, by kind of the objects and of the problem. They outlive the watches.
+#[derive(Default)]
+struct FailureCounts(Mutex<BTreeMap<(String, &'static str), u64>>);
+
+impl FailureCounts {
+    fn count(&self, kind: &GroupVersionKind, problem: &'static str) {
+        *self.lock().entry((kind.kind.clone(), problem)).or_default() += 1;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, &'static str), u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 struct Running {
@@ -162,7 +198,8 @@ impl Watches {
     /// None yet. `client` must have the timeouts of [`Clients::watch`](crate::client::Clients::watch).
     pub fn new(client: Client, index: Arc<Index>) -> Self {
         let running = Mutex::default();
-        Self { shared: Arc::new(Shared { client, index, running, changes: watch::Sender::new(0) }) }
+        let (changes, failures) = (watch::Sender::new(0), Arc::default());
+        Self { shared: Arc::new(Shared { client, index, running, changes, failures }) }
     }
 
     /// Starts a watch, or joins the one that is there. Must be called within a tokio runtime.
@@ -185,6 +222,12 @@ impl Watches {
     pub fn statuses(&self) -> Vec<(WatchKey, WatchStatus)> {
         let running = self.shared.running();
         running.iter().map(|(key, entry)| (key.clone(), entry.status.borrow().clone())).collect()
+    }
+
+    /// How often watches did not get all news since the start: kind of the objects, word of the problem, number.
+    pub fn failures(&self) -> Vec<(String, &'static str, u64)> {
+        let counts = self.shared.failures.lock();
+        counts.iter().map(|((kind, problem), count)| (kind.clone(), *problem, *count)).collect()
     }
 
     /// Watches that have tried nothing for this long, although each list, connection and silence has a time limit below it.
@@ -262,82 +305,4 @@ impl Drop for WatchHandle {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        convert::Infallible,
-        sync::atomic::{AtomicUsize, Ordering},
-    };
-
-    use dask_wasm_operator_core::object::GroupVersionKind;
-    use http::{Request, Response};
-    use kube::client::Body;
-    use serde_json::{Value, json};
-    use tokio::{net::TcpListener, time::sleep};
-    use tower::service_fn;
-
-    use super::*;
-
-    const LIMIT: Duration = Duration::from_secs(90);
-
-    fn key() -> WatchKey {
-        let kind = GroupVersionKind::new("", "v1", "ConfigMap");
-        let resource = Resource { kind, plural: "configmaps".to_owned(), namespaced: true };
-        WatchKey { resource, namespace: None, labels: None }
-    }
-
-    /// Watches of a server that answers each request so, given whether it asks for a watch.
-    fn watches(answer: impl Fn(bool) -> (u16, Value) + Send + 'static) -> Watches {
-        let service = service_fn(move |request: Request<Body>| {
-            let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
-            let (status, body) = answer(is_watch);
-            let response = Response::builder().status(status).body(Body::from(body.to_string().into_bytes())).unwrap();
-            async move { Ok::<_, Infallible>(response) }
-        });
-        Watches::new(Client::new(service, "default"), Arc::new(Index::new(|_| {})))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_server_that_refuses_to_be_watched_from_its_own_lists_is_not_hammered() {
-        let requests = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&requests);
-        let watches = watches(move |is_watch| {
-            counted.fetch_add(1, Ordering::Relaxed);
-            match is_watch {
-                true => (410, json!({"status": "Failure", "reason": "Expired", "code": 410})),
-                false => (200, json!({"metadata": {"resourceVersion": "7"}, "items": []})),
-            }
-        });
-        let watch = watches.start(&key()).unwrap();
-        watch.synced().await;
-        sleep(Duration::from_secs(60)).await;
-        let requests = requests.load(Ordering::Relaxed);
-        assert!((10..40).contains(&requests), "{requests} requests in a minute");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_the_server_refuses_is_named_and_not_waited_for() {
-        let watches = watches(|_| (400, json!({"status": "Failure", "message": "unable to parse", "code": 400})));
-        let watch = watches.start(&key()).unwrap();
-        watches.settled().await;
-        assert_eq!(watch.status().problem, Some(WatchProblem::Refused("unable to parse".to_owned())));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn fault_16_a_silent_server_is_asked_again_and_a_watch_that_asks_no_more_is_stuck() {
-        let silent = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let url = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
-        let client = Client::try_from(kube::Config::new(url)).unwrap();
-        let watches = Watches::new(client, Arc::new(Index::new(|_| {})));
-        let key = key();
-        let handle = watches.start(&key).unwrap();
-        for _ in 0..60 {
-            sleep(Duration::from_secs(10)).await;
-            assert!(watches.stuck(LIMIT).is_empty(), "{:?}", handle.status());
-        }
-        assert!(matches!(handle.status().problem, Some(WatchProblem::Unavailable(_))));
-        // As when it panics, or waits for what never comes.
-        watches.shared.running()[&key].task.abort();
-        sleep(LIMIT + Duration::from_secs(1)).await;
-        assert_eq!(watches.stuck(LIMIT), [key]);
-    }
-}
+mod tests;

@@ -1,22 +1,24 @@
-//! One watch: list everything, then follow the changes, over and over.
+//! One watch: list everything, then follow the changes, over and over (ADR 42).
 //!
-//! kube's own watcher does the same, but tells neither its attempts, on which liveness rests, nor bookmarks, by which the
-//! index knows how far a watch has come.
+//! Nothing that is told ends it, and nothing is asked for in the same way for ever: what can't be understood has everything
+//! listed again, soon at first, and less and less often as long as it comes again. Meanwhile the other news are heard.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{future::pending, pin::pin, sync::Arc, time::Duration};
 
 use dask_wasm_operator_core::object::{GroupVersionKind, Object, WireObject};
-use futures::TryStreamExt;
-use http::Request;
-use kube::{Client, api::WatchEvent};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use futures::StreamExt;
+use http_body_util::BodyExt;
+use kube::Client;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{Shared, WatchKey, WatchProblem, WatchStatus};
+use super::{
+    FailureCounts, Shared, WatchKey, WatchProblem, WatchStatus,
+    event::{Event, Page, Place},
+    lines::{LONGEST, Lines, TooLong},
+};
 use crate::{
     backoff::Backoff,
     client::WATCH_SECONDS,
@@ -27,6 +29,9 @@ use crate::{
 
 /// Objects in one page of a list.
 const PAGE: &str = "500";
+
+/// Pages of a list, that one that has no end is given up: twenty times as many objects as Kubernetes is made for.
+const PAGES: usize = 10_000;
 
 /// How long one page may take.
 const LIST_DEADLINE: Duration = Duration::from_secs(40);
@@ -40,6 +45,12 @@ const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 /// Waits between attempts.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
 
+/// Attempts from one version, of which the server answered the last, after which everything is listed again.
+const ATTEMPTS: u32 = 3;
+
+/// The same problem is not said again within this time.
+const QUIET_TIME: Duration = Duration::from_secs(600);
+
 /// A running watch.
 pub(super) struct WatchTask {
     client: Client,
@@ -50,6 +61,9 @@ pub(super) struct WatchTask {
     path: String,
     status: watch::Sender<WatchStatus>,
     changes: watch::Sender<u64>,
+    failures: Arc<FailureCounts>,
+    /// The problem that was said last, and when.
+    said: Option<(&'static str, Instant)>,
 }
 
 /// The watch in the index, as long as the task lives.
@@ -64,33 +78,50 @@ impl Drop for Registration {
     }
 }
 
-/// Why a watch did not go on.
-enum Interruption {
-    /// The resource version is too old to go on from.
-    Expired,
-    /// The request failed.
-    Failed(RequestError),
+/// How a watch came to its end.
+enum End {
+    /// As each does after a while.
+    Over,
+    /// It is time to list everything again.
+    Relist,
+    /// The version is too old to go on from.
+    Expired(RequestError),
+    /// There was no answer.
+    Unanswered(RequestError),
+    /// There was one, and something is wrong with it.
+    Broken(RequestError),
 }
 
-impl From<RequestError> for Interruption {
+impl From<RequestError> for End {
     fn from(error: RequestError) -> Self {
-        if error.code() == 410 { Self::Expired } else { Self::Failed(error) }
+        match error {
+            error if error.code() == 410 => Self::Expired(error),
+            error @ (RequestError::Transport(_) | RequestError::Timeout(_)) => Self::Unanswered(error),
+            error => Self::Broken(error),
+        }
     }
 }
 
-#[derive(Deserialize)]
-struct Page {
-    metadata: PageMetadata,
-    #[serde(default)]
-    items: Option<Vec<Box<RawValue>>>,
+/// When everything is to be listed again, because what was told can't be understood.
+struct Relist {
+    due: Option<Instant>,
+    waits: Backoff,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PageMetadata {
-    resource_version: String,
-    #[serde(default, rename = "continue")]
-    next: String,
+impl Relist {
+    /// Soon, and later each time, until a watch goes well.
+    fn soon(&mut self) {
+        if self.due.is_none() {
+            self.due = Some(Instant::now() + self.waits.after_failure());
+        }
+    }
+
+    async fn is_due(&self) {
+        match self.due {
+            Some(due) => sleep_until(due).await,
+            None => pending().await,
+        }
+    }
 }
 
 impl WatchTask {
@@ -116,181 +147,268 @@ impl WatchTask {
             path,
             status,
             changes: shared.changes.clone(),
+            failures: Arc::clone(&shared.failures),
+            said: None,
         }
     }
 
-    pub(super) async fn run(self) {
-        let mut backoff = BACKOFF;
-        // Apart from the other: a list succeeds, and the watch from its very version may be refused again.
-        let mut expiries = BACKOFF;
-        let mut version = None;
+    pub(super) async fn run(mut self) {
+        let mut relist = Relist { due: None, waits: BACKOFF };
+        let mut failures = BACKOFF;
+        // The version to go on from; none: everything is to be listed, in pages.
+        let (mut from, mut paged) = (None, true);
         loop {
-            let outcome = match version {
-                None => self.list().await,
-                Some(from) => self.follow(from).await.inspect(|_| expiries.reset()),
-            };
-            match outcome {
-                Ok(reached) => {
-                    version = Some(reached);
-                    backoff.reset();
-                }
-                Err(Interruption::Expired) => {
-                    version = None;
-                    sleep(expiries.after_failure()).await;
-                }
-                Err(Interruption::Failed(error)) => {
-                    if error.code() == 404 {
-                        version = None;
+            let Some(version) = &mut from else {
+                match self.list(paged, &mut relist).await {
+                    Ok(version) => (from, paged) = (Some(version), true),
+                    Err(error) => {
+                        // A list that takes longer than the server remembers is asked for as a whole.
+                        paged = error.code() != 410;
+                        self.report(&error);
+                        sleep(failures.after_failure()).await;
+                        continue;
                     }
+                }
+                failures.reset();
+                continue;
+            };
+            let before = *version;
+            let end = self.follow(version, failures.failures() == 0, &mut relist).await;
+            if *version > before {
+                failures.reset();
+            }
+            match end {
+                End::Over => {
+                    failures.reset();
+                    if relist.due.is_none() {
+                        relist.waits.reset();
+                        self.healthy();
+                    }
+                }
+                End::Relist => from = None,
+                End::Expired(error) => {
+                    from = None;
+                    // That of a list that was just made is another matter.
+                    if relist.waits.failures() > 0 {
+                        self.report(&error);
+                    }
+                    sleep(relist.waits.after_failure()).await;
+                }
+                End::Unanswered(error) => {
                     self.report(&error);
-                    sleep(backoff.after_failure()).await;
+                    sleep(failures.after_failure()).await;
+                }
+                End::Broken(error) => {
+                    self.report(&error);
+                    if error.code() == 404 || failures.failures() + 1 >= ATTEMPTS {
+                        from = None;
+                        sleep(relist.waits.after_failure()).await;
+                    } else {
+                        sleep(failures.after_failure()).await;
+                    }
                 }
             }
         }
     }
 
-    /// Lists all pages, of which the first is as recent as any answer of the server.
-    async fn list(&self) -> Result<u64, Interruption> {
-        let mut objects = Vec::new();
+    /// Lists all pages, of which the first is as recent as any answer of the server. What is not listed is gone, unless
+    /// something was listed that does not say what it is.
+    async fn list(&mut self, paged: bool, relist: &mut Relist) -> Result<u64, RequestError> {
+        let (mut objects, mut garbled) = (Vec::new(), None);
         let mut next = String::new();
-        loop {
-            let mut path = with_parameter(self.path.clone(), "limit", PAGE);
+        for _ in 0..PAGES {
+            let mut path = self.path.clone();
+            if paged {
+                path = with_parameter(path, "limit", PAGE);
+            }
             if !next.is_empty() {
                 path = with_parameter(path, "continue", &next);
             }
             self.attempt();
-            let page: Page = Call::get(&path).send(&self.client, LIST_DEADLINE).await?.decode()?;
-            objects.extend(page.items.unwrap_or_default().iter().filter_map(|item| self.decode(item)));
-            if page.metadata.next.is_empty() {
-                let version = number(&page.metadata.resource_version)?;
-                self.index.relisted(self.watch.id, version, objects);
-                self.synced();
-                return Ok(version);
+            let answer = Call::get(&path).send(&self.client, LIST_DEADLINE).await?;
+            let page = Page::read(&answer.text(), self.place());
+            let page = page.map_err(|error| RequestError::Decode(error.to_string()))?;
+            objects.extend(page.objects.into_iter().map(|object| self.object(object)));
+            garbled = garbled.or(page.garbled);
+            if page.next.is_empty() {
+                relist.due = None;
+                match garbled {
+                    None => {
+                        self.index.relisted(self.watch.id, page.version, objects);
+                        self.synced();
+                    }
+                    Some(garbled) => {
+                        self.index.listed_in_part(self.watch.id, objects);
+                        self.report(&RequestError::Decode(garbled.to_string()));
+                        relist.soon();
+                    }
+                }
+                return Ok(page.version);
             }
-            next = page.metadata.next;
+            if page.next == next {
+                break;
+            }
+            next = page.next;
         }
+        Err(RequestError::Decode("the list has no end".to_owned()))
     }
 
-    /// Follows the changes until the server ends the watch; returns how far it came.
-    async fn follow(&self, from: u64) -> Result<u64, Interruption> {
+    /// Follows the changes from a version on, which it keeps up to date.
+    async fn follow(&mut self, version: &mut u64, is_steady: bool, relist: &mut Relist) -> End {
         let mut path = with_parameter(self.path.clone(), "watch", "true");
         for (name, value) in [
             ("allowWatchBookmarks", "true"),
             ("timeoutSeconds", &*WATCH_SECONDS.to_string()),
-            ("resourceVersion", &*from.to_string()),
+            ("resourceVersion", &*version.to_string()),
         ] {
             path = with_parameter(path, name, value);
         }
-        let request =
-            Request::get(path).body(Vec::new()).map_err(|error| RequestError::Transport(error.to_string()))?;
-        let started = Instant::now();
+        let (started, from) = (Instant::now(), *version);
         self.attempt();
-        let connected = timeout(SILENCE_LIMIT, self.client.request_events::<WireObject>(request)).await;
-        let events = connected.map_err(|_| RequestError::Timeout(SILENCE_LIMIT))?.map_err(RequestError::from_kube)?;
-        let mut events = pin!(events);
-        self.healthy();
-        let mut version = from;
-        loop {
-            let next = timeout(SILENCE_LIMIT, events.try_next()).await;
-            self.attempt();
-            let event = match next.map_err(|_| RequestError::Timeout(SILENCE_LIMIT))? {
-                Ok(Some(event)) => event,
-                Ok(None) if version == from && started.elapsed() < SHORTEST_WATCH => {
-                    return Err(RequestError::Transport("the server ended a watch at once".to_owned()).into());
-                }
-                Ok(None) => return Ok(version),
-                Err(kube::Error::SerdeError(error)) => {
-                    self.skip(&error);
-                    continue;
-                }
-                // What was told so far stands; the next attempt goes on from there.
-                Err(error) if version > from => {
-                    self.report(&RequestError::from_kube(error));
-                    return Ok(version);
-                }
-                Err(error) => return Err(RequestError::from_kube(error).into()),
-            };
-            version = version.max(self.handle(event)?);
+        let call = Call::get(&path);
+        let body = match timeout(SILENCE_LIMIT, call.open(&self.client)).await {
+            Ok(Ok(answer)) => answer.into_body(),
+            Ok(Err(error)) => return error.into(),
+            Err(_) => return RequestError::Timeout(SILENCE_LIMIT).into(),
+        };
+        if is_steady && relist.due.is_none() {
+            self.healthy();
         }
+        let mut pieces = pin!(body.into_data_stream());
+        let mut lines = Lines::default();
+        loop {
+            let piece = tokio::select! {
+                biased;
+                () = relist.is_due() => return End::Relist,
+                piece = timeout(SILENCE_LIMIT, pieces.next()) => piece,
+            };
+            self.attempt();
+            match piece {
+                Ok(Some(Ok(piece))) => lines.push(&piece),
+                Ok(Some(Err(error))) => return End::Broken(RequestError::from_kube(error)),
+                Ok(None) => break,
+                Err(_) => return End::Broken(RequestError::Timeout(SILENCE_LIMIT)),
+            }
+            loop {
+                match lines.next() {
+                    Ok(Some(line)) => {
+                        if let Some(end) = self.take(Event::read(&line, self.place()), version, relist) {
+                            return end;
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(TooLong) => {
+                        relist.soon();
+                        return End::Broken(RequestError::Decode(format!("an event has more than {LONGEST} bytes")));
+                    }
+                }
+            }
+        }
+        // The end of the last line may be missing, and the line not.
+        if let Some(rest) = lines.rest() {
+            match Event::read(&rest, self.place()) {
+                Err(_) => return broken("the answer ended in the middle of an event"),
+                event => {
+                    if let Some(end) = self.take(event, version, relist) {
+                        return end;
+                    }
+                }
+            }
+        }
+        if *version == from && started.elapsed() < SHORTEST_WATCH {
+            return broken("the server ended a watch at once");
+        }
+        End::Over
     }
 
-    fn handle(&self, event: WatchEvent<WireObject>) -> Result<u64, Interruption> {
-        match event {
-            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                let object = self.object(object);
-                let version = version_of(&object);
+    /// Takes in an event. None: the watch goes on.
+    fn take(
+        &mut self,
+        event: Result<Event, super::event::Garbled>,
+        version: &mut u64,
+        relist: &mut Relist,
+    ) -> Option<End> {
+        let reached = match event {
+            Ok(Event::Is(object)) => {
+                let object = self.object(*object);
+                let reached = version_of(&object);
                 self.index.observed(self.watch.id, object);
-                Ok(version)
+                reached
             }
-            WatchEvent::Deleted(object) => {
-                let object = self.object(object);
+            Ok(Event::Was(object)) => {
+                let object = self.object(*object);
                 self.index.vanished(self.watch.id, &object);
-                Ok(version_of(&object))
+                version_of(&object)
             }
-            WatchEvent::Bookmark(bookmark) => {
-                let version = number(&bookmark.metadata.resource_version)?;
-                self.index.advanced(self.watch.id, version);
-                Ok(version)
+            Ok(Event::Reached(reached)) => {
+                self.index.advanced(self.watch.id, reached);
+                reached
             }
-            WatchEvent::Error(status) => Err(RequestError::from_kube(kube::Error::Api(status)).into()),
+            Ok(Event::Failed(status)) => return Some(RequestError::in_stream(*status).into()),
+            Err(garbled) => {
+                self.report(&RequestError::Decode(garbled.to_string()));
+                relist.soon();
+                return None;
+            }
+        };
+        *version = reached.max(*version);
+        if relist.due.is_none() {
+            self.healthy();
         }
+        None
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place { namespaced: self.key.resource.namespaced, namespace: self.key.namespace.as_deref() }
     }
 
     fn object(&self, object: WireObject) -> Object {
-        self.index.object(&self.kind, object)
-    }
-
-    fn decode(&self, item: &RawValue) -> Option<Object> {
-        match serde_json::from_str::<WireObject>(item.get()) {
-            Ok(object) => Some(self.object(object)),
-            Err(error) => {
-                self.skip(&error);
-                None
+        let object = self.index.object(&self.kind, object);
+        if let Some(unreadable) = &object.unreadable {
+            let known = self.index.get(&self.kind, &object.at());
+            if known.is_none_or(|known| known.unreadable != object.unreadable) {
+                let (path, why) = (&unreadable.path, &unreadable.why);
+                tracing::warn!(object = %object.key(), path, why, "an object can't be read as a whole; it is left as it is, and what was made for it, too");
             }
         }
-    }
-
-    /// An object whose very metadata can't be understood, or that nests beyond all bounds, is no object for us; the others are.
-    fn skip(&self, error: &serde_json::Error) {
-        tracing::warn!(watch = %self.key, %error, "an object that can't be decoded is ignored");
+        object
     }
 
     fn attempt(&self) {
-        self.update(|status| status.last_attempt = Instant::now());
+        self.status.send_modify(|status| status.last_attempt = Instant::now());
     }
 
     fn healthy(&self) {
-        self.update(|status| status.problem = None);
+        let had_problem = self.status.send_if_modified(|status| status.problem.take().is_some());
+        if had_problem {
+            self.tell();
+        }
     }
 
     fn synced(&self) {
         if !self.status.borrow().is_synced {
             tracing::debug!(watch = %self.key, "in sync");
         }
-        self.update(|status| {
+        self.status.send_modify(|status| {
             status.is_synced = true;
             status.problem = None;
         });
         self.tell();
     }
 
-    fn report(&self, error: &RequestError) {
-        let problem = match (error.code(), error.to_string()) {
-            (404, _) => WatchProblem::NotServed,
-            (401 | 403, message) => WatchProblem::Forbidden(message),
-            (400, message) => WatchProblem::Refused(message),
-            (_, message) => WatchProblem::Unavailable(message),
-        };
-        // Said once, not at each attempt.
-        if self.status.borrow().problem.as_ref().map(WatchProblem::kind) != Some(problem.kind()) {
-            tracing::warn!(watch = %self.key, reason = problem.kind(), %error, "a watch gets no news");
+    /// Tells what is wrong: in the status, the metrics, and the log.
+    fn report(&mut self, error: &RequestError) {
+        let problem = WatchProblem::from(error);
+        let kind = problem.kind();
+        self.failures.count(&self.kind, kind);
+        if self.said.is_none_or(|(said, when)| said != kind || when.elapsed() > QUIET_TIME) {
+            self.said = Some((kind, Instant::now()));
+            tracing::warn!(watch = %self.key, reason = kind, %problem, "a watch does not get all news; it goes on trying");
+        } else {
+            tracing::debug!(watch = %self.key, reason = kind, %problem, "a watch still does not get all news");
         }
-        self.update(|status| status.problem = Some(problem));
+        self.status.send_modify(|status| status.problem = Some(problem));
         self.tell();
-    }
-
-    fn update(&self, update: impl FnOnce(&mut WatchStatus)) {
-        self.status.send_modify(update);
     }
 
     fn tell(&self) {
@@ -298,6 +416,6 @@ impl WatchTask {
     }
 }
 
-fn number(version: &str) -> Result<u64, RequestError> {
-    version.parse().map_err(|_| RequestError::Decode(format!("resourceVersion {version:?} is not a number")))
+fn broken(how: &str) -> End {
+    End::Broken(RequestError::Transport(how.to_owned()))
 }

@@ -9,6 +9,7 @@ mod native;
 mod status;
 mod takeover;
 mod templates;
+mod unreadable;
 
 pub use guest::MountedHandler;
 pub use takeover::{KOPF_FINALIZER, handed_back};
@@ -27,6 +28,7 @@ use crate::{
     scheduler::{Replies, Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
     wanted::{Findings, Found, Problem, Snapshot},
 };
+use unreadable::leave_unreadable;
 
 /// Problems that are remembered as told.
 const TOLD: usize = 32;
@@ -214,6 +216,11 @@ impl Pipeline<'_> {
     /// Looks at one subject and does what is left to do. `now` is in milliseconds since the Unix epoch.
     pub async fn reconcile(&self, handler: &Handler, at: &NamespacedName, state: &mut SubjectState, now: u64) -> Pass {
         let subject = self.observed.get(&handler.subject(), at);
+        if let Some(subject) = &subject
+            && let Some(pass) = leave_unreadable(handler, subject, state)
+        {
+            return pass;
+        }
         if let (Some(subject), Handler::Native(reconciler)) = (&subject, handler) {
             state.is_about(subject);
             if let Some(pass) = self.take_over(*reconciler, subject, state, now).await {

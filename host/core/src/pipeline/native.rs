@@ -32,6 +32,11 @@ impl Pipeline<'_> {
         let mut seen = self.observe_native(reconciler, subject, now);
         seen.replies = state.replies.clone();
         seen.facts = state.findings.facts.clone();
+        // What depends on an object that can't be read waits for it.
+        if let Some(problem) = seen.related.values().flatten().find_map(|other| Problem::with_other(other)) {
+            state.await_reading(problem);
+            return Pass { findings: state.findings.clone(), ..Pass::default() };
+        }
         self.forget_lost_children(state, &seen);
         let mut wanted = reconciler.reconcile(&seen, self.environment);
         if !wanted.drafts.is_empty() {

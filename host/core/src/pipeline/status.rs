@@ -34,8 +34,9 @@ impl Pipeline<'_> {
         let subject = self.observed.get(&kind, at).filter(|subject| !subject.is_being_deleted());
         let subject = subject.filter(|subject| subject.metadata.uid == *uid);
         let (Some(subject), Some(resource)) = (subject, self.observed.resource(&kind)) else { return Ok(Vec::new()) };
-        // What tells no problems says nothing of what is somebody else's.
-        if !reconciler.has_conditions() && !matches!(self.hold_by_cluster(reconciler, &subject, now), Hold::Ours) {
+        // What tells no problems says nothing of what is somebody else's, or can't be read.
+        let is_known = || matches!(self.hold_by_cluster(reconciler, &subject, now), Hold::Ours);
+        if !reconciler.has_conditions() && (subject.unreadable.is_some() || !is_known()) {
             return Ok(Vec::new());
         }
         let seen = self.observe_native(reconciler, &subject, now);

@@ -31,6 +31,11 @@ impl Pipeline<'_> {
         let mut compared = Vec::with_capacity(children.len());
         for child in children {
             let (kind, name) = target(&child.object);
+            // Of what can't be read nothing is compared: the plan leaves it as it is.
+            if seen.child(&kind, name).is_some_and(|live| live.unreadable.is_some()) {
+                settled.push(Settled::Apply(child));
+                continue;
+            }
             let is_heir = |live: &Arc<Object>| {
                 is_to_be_inherited(live, author.manager) && author.may_change(live, &seen.subject.metadata.uid)
             };

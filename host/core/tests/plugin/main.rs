@@ -5,4 +5,5 @@ mod calls;
 mod dask_kinds;
 mod end;
 mod others;
+mod unreadable;
 mod world;

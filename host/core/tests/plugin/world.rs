@@ -13,7 +13,7 @@ use dask_wasm_operator_core::{
     },
     dask::{Environment, Reconciler},
     memory::{MemoryCluster, built_in_resources},
-    object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
+    object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource, Unreadable},
     pipeline::{Handler, MountedHandler, Pass, Pipeline, SubjectState},
     plugin::{HandlerName, Mounted, Rights},
     ports::{CallError, CallReport, Guest, Observed, Pending, Writes},
@@ -151,16 +151,26 @@ pub(crate) struct Watched {
     pub(crate) cluster: MemoryCluster,
     hidden: Mutex<BTreeSet<ObjectKey>>,
     refused: Mutex<BTreeMap<ObjectKey, &'static str>>,
+    /// Objects that can't be read, and where.
+    blurred: Mutex<BTreeMap<ObjectKey, &'static str>>,
+}
+
+impl Watched {
+    fn seen(&self, object: Arc<Object>) -> Arc<Object> {
+        let Some(path) = self.blurred.lock().unwrap().get(&object.key()).copied() else { return object };
+        let unreadable = Some(Box::new(Unreadable::new(path, "is odd")));
+        Arc::new(Object { unreadable, ..(*object).clone() })
+    }
 }
 
 impl Observed for Watched {
     fn get(&self, kind: &GroupVersionKind, at: &NamespacedName) -> Option<Arc<Object>> {
         let is_hidden = |object: &Arc<Object>| self.hidden.lock().unwrap().contains(&object.key());
-        self.cluster.get(kind, at).filter(|object| !is_hidden(object))
+        self.cluster.get(kind, at).filter(|object| !is_hidden(object)).map(|object| self.seen(object))
     }
 
     fn controlled_by(&self, kind: &GroupVersionKind, uid: &str) -> Vec<Arc<Object>> {
-        self.cluster.controlled_by(kind, uid)
+        self.cluster.controlled_by(kind, uid).into_iter().map(|object| self.seen(object)).collect()
     }
 
     fn departed(&self, kind: &GroupVersionKind, uid: &str) -> Vec<Arc<Object>> {
@@ -219,7 +229,8 @@ impl World {
                 },
             }))
             .unwrap();
-        let watched = Watched { cluster, hidden: Mutex::default(), refused: Mutex::default() };
+        let watched =
+            Watched { cluster, hidden: Mutex::default(), refused: Mutex::default(), blurred: Mutex::default() };
         Self { watched, states: BTreeMap::new() }
     }
 
@@ -334,6 +345,16 @@ impl World {
     /// The object loses the labels by which it is watched.
     pub(crate) fn hide(&self, kind: &str, name: &str) {
         self.watched.hidden.lock().unwrap().insert(Self::key(kind, name));
+    }
+
+    /// The object can't be read at this path.
+    pub(crate) fn blur(&self, kind: &str, name: &str, path: &'static str) {
+        self.watched.blurred.lock().unwrap().insert(Self::key(kind, name), path);
+    }
+
+    /// All objects can be read again.
+    pub(crate) fn focus(&self) {
+        self.watched.blurred.lock().unwrap().clear();
     }
 }
 

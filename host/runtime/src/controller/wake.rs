@@ -33,7 +33,8 @@ fn extent(old: Option<&Object>, new: Option<&Object>) -> Extent {
         && before.annotations == after.annotations
         && before.owner_references == after.owner_references
         && before.finalizers == after.finalizers
-        && before.deletion_timestamp == after.deletion_timestamp;
+        && before.deletion_timestamp == after.deletion_timestamp
+        && old.unreadable == new.unreadable;
     if !metadata || !beside_status(old).eq(beside_status(new)) || !held(old).eq(held(new)) {
         Extent::Whole
     } else if status(old) != status(new) {

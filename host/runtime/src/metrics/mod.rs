@@ -7,6 +7,7 @@
 mod objects;
 mod process;
 mod series;
+mod watches;
 
 use std::{
     hash::Hash,
@@ -14,7 +15,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use dask_wasm_operator_cluster::index::Index;
+use dask_wasm_operator_cluster::{index::Index, watch::Watches};
 use dask_wasm_operator_core::{
     action::{WriteError, Written},
     plugin::HandlerName,
@@ -174,6 +175,14 @@ impl Metrics {
     pub fn of_objects(mut self, index: Arc<Index>) -> Self {
         let ours = self.registry.sub_registry_with_prefix(PREFIX);
         ours.register_collector(Box::new(objects::DaskObjects::of(index)));
+        self
+    }
+
+    /// With how the watches are doing, asked at each look.
+    #[must_use]
+    pub fn of_watches(mut self, watches: Watches) -> Self {
+        let ours = self.registry.sub_registry_with_prefix(PREFIX);
+        ours.register_collector(Box::new(watches::WatchFailures::of(watches)));
         self
     }
 

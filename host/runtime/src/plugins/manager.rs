@@ -415,10 +415,15 @@ fn comes_from_config_maps(spec: &DaskPluginSpec) -> bool {
 }
 
 fn of_object(object: &Object) -> Found {
-    let spec = object.fields.get("spec").map_or("{}", |raw| raw.get());
-    let mut decoder = serde_json::Deserializer::from_str(spec);
-    let spec = serde_path_to_error::deserialize(&mut decoder)
-        .map_err(|error| format!("spec.{}: {}", error.path(), error.inner()));
+    let spec = match &object.unreadable {
+        Some(unreadable) => Err(format!("{}: {}; correct this field", unreadable.path, unreadable.why)),
+        None => {
+            let spec = object.fields.get("spec").map_or("{}", |raw| raw.get());
+            let mut decoder = serde_json::Deserializer::from_str(spec);
+            serde_path_to_error::deserialize(&mut decoder)
+                .map_err(|error| format!("spec.{}: {}", error.path(), error.inner()))
+        }
+    };
     let generation = object.metadata.generation;
     Found { name: object.metadata.name.clone(), origin: Origin::Object, spec, generation }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use dask_wasm_operator_core::{
-    object::{GroupVersionKind, NamespacedName},
+    object::{GroupVersionKind, NamespacedName, Unreadable},
     ports::Observed,
     spec::{COMPONENT_BYTES, ConfigMapKeys, DaskPluginSpec, SelectedSource, SourceError},
     text::line,
@@ -58,6 +58,14 @@ pub(crate) enum CodeError {
         /// Its name.
         name: String,
     },
+    /// The ConfigMap is there, and not all of it can be read.
+    #[error("spec.source.configMap: ConfigMap {name} can't be read: {}: {}; correct this field", .unreadable.path, .unreadable.why)]
+    Unreadable {
+        /// Name of the ConfigMap.
+        name: String,
+        /// What can't be read.
+        unreadable: Box<Unreadable>,
+    },
     /// The ConfigMap has no such key.
     #[error("spec.source.configMap: ConfigMap {name} has no key {}; it has {}", line(.key, 253), some(.keys))]
     NoKey {
@@ -99,6 +107,7 @@ impl CodeError {
             Self::Source(_) => "InvalidSource",
             Self::NotServed { .. } => "NotServedYet",
             Self::NoConfigMap { .. } => "ConfigMapNotFound",
+            Self::Unreadable { .. } => "ConfigMapNotReadable",
             Self::NoKey { .. } | Self::WhichKey { .. } => "KeyNotFound",
             Self::JoinedWithoutDigest => "DigestRequired",
             Self::File { .. } => "FileNotReadable",
@@ -150,6 +159,9 @@ fn config_map(wanted: &ConfigMapKeys, namespace: &str, observed: &dyn Observed) 
     let object = observed.get(&GroupVersionKind::new("", "v1", "ConfigMap"), &NamespacedName::new(namespace, &name));
     let object =
         object.ok_or_else(|| CodeError::NoConfigMap { namespace: namespace.to_owned(), name: name.clone() })?;
+    if let Some(unreadable) = object.unreadable.clone() {
+        return Err(CodeError::Unreadable { name, unreadable });
+    }
     let data = ConfigMapData {
         data: object.field("data").and_then(Result::ok).unwrap_or_default(),
         binary_data: object.field("binaryData").and_then(Result::ok).unwrap_or_default(),

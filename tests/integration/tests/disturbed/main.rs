@@ -5,4 +5,5 @@ mod lease;
 mod quiet;
 mod site;
 mod snapshot;
+mod spoilt;
 mod stale;

@@ -10,6 +10,7 @@ mod restarts;
 mod scope;
 mod stage;
 mod takeover;
+mod unreadable;
 
 use dask_wasm_operator_test_integration::{clusters, manifests, objects, settled};
 use dask_wasm_operator_test_support::endpoints;

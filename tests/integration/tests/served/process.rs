@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use dask_wasm_operator_api::crds;
 use dask_wasm_operator_test_support::{
-    Installation, Operator, chart,
+    Installation, Operator, apply_crds, chart,
     control_plane::{Binaries, ControlPlane},
     program, wait_for,
 };
@@ -98,13 +98,37 @@ async fn missing_definitions_are_named() -> anyhow::Result<()> {
     some.retain(|crd| !matches!(crd.spec.names.kind.as_str(), "DaskJob" | "DaskPluginRecord"));
     let control_plane = ControlPlane::start(&binaries, &some).await?;
     let mut operator = Operator::start(control_plane.kubeconfig(), &[])?;
+    operator.until_logged(&["the cluster does not serve these definitions", "daskjobs.kubernetes.dask.org"]).await?;
     let status = operator.ended(TIMEOUT).await?;
     assert_eq!(status.code(), Some(78));
     let log = operator.log();
+    assert_eq!(log.matches("does not serve these definitions").count(), 1, "{log}");
     let says =
         "the cluster has no daskjobs.kubernetes.dask.org, daskpluginrecords.plugins.dask.org; install the definitions";
     ensure!(log.contains(says), "{log}");
     Ok(())
+}
+
+#[tokio::test]
+async fn fault_09_definitions_that_are_applied_after_the_start_are_waited_for() -> anyhow::Result<()> {
+    let binaries = tokio::task::spawn_blocking(|| Binaries::ensure(&|line| eprintln!("{line}"))).await??;
+    let control_plane = ControlPlane::start(&binaries, &[]).await?;
+    let port = free_port()?;
+    let admin_address = format!("--admin-address=127.0.0.1:{port}");
+    let mut operator = Operator::start(control_plane.kubeconfig(), &["--standalone", &admin_address])?;
+    operator
+        .until_logged(&["the cluster does not serve these definitions", "daskclusters.kubernetes.dask.org"])
+        .await?;
+    // Whoever starts again what is not healthy lets it wait.
+    assert_eq!(get(port, "/healthz").await?.0, StatusCode::OK);
+    assert_eq!(get(port, "/readyz").await?.0, StatusCode::SERVICE_UNAVAILABLE);
+    let client = control_plane.kubeconfig().client().await?;
+    apply_crds(&client, &crds()).await?;
+    operator.ready().await?;
+    assert_eq!(get(port, "/readyz").await?.0, StatusCode::OK);
+    let objects = crate::objects::Objects { client, namespace: "default".into() };
+    objects.running_cluster("simple", 1).await?;
+    operator.must_run()
 }
 
 #[tokio::test]

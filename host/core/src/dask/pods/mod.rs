@@ -110,7 +110,13 @@ pub fn summary(kind: Arc<GroupVersionKind>, pod: &Object) -> Object {
         owner_references: owner.into_iter().collect(),
         ..Metadata::default()
     };
-    Object { kind, metadata, fields: [(SUMMARY.to_owned(), summary)].into_iter().collect(), managed_fields: Vec::new() }
+    Object {
+        kind,
+        metadata,
+        fields: [(SUMMARY.to_owned(), summary)].into_iter().collect(),
+        managed_fields: Vec::new(),
+        unreadable: pod.unreadable.clone(),
+    }
 }
 
 /// The lookup of the pods of a DaskCluster.

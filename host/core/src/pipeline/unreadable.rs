@@ -1,0 +1,38 @@
+//! A subject that can't be read is there: what was made for it stays as it is until it can be read again, or goes.
+
+use super::{Handler, MountedHandler, Pass, SubjectState};
+use crate::{
+    contract::EventNote,
+    dask::Reconciler,
+    object::Object,
+    wanted::{Findings, Problem},
+};
+
+/// The pass over a subject that can't be read. None: it can, or it is on its way out, for which nothing of it has to be read.
+pub(super) fn leave_unreadable(handler: &Handler, subject: &Object, state: &mut SubjectState) -> Option<Pass> {
+    let problem = Problem::with_subject(subject).filter(|_| !subject.is_being_deleted())?;
+    state.is_about(subject);
+    let mut pass = Pass { alive: true, ..Pass::default() };
+    match handler {
+        // The cluster's own reconciler says it.
+        Handler::Native(Reconciler::IdleShutdown) => pass.is_told = true,
+        Handler::Native(_) => state.await_reading(problem),
+        Handler::Plugin(handler) => pass.events = event(handler, subject, &problem).into_iter().collect(),
+    }
+    Some(Pass { findings: state.findings.clone(), ..pass })
+}
+
+/// Dask objects say it in their status.
+fn event(handler: &MountedHandler, subject: &Object, problem: &Problem) -> Option<EventNote> {
+    let is_of_dask = Reconciler::ALL.into_iter().any(|reconciler| reconciler.subject().same_kind(&subject.kind));
+    (!is_of_dask && handler.mounted.matches(subject)).then(|| problem.as_event())
+}
+
+impl SubjectState {
+    /// Nothing is done before an object can be read. What was found out before is as true as it was.
+    pub(super) fn await_reading(&mut self, problem: Problem) {
+        let findings = Findings { problems: vec![problem], ..self.findings.clone() };
+        self.find(&findings);
+        self.looked = false;
+    }
+}
