@@ -42,7 +42,7 @@ const WATCH: &[&str] = &["get", "list", "watch"];
 const MANAGE: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
 
 /// What the operator may do.
-pub const TABLE: [Rights; 22] = [
+pub const TABLE: [Rights; 23] = [
     Rights {
         scope: Scope::Served,
         group: "kubernetes.dask.org",
@@ -145,6 +145,13 @@ pub const TABLE: [Rights; 22] = [
         resources: &["events"],
         verbs: &["create"],
         why: "tells users what happened to their objects",
+    },
+    Rights {
+        scope: Scope::Served,
+        group: "",
+        resources: &["resourcequotas"],
+        verbs: &["list", "watch"],
+        why: "notices that a quota which refused something has room again",
     },
     Rights {
         scope: Scope::Operator,

@@ -1,35 +1,36 @@
 //! Events (events.k8s.io/v1) about objects: how users hear of what happened to theirs.
 //!
-//! Anybody may post, and hardly anybody waits for it. What is repeated, too frequent for one object, or more than the queue
-//! holds is dropped and counted: an Event is a courtesy, state stands in conditions.
+//! Anybody may post, and hardly anybody waits for it. What is repeated or too frequent is dropped and counted: an Event is a
+//! courtesy, state stands in conditions. Each source has an account of its own ([`accounts`]): whatever a plugin posts, no Event
+//! of the operator or of another plugin is dropped for it, nor does it wait for it.
 //!
 //! What a process says for the first time may have been said by the one before it: a restart is no news. So such an Event has a
 //! name by what it says, and one that is there already was told.
 
+mod accounts;
+
 use std::{
-    collections::HashMap,
-    hash::{BuildHasher, DefaultHasher, Hash as _, Hasher as _, RandomState},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use dask_wasm_operator_core::{
     contract::{EventNote, EventSeverity},
     object::{GroupVersionKind, NamespacedName, Object, Resource},
-    text::{MESSAGE_BYTES, line},
+    text::{MESSAGE_BYTES, into_line, line},
 };
 use http::Method;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::MicroTime, jiff::Timestamp};
 use kube::Client;
 use serde_json::json;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, oneshot},
     time::Instant,
 };
 
+use self::accounts::{Accounts, Queued};
 use crate::{
     backoff::random,
     gate::Gate,
@@ -39,20 +40,6 @@ use crate::{
 
 /// Who reports.
 const CONTROLLER: &str = "dask-wasm-operator";
-
-/// Events that wait to be posted.
-const QUEUE: usize = 1_000;
-
-/// The same Event about the same object is not repeated within this time.
-const QUIET_TIME: Duration = Duration::from_secs(600);
-
-/// Events about one object at once, and how long it takes until there may be one more: as client-go's spam filter, which
-/// allows 25 and one every 5 minutes, but for an object that is watched by people while they try things out.
-const BURST: u32 = 25;
-const REFILL: Duration = Duration::from_secs(60);
-
-/// Entries of the filter's memory above which the old ones are dropped.
-const MEMORY: usize = 10_000;
 
 /// The longest reason that the API allows, in bytes.
 const REASON_MAX: usize = 128;
@@ -96,11 +83,13 @@ impl From<&Object> for Regarding {
     }
 }
 
-/// An Event that waits to be posted. Dropped when that is done, which ends its [`Posting`].
-struct Queued {
-    regarding: Regarding,
-    note: EventNote,
-    _end: oneshot::Sender<()>,
+/// Who wants an Event posted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// The operator itself.
+    Operator,
+    /// A plugin, by the name of its DaskPlugin.
+    Plugin(String),
 }
 
 /// For who must not go on before an Event: most need not wait for it.
@@ -114,64 +103,86 @@ impl Posting {
     }
 }
 
-/// Posts Events in the background. Clones post through the same queue.
+/// Posts Events in the background. Clones post through the same queues.
 #[derive(Clone)]
 pub struct Events {
     level: EventLevel,
-    sender: mpsc::Sender<Queued>,
-    dropped: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    accounts: Mutex<Accounts>,
+    /// Told when something is in a queue: of the operator, of plugins.
+    queued: [Notify; 2],
+}
+
+impl Shared {
+    fn accounts(&self) -> MutexGuard<'_, Accounts> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queued(&self, of_plugins: bool) -> &Notify {
+        &self.queued[usize::from(of_plugins)]
+    }
 }
 
 impl Events {
     /// Starts to post what `level` has, while `gate` is open. `instance` says which process it is. Must be called within a
     /// tokio runtime.
     pub fn start(client: Client, gate: Gate, instance: String, level: EventLevel) -> Self {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let poster = Poster { client, gate, instance, dropped: Arc::clone(&dropped) };
-        tokio::spawn(poster.run(receiver));
-        Self { level, sender, dropped }
+        let shared = Arc::new(Shared { accounts: Mutex::default(), queued: Default::default() });
+        for of_plugins in [false, true] {
+            let (client, gate, instance) = (client.clone(), gate.clone(), instance.clone());
+            tokio::spawn(Poster { client, gate, instance, of_plugins }.run(Arc::clone(&shared)));
+        }
+        Self { level, shared }
     }
 
     /// Posts an Event soon, or drops it; answers by what that can be waited for.
-    pub fn post(&self, regarding: Regarding, note: EventNote) -> Posting {
+    pub fn post(&self, source: &Source, regarding: Regarding, note: EventNote) -> Posting {
         let (end, posting) = oneshot::channel();
-        let is_wanted = self.level.has(note.severity);
-        if is_wanted && self.sender.try_send(Queued { regarding, note, _end: end }).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        if self.level.has(note.severity) {
+            let note = within_limits(note);
+            let queued = Queued { source: source.clone(), regarding, note, is_again: false, _end: end };
+            self.shared.accounts().admit(Instant::now(), queued);
+            self.shared.queued(*source != Source::Operator).notify_one();
         }
         Posting(posting)
     }
 
-    /// Events that were not posted because the queue was full, the server refused, or there were too many about one object.
-    /// Repetitions don't count.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+    /// Events that were not posted because there were too many of their source or about one object, or because the server
+    /// refused. Repetitions don't count.
+    pub fn dropped(&self) -> BTreeMap<Source, u64> {
+        self.shared.accounts().dropped()
+    }
+
+    /// Drops the account of a plugin that is gone.
+    pub fn forget(&self, plugin: &str) {
+        self.shared.accounts().forget(&Source::Plugin(plugin.to_owned()));
     }
 }
 
+/// Posts for the operator, or for plugins in turn.
 struct Poster {
     client: Client,
     gate: Gate,
     instance: String,
-    dropped: Arc<AtomicU64>,
+    of_plugins: bool,
 }
 
 impl Poster {
-    async fn run(self, mut queue: mpsc::Receiver<Queued>) {
-        let mut filter = Filter::default();
-        while let Some(Queued { regarding, note, _end }) = queue.recv().await {
-            let posted = match filter.judge(Instant::now(), &regarding.uid, &note) {
-                Verdict::Repeated => true,
-                Verdict::TooMany => false,
-                // The pipeline speaks only where it may write; this is for what was queued before.
-                Verdict::New => {
-                    self.gate.allows(Duration::ZERO) && self.post(&regarding, &note, identity(&regarding, &note)).await
-                }
-                Verdict::Again => self.gate.allows(Duration::ZERO) && self.post(&regarding, &note, random()).await,
+    async fn run(self, shared: Arc<Shared>) {
+        loop {
+            let queued = shared.accounts().next(self.of_plugins);
+            let Some(Queued { source, regarding, note, is_again, _end }) = queued else {
+                shared.queued(self.of_plugins).notified().await;
+                continue;
             };
-            if !posted {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
+            // The pipeline speaks only where it may write; this is for what was queued before.
+            let name = if is_again { random() } else { identity(&regarding, &note) };
+            let is_posted = self.gate.allows(Duration::ZERO) && self.post(&regarding, &note, name).await;
+            if !is_posted {
+                shared.accounts().count_dropped(&source);
             }
         }
     }
@@ -239,50 +250,12 @@ fn event(
     })
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// This process has not said it yet, as far as it remembers.
-    New,
-    /// It has, some time ago.
-    Again,
-    Repeated,
-    TooMany,
-}
-
-/// Decides which Events are worth posting.
-#[derive(Default)]
-struct Filter {
-    hasher: RandomState,
-    /// When an Event was last posted, by a hash of all that makes it the same.
-    posted: HashMap<u64, Instant>,
-    /// By uid: when the last of its allowance would be used up if every Event took [`REFILL`].
-    used_until: HashMap<String, Instant>,
-}
-
-impl Filter {
-    fn judge(&mut self, now: Instant, uid: &str, note: &EventNote) -> Verdict {
-        let same = self.hasher.hash_one((uid, &note.reason, &note.message));
-        let posted = self.posted.get(&same).copied();
-        if posted.is_some_and(|posted| now < posted + QUIET_TIME) {
-            return Verdict::Repeated;
-        }
-        self.forget(now);
-        let used_until = self.used_until.get(uid).copied().unwrap_or(now).max(now);
-        if used_until + REFILL > now + REFILL * BURST || self.posted.len() >= MEMORY {
-            return Verdict::TooMany;
-        }
-        self.used_until.insert(uid.to_owned(), used_until + REFILL);
-        self.posted.insert(same, now);
-        if posted.is_some() { Verdict::Again } else { Verdict::New }
-    }
-
-    fn forget(&mut self, now: Instant) {
-        if self.posted.len() >= MEMORY {
-            self.posted.retain(|_, posted| now < *posted + QUIET_TIME);
-        }
-        if self.used_until.len() >= MEMORY {
-            self.used_until.retain(|_, until| now < *until);
-        }
+/// What is longer is not kept.
+fn within_limits(note: EventNote) -> EventNote {
+    EventNote {
+        reason: into_line(note.reason, REASON_MAX),
+        message: into_line(note.message, MESSAGE_BYTES),
+        severity: note.severity,
     }
 }
 
@@ -304,28 +277,6 @@ mod tests {
     }
 
     #[test]
-    fn fault_17_the_same_is_said_once_in_ten_minutes() {
-        let mut filter = Filter::default();
-        let start = Instant::now();
-        assert_eq!(filter.judge(start, "a", &note("x")), Verdict::New);
-        assert_eq!(filter.judge(start, "b", &note("x")), Verdict::New);
-        assert_eq!(filter.judge(start, "a", &note("y")), Verdict::New);
-        assert_eq!(filter.judge(start + QUIET_TIME - Duration::from_secs(1), "a", &note("x")), Verdict::Repeated);
-        assert_eq!(filter.judge(start + QUIET_TIME, "a", &note("x")), Verdict::Again);
-    }
-
-    #[test]
-    fn one_object_cannot_fill_the_cluster() {
-        let mut filter = Filter::default();
-        let start = Instant::now();
-        let new = |filter: &mut Filter, now, count: u32, from: u32| {
-            (from..from + count).filter(|n| filter.judge(now, "a", &note(&n.to_string())) == Verdict::New).count()
-        };
-        assert_eq!(new(&mut filter, start, 100, 0), 25);
-        assert_eq!(filter.judge(start, "b", &note("x")), Verdict::New);
-        assert_eq!(new(&mut filter, start + REFILL, 100, 100), 1);
-    }
-
     /// The belief that is attacked: that what a process says for the first time is news.
     #[test]
     fn what_the_process_before_has_said_has_the_same_name() {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dask_wasm_operator_core::ports::Warrant;
 use tokio::{sync::watch, time::Instant};
 
 /// Until when the process may write; none: it may not.
@@ -11,25 +12,28 @@ pub type WriteUntil = Option<Instant>;
 #[derive(Clone, Debug)]
 pub struct Gate {
     until: Option<watch::Receiver<WriteUntil>>,
+    warrant: Warrant,
 }
 
 impl Gate {
     /// Always open: for a process that was told that it is the only one.
-    pub const fn open() -> Self {
-        Self { until: None }
+    pub fn open() -> Self {
+        Self { until: None, warrant: Warrant::default() }
     }
 
     /// Open as long as a Lease is held.
-    pub const fn held_until(until: watch::Receiver<WriteUntil>) -> Self {
-        Self { until: Some(until) }
+    pub fn held_until(until: watch::Receiver<WriteUntil>) -> Self {
+        Self { until: Some(until), warrant: Warrant::default() }
+    }
+
+    /// The same, as long as a warrant holds.
+    pub(crate) fn under(&self, warrant: Warrant) -> Self {
+        Self { until: self.until.clone(), warrant }
     }
 
     /// Whether a write that takes at most this long would end while the Lease is surely still ours.
     pub fn allows(&self, duration: Duration) -> bool {
-        match &self.until {
-            None => true,
-            Some(until) => is_left(*until.borrow(), duration),
-        }
+        self.warrant.holds() && self.until.as_ref().is_none_or(|until| is_left(*until.borrow(), duration))
     }
 
     /// Waits until it [allows](Self::allows) writes that take at most this long.

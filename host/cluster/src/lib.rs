@@ -8,6 +8,7 @@ pub mod access;
 pub mod applier;
 pub mod backoff;
 pub mod client;
+pub mod config_maps;
 pub mod crds;
 pub mod discovery;
 pub mod events;

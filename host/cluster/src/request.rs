@@ -120,6 +120,10 @@ pub(crate) struct Call<'a> {
 /// The usual encoding of requests and answers.
 pub(crate) const JSON: &str = "application/json";
 
+/// Answers that hold only metadata, of one object and of a list.
+pub(crate) const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+pub(crate) const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+
 impl<'a> Call<'a> {
     /// A read.
     pub(crate) fn get(path: &'a str) -> Self {

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    object::{Object, ObjectKey, Resource},
+    names::check_dns_subdomain,
+    object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     quote::quote,
 };
 
@@ -209,11 +210,24 @@ pub enum WriteError {
     /// This process may not write (any more): the Lease is somebody else's.
     #[error("not written: this process does not hold the Lease")]
     NotLeader,
+    /// What allowed it was withdrawn meanwhile: its plugin was suspended, removed, replaced, or is granted less.
+    #[error("not written: the plugin may not any more, or was mounted anew")]
+    Withdrawn,
 }
 
 impl WriteError {
     /// The kinds that a person should know of: what can be found out only by writing.
     pub const TOLD: [&str; 5] = ["ForeignObject", "FieldConflict", "Forbidden", "Refused", "ApiUnavailable"];
+
+    /// An object that stands in the way: when it changes or goes, the same may be done.
+    pub fn in_the_way(&self) -> Option<ObjectKey> {
+        match self {
+            Self::Foreign { object, .. } | Self::Conflict { object, .. } => Some(object.clone()),
+            Self::Refused { object, code: 403, message, .. } => quota(object, message),
+            Self::Refused { .. } | Self::Stale { .. } | Self::Unavailable { .. } => None,
+            Self::NotLeader | Self::Withdrawn => None,
+        }
+    }
 
     /// A constant word for condition reasons, labels and log fields.
     pub fn kind(&self) -> &'static str {
@@ -225,6 +239,42 @@ impl WriteError {
             Self::Refused { .. } => "Refused",
             Self::Unavailable { .. } => "ApiUnavailable",
             Self::NotLeader => "NotLeader",
+            Self::Withdrawn => "Withdrawn",
+        }
+    }
+}
+
+/// The ResourceQuota that refused an object, in the words of Kubernetes' admission plugin.
+fn quota(object: &ObjectKey, message: &str) -> Option<ObjectKey> {
+    let named = ["exceeded quota: ", "failed quota: "].iter().find_map(|words| message.split_once(words));
+    let name = named?.1.split([',', ':']).next()?;
+    check_dns_subdomain(name).ok()?;
+    let at = NamespacedName { namespace: object.at.namespace.clone(), name: name.to_owned() };
+    Some(ObjectKey { kind: GroupVersionKind::new("", "v1", "ResourceQuota"), at })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_quota_that_refused_an_object_is_in_the_way() {
+        let object =
+            ObjectKey { kind: GroupVersionKind::new("", "v1", "ConfigMap"), at: NamespacedName::new("n", "a") };
+        let in_the_way = |code, message: &str| {
+            let (object, reason, message) = (object.clone(), String::new(), message.to_owned());
+            WriteError::Refused { object, code, reason, message, fields: Vec::new() }
+                .in_the_way()
+                .map(|object| object.to_string())
+        };
+        let exceeded = r#"configmaps "a" is forbidden: exceeded quota: few.maps, requested: count/configmaps=1, used: count/configmaps=2, limited: count/configmaps=2"#;
+        assert_eq!(in_the_way(403, exceeded).as_deref(), Some("ResourceQuota n/few.maps"));
+        let failed = r#"pods "a" is forbidden: failed quota: compute: must specify limits.cpu for: c"#;
+        assert_eq!(in_the_way(403, failed).as_deref(), Some("ResourceQuota n/compute"));
+        for (code, message) in
+            [(403, "no access"), (422, exceeded), (403, "exceeded quota: "), (403, "exceeded quota: A b, c")]
+        {
+            assert_eq!(in_the_way(code, message), None, "{message}");
         }
     }
 }

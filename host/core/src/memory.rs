@@ -305,9 +305,14 @@ impl MemoryCluster {
         object["metadata"]["resourceVersion"] = json!(version.to_string());
         object["metadata"]["generation"] = json!(stored.generation);
         object["metadata"]["creationTimestamp"] = json!(self.created_at);
-        let applied = stored.applied.iter().map(|(manager, target, body)| {
+        let applied = stored.applied.iter().filter_map(|(manager, target, body)| {
             let subresource = if *target == ApplyTarget::Status { "status" } else { "" };
-            json!({"manager": manager, "operation": "Apply", "subresource": subresource, "fieldsV1": fields_of(body)})
+            let fields = fields_of(body);
+            // As the API server, which keeps no entry of who holds nothing.
+            let is_empty = [json!({}), json!({"f:metadata": {}})].contains(&fields);
+            let entry =
+                json!({"manager": manager, "operation": "Apply", "subresource": subresource, "fieldsV1": fields});
+            (!is_empty).then_some(entry)
         });
         let given = (!stored.given.is_null()).then(|| given_entry(&stored.given));
         object["metadata"]["managedFields"] = applied.chain(given).collect();

@@ -54,6 +54,17 @@ impl GroupVersionKind {
     }
 }
 
+/// Ends the kind under which only the metadata of objects is kept. No kind of the API has a dot.
+const OF_METADATA: &str = ".metadata";
+
+impl GroupVersionKind {
+    /// The kind of the API, if only the metadata of its objects is kept under this one.
+    pub fn of_metadata(&self) -> Option<Self> {
+        let kind = self.kind.strip_suffix(OF_METADATA)?;
+        Some(Self { kind: kind.to_owned(), ..self.clone() })
+    }
+}
+
 impl fmt::Display for GroupVersionKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.group.is_empty() { f.write_str(&self.kind) } else { write!(f, "{}.{}", self.kind, self.group) }
@@ -69,6 +80,15 @@ pub struct Resource {
     pub plural: String,
     /// Whether its objects live in namespaces.
     pub namespaced: bool,
+}
+
+impl Resource {
+    /// The same, of which only the metadata is asked for and kept, under a kind of its own, which the API server does not know.
+    #[must_use]
+    pub fn metadata_only(&self) -> Self {
+        let kind = GroupVersionKind { kind: format!("{}{OF_METADATA}", self.kind.kind), ..self.kind.clone() };
+        Self { kind, ..self.clone() }
+    }
 }
 
 /// Namespace and name.

@@ -20,7 +20,7 @@ use crate::{
 
 /// What was applied to each object, and how it looked right after: lets a later pass see that nothing is left to do even
 /// where the server stores something else than what was sent (quantities, say). Lost at a restart, which costs one apply that changes nothing.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Memory(HashMap<(String, String), Applied>);
 
 #[derive(Debug, PartialEq)]

@@ -5,7 +5,10 @@ use std::{
     fmt,
     future::{Future, ready},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -173,10 +176,41 @@ pub trait Observed: Send + Sync {
     }
 }
 
+/// Whether what somebody wants may still be written: asked right before each write, however long that waited for its turn.
+#[derive(Clone, Debug, Default)]
+pub struct Warrant(Option<Arc<AtomicBool>>);
+
+impl Warrant {
+    /// One that holds until it is [withdrawn](Self::withdraw). The default holds for ever.
+    pub fn new() -> Self {
+        Self(Some(Arc::new(AtomicBool::new(true))))
+    }
+
+    /// Whether it holds.
+    pub fn holds(&self) -> bool {
+        self.0.as_ref().is_none_or(|holds| holds.load(Ordering::Acquire))
+    }
+
+    /// From now on nothing is written under it.
+    pub fn withdraw(&self) {
+        if let Some(holds) = &self.0 {
+            holds.store(false, Ordering::Release);
+        }
+    }
+}
+
 /// Writes. What was written can be read by [`Observed`] once the call returns.
 pub trait Writes: Send + Sync {
     /// Performs one action.
     fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>>;
+
+    /// As [`Self::write`], as long as the warrant holds.
+    fn write_under(&self, action: Action, warrant: Warrant) -> Pending<'_, Result<Written, WriteError>> {
+        match warrant.holds() {
+            true => self.write(action),
+            false => Box::pin(ready(Err(WriteError::Withdrawn))),
+        }
+    }
 
     /// Whether an object that vanished from our watches exists no longer, asked of the API server itself: a watch does not
     /// tell an object that is gone from one that lost its labels. Who can't tell says no.

@@ -13,6 +13,10 @@ const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(60);
 /// Attempts of a plugin at one subject before it is parked (docs/plugins.md). With the delays above that is 13 seconds.
 pub const PLUGIN_ATTEMPTS: u32 = 8;
+/// The first and the longest delay of what is parked: nothing needs a person to come back, and a thousand parked subjects cost
+/// two calls a second.
+const PARKED_FIRST: Duration = Duration::from_secs(60);
+pub const PARKED_LONGEST: Duration = Duration::from_secs(600);
 
 /// The failures of one handler at one subject since its last success.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,8 +29,8 @@ pub struct Backoff {
 pub enum Retry {
     /// Try again after this time.
     After(Duration),
-    /// Wait until something changes.
-    Parked,
+    /// Wait until something changes, and for no longer than this time.
+    Parked(Duration),
 }
 
 impl Backoff {
@@ -44,26 +48,37 @@ impl Backoff {
     /// `asked` is a delay that the failing side asked for, honoured up to the longest delay.
     pub fn fail(&mut self, seed: &impl Hash, limit: Option<u32>, asked: Option<Duration>) -> Retry {
         self.attempts = self.attempts.saturating_add(1);
-        if limit.is_some_and(|limit| self.attempts >= limit) {
-            return Retry::Parked;
+        match limit.map(|limit| limit.max(1)).filter(|limit| self.attempts >= *limit) {
+            Some(limit) => {
+                Retry::Parked(self.jittered(seed, exponential(PARKED_FIRST, self.attempts - limit, PARKED_LONGEST)))
+            }
+            None => {
+                let own = self.jittered(seed, exponential(FIRST, self.attempts - 1, LONGEST));
+                Retry::After(asked.map_or(own, |asked| asked.clamp(FIRST, LONGEST.saturating_mul(10))))
+            }
         }
-        let exponential = FIRST.saturating_mul(2_u32.saturating_pow(self.attempts - 1)).min(LONGEST);
-        let mut hasher = DefaultHasher::new();
-        (seed, self.attempts).hash(&mut hasher);
-        // Between half of the delay and the whole of it.
-        let jittered = exponential.mul_f64(0.5 + 0.5 * (hasher.finish() % 1024) as f64 / 1024.0);
-        Retry::After(asked.map_or(jittered, |asked| asked.clamp(FIRST, LONGEST.saturating_mul(10))))
     }
 
-    /// Counts what came of writes, unless nothing more was in their way than that the Lease was not held: nobody begins
-    /// before it is, and then at once.
+    /// Between half of the delay and the whole of it.
+    fn jittered(&self, seed: &impl Hash, delay: Duration) -> Duration {
+        let mut hasher = DefaultHasher::new();
+        (seed, self.attempts).hash(&mut hasher);
+        delay.mul_f64(0.5 + 0.5 * (hasher.finish() % 1024) as f64 / 1024.0)
+    }
+
+    /// Counts what came of writes, unless nothing more was in their way than that the Lease was not held, or that the plugin was
+    /// mounted anew: nobody begins before that is over, and then at once.
     pub fn fail_to_write(&mut self, seed: &impl Hash, errors: &[WriteError]) -> Retry {
-        if errors.iter().all(|error| *error == WriteError::NotLeader) {
+        if errors.iter().all(|error| matches!(error, WriteError::NotLeader | WriteError::Withdrawn)) {
             Retry::After(FIRST)
         } else {
             self.fail(seed, None, None)
         }
     }
+}
+
+fn exponential(first: Duration, times: u32, longest: Duration) -> Duration {
+    first.saturating_mul(2_u32.saturating_pow(times)).min(longest)
 }
 
 #[cfg(test)]
@@ -88,8 +103,23 @@ mod tests {
     #[test]
     fn a_plugin_is_parked_after_its_attempts() {
         let mut backoff = Backoff::default();
-        let parked = (1..=PLUGIN_ATTEMPTS).find(|_| backoff.fail(&1, Some(PLUGIN_ATTEMPTS), None) == Retry::Parked);
-        assert_eq!(parked, Some(PLUGIN_ATTEMPTS));
+        let mut is_parked = |_: &u32| matches!(backoff.fail(&1, Some(PLUGIN_ATTEMPTS), None), Retry::Parked(_));
+        assert_eq!((1..=PLUGIN_ATTEMPTS).find(&mut is_parked), Some(PLUGIN_ATTEMPTS));
+    }
+
+    #[test]
+    fn what_is_parked_is_tried_again_ever_less_often_and_at_least_every_ten_minutes() {
+        for limit in [0, PLUGIN_ATTEMPTS] {
+            let mut backoff = Backoff::default();
+            let delays = (0..20).filter_map(|_| match backoff.fail(&1, Some(limit), None) {
+                Retry::Parked(delay) => Some(delay),
+                Retry::After(_) => None,
+            });
+            let delays: Vec<_> = delays.collect();
+            assert!(delays[0] >= PARKED_FIRST / 2 && delays[0] <= PARKED_FIRST, "{delays:?}");
+            assert!(delays.iter().all(|delay| *delay <= PARKED_LONGEST), "{delays:?}");
+            assert!(delays.last().is_some_and(|delay| *delay >= PARKED_LONGEST / 2), "{delays:?}");
+        }
     }
 
     #[test]

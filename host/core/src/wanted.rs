@@ -10,6 +10,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
+    action::WriteError,
     contract::{EventNote, EventSeverity},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Unreadable},
     quote::says_the_same,
@@ -167,6 +168,11 @@ impl Findings {
         self.problems = known.iter().map(present).collect();
         self.problems.extend(found.into_iter().filter(|found| !found.is_among(known)));
     }
+
+    /// Whether something is waited for.
+    pub fn waits(&self) -> bool {
+        self.problems.iter().any(|problem| problem.waits_for.is_some())
+    }
 }
 
 /// All of these in one message of at most `most` bytes: none is left out because another is long.
@@ -299,6 +305,11 @@ impl Problem {
     #[must_use]
     pub fn until(self, object: ObjectKey) -> Self {
         Self { waits_for: Some(object), ..self }
+    }
+
+    /// What came of a write that somebody wanted. It is tried again, and goes away with what stands in its way.
+    pub fn of_write(by: impl std::fmt::Display, error: &WriteError) -> Self {
+        Self { waits_for: error.in_the_way(), ..Self::passing(error.kind(), format!("{by}: {error}")) }
     }
 }
 

@@ -14,6 +14,7 @@ use anyhow::{Context as _, anyhow};
 use dask_wasm_operator_cluster::{
     applier::{Applier, CONCURRENCY},
     client::Clients,
+    config_maps::ConfigMaps,
     events::Events,
     gate::Gate,
     index::{Change, Index},
@@ -24,9 +25,9 @@ use dask_wasm_operator_cluster::{
 };
 use dask_wasm_operator_core::{
     dask::{cluster_kind, idle_since, scheduler_pod},
-    object::GroupVersionKind,
+    object::{Metadata, Object},
     ports::{Observed, Writes},
-    spec::DASK_PLUGIN,
+    spec::{DASK_PLUGIN, code_resource},
 };
 use rustix::process::{Resource as RlimitResource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{Notify, mpsc};
@@ -169,6 +170,7 @@ struct Operator {
     _own: Vec<ServedWatch>,
     beside: Vec<WatchHandle>,
     plugins_changed: Arc<Notify>,
+    statuses_changed: Arc<Notify>,
     namespaces_changed: Arc<Notify>,
     definitions_changed: Arc<Notify>,
     in_sync: Arc<AtomicBool>,
@@ -185,13 +187,15 @@ impl Operator {
         changes: mpsc::UnboundedSender<Change>,
     ) -> Result<Self, Failure> {
         let Start { clients, discovery, fields, operator_namespace } = &start;
-        let plugins_changed = Arc::new(Notify::new());
-        let namespaces_changed = Arc::new(Notify::new());
-        let definitions_changed = Arc::new(Notify::new());
-        let changed = [&plugins_changed, &namespaces_changed, &definitions_changed].map(Arc::clone);
+        let [plugins_changed, statuses_changed, namespaces_changed, definitions_changed] =
+            std::array::from_fn(|_| Arc::new(Notify::new()));
+        let changed = [&plugins_changed, &statuses_changed, &namespaces_changed, &definitions_changed].map(Arc::clone);
         let index = Arc::new(Index::new(sink(changes, changed, operator_namespace.clone())));
         let watches = Watches::new(clients.watch.clone(), Arc::clone(&index));
-        let metrics = Arc::new(Metrics::new().of_objects(Arc::clone(&index)).of_watches(watches.clone()));
+        let events = Events::start(clients.unary.clone(), gate.clone(), host_name(), settings.events);
+        let metrics =
+            Metrics::new().of_objects(Arc::clone(&index)).of_watches(watches.clone()).of_events(events.clone());
+        let metrics = Arc::new(metrics);
         let stalls = Arc::new(Stalls::new(Arc::clone(&metrics)));
         let watcher = stalls.start().context("starting a thread")?;
         let observed: Arc<dyn Observed> =
@@ -200,14 +204,15 @@ impl Operator {
         let writes: Arc<dyn Writes> = Arc::new(MeteredWrites::new(applier, Arc::clone(&metrics)));
         let controller = Arc::new(Controller::new(Surroundings {
             index: Arc::clone(&index),
+            watches: watches.clone(),
             observed: Arc::clone(&observed),
             writes: Arc::clone(&writes),
-            gate: gate.clone(),
+            gate,
             schedulers: Arc::new(schedulers(clients, settings, Arc::clone(&index), Arc::clone(&observed))),
             environment: settings.environment.clone(),
             metrics: Arc::clone(&metrics),
             stalls: Arc::clone(&stalls),
-            events: Events::start(clients.unary.clone(), gate, host_name(), settings.events),
+            events,
         }));
         let served = ServedWatches::new(watches.clone(), namespaces_at_start(&settings.scope));
         let own = own_watches(&served, discovery)?;
@@ -225,6 +230,7 @@ impl Operator {
             _own: own,
             beside,
             plugins_changed,
+            statuses_changed,
             namespaces_changed,
             definitions_changed,
             in_sync,
@@ -272,11 +278,14 @@ impl Operator {
                 watches: self.watches.clone(),
                 discovery: Arc::clone(&self.start.discovery),
                 controller: Arc::clone(&self.controller),
+                metrics: Arc::clone(&self.metrics),
+                config_maps: ConfigMaps::new(self.start.clients.unary.clone(), self.start.operator_namespace.clone()),
                 operator_namespace: self.start.operator_namespace.clone(),
                 served: self.served.clone(),
                 directory: directory.clone(),
                 definitions: definitions(&self.start.discovery, &settings.scope)?,
                 changed: Arc::clone(&self.plugins_changed),
+                statuses_changed: Arc::clone(&self.statuses_changed),
                 definitions_changed: Arc::clone(&self.definitions_changed),
             });
             tasks.push(Task::spawn("plugin manager", &shutdown, manager.run(shutdown.clone())));
@@ -303,23 +312,28 @@ fn schedulers(
 }
 
 /// Changes go to the controller; those of plugins, their code and definitions are also told to the plugin manager, those of
-/// Namespaces to their follower. Both look by themselves.
+/// Namespaces to their follower. Both look by themselves. The statuses of plugins are the manager's own: only what somebody else
+/// makes of them is told.
 fn sink(
     changes: mpsc::UnboundedSender<Change>,
-    [plugins_changed, namespaces_changed, definitions_changed]: [Arc<Notify>; 3],
+    [plugins_changed, statuses_changed, namespaces_changed, definitions_changed]: [Arc<Notify>; 4],
     operator_namespace: String,
 ) -> impl Fn(Change) + Send + Sync + 'static {
     let plugin = DASK_PLUGIN.group_version_kind();
-    let config_map = GroupVersionKind::new("", "v1", "ConfigMap");
+    let code = code_resource().kind;
     let (namespace, definition) = (namespace_kind(), definition_kind());
     move |change| {
         let object = change.new.as_ref().or(change.old.as_ref());
-        let concerns_plugins = object.is_some_and(|object| {
-            let kind = object.kind.same_kind(&plugin) || object.kind.same_kind(&config_map);
-            kind && object.metadata.namespace.as_deref() == Some(&operator_namespace)
-        });
-        if concerns_plugins {
+        let is_ours = object.is_some_and(|object| object.metadata.namespace.as_deref() == Some(&operator_namespace));
+        if is_ours && *change.kind == code {
             plugins_changed.notify_one();
+        }
+        if is_ours && change.kind.same_kind(&plugin) {
+            if !is_of_status(&change) {
+                plugins_changed.notify_one();
+            } else if !change.own_write {
+                statuses_changed.notify_one();
+            }
         }
         if change.kind.same_kind(&namespace) {
             namespaces_changed.notify_one();
@@ -330,6 +344,16 @@ fn sink(
         // The receiver is gone only when the process is about to end.
         let _ = changes.send(change);
     }
+}
+
+/// Whether nothing that a DaskPlugin asks for has changed.
+fn is_of_status(change: &Change) -> bool {
+    let asked = |object: &Arc<Object>| {
+        let Metadata { uid, generation, deletion_timestamp, .. } = &object.metadata;
+        (uid.clone(), *generation, deletion_timestamp.clone())
+    };
+    let (old, new) = (change.old.as_ref().map(asked), change.new.as_ref().map(asked));
+    old == new && new.is_some_and(|(_, generation, _)| generation.is_some())
 }
 
 /// In a pod, the pod's name.

@@ -109,9 +109,12 @@ fn describing(description: Description) -> Vec<u8> {
 
 fn expected(description: Description) -> Result<(), (&'static str, &'static str)> {
     match description {
-        Description::Honest | Description::Newer | Description::Unserved | Description::Edges | Description::Puppet => {
-            Ok(())
-        }
+        Description::Honest
+        | Description::Newer
+        | Description::Unserved
+        | Description::Edges
+        | Description::Puppet
+        | Description::Services => Ok(()),
         Description::Loop => Err(("DeadlineExceeded", "`describe` failed")),
         Description::Panic => Err(("Trap", "`describe` failed")),
         Description::OtherVersion => {

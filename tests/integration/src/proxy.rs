@@ -88,6 +88,7 @@ struct Shared {
     held_back: AtomicUsize,
     /// Counts how often all watches were ended.
     hung_up: watch::Sender<u64>,
+    failed: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -135,6 +136,7 @@ impl Proxy {
             held: watch::Sender::new(None),
             held_back: AtomicUsize::new(0),
             hung_up: watch::Sender::new(0),
+            failed: AtomicUsize::new(0),
         });
         let server = tokio::spawn(serve(listener, Arc::clone(&shared)));
         Ok(Self { shared, kubeconfig: kubeconfig.with_server(&url(address))?, server })
@@ -186,6 +188,11 @@ impl Proxy {
     /// Tells everything of a sort as it is again.
     pub fn mend(&self, asked: Asked) {
         self.shared.faults().spoilt.retain(|spoilt| spoilt.asked != asked);
+    }
+
+    /// How many requests for a change have failed by [`Self::fail`].
+    pub fn failed(&self) -> usize {
+        self.shared.failed.load(Ordering::Relaxed)
     }
 
     /// Holds back what watches tell of a kind, by its plural, until [`Self::release`].
@@ -275,6 +282,7 @@ impl Shared {
         let failing = faults.failing.as_mut().filter(|failing| failing.left > 0);
         let failure = failing.map(|failing| {
             failing.left -= 1;
+            self.failed.fetch_add(1, Ordering::Relaxed);
             failing.failure
         });
         (stop, failure)

@@ -4,6 +4,7 @@ mod bare;
 mod bounds;
 mod converge;
 mod idle;
+mod plugins;
 mod process;
 mod watcher;
 
@@ -19,6 +20,8 @@ pub(crate) enum BenchCommand {
     Converge(converge::ConvergeArgs),
     /// Many clusters whose schedulers are asked whether they are idle: those that answer, and those that are silent.
     Idle(IdleArgs),
+    /// Many plugins: memory, the plugin manager's share of a core, status writes, revocation; memory by handlers and objects.
+    Plugins(plugins::PluginsArgs),
     /// One call of a plugin, beside the same function compiled natively.
     Call,
 }
@@ -27,6 +30,7 @@ pub(crate) fn run(command: BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Converge(args) => converge::run(args),
         BenchCommand::Idle(args) => idle::run(args),
+        BenchCommand::Plugins(args) => plugins::run(args),
         BenchCommand::Call => {
             workspace::run(&mut workspace::cargo(["bench", "--locked", "--workspace", "--bench", "call"]))
         }

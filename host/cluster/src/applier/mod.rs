@@ -13,7 +13,7 @@ use dask_wasm_operator_core::{
     inheritance::inherited,
     object::{Object, ObjectKey, Resource, WireObject},
     ownership::is_of_author,
-    ports::{Pending, Writes},
+    ports::{Pending, Warrant, Writes},
 };
 use http::Method;
 use kube::Client;
@@ -51,20 +51,21 @@ const NO_VERSION: &str = "1";
 /// Media type of a list of tests and changes.
 const JSON_PATCH: &str = "application/json-patch+json";
 
-/// Performs writes.
+/// Performs writes. Clones share the places of writes that are on their way.
+#[derive(Clone)]
 pub struct Applier {
     client: Client,
     index: Arc<Index>,
     gate: Gate,
     /// One for each attempt that is on its way.
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
 impl Applier {
     /// Writes through `client`, while `gate` is open, with at most `concurrency` writes on their way at once
     /// ([`CONCURRENCY`]).
     pub fn new(client: Client, index: Arc<Index>, gate: Gate, concurrency: usize) -> Self {
-        Self { client, index, gate, permits: Semaphore::new(concurrency) }
+        Self { client, index, gate, permits: Arc::new(Semaphore::new(concurrency)) }
     }
 
     async fn perform(&self, action: Action) -> Result<Written, WriteError> {
@@ -310,6 +311,16 @@ impl Writes for Applier {
         Box::pin(self.perform(action))
     }
 
+    fn write_under(&self, action: Action, warrant: Warrant) -> Pending<'_, Result<Written, WriteError>> {
+        let bound = Self { gate: self.gate.under(warrant.clone()), ..self.clone() };
+        Box::pin(async move {
+            match bound.perform(action).await {
+                Err(WriteError::NotLeader) if !warrant.holds() => Err(WriteError::Withdrawn),
+                result => result,
+            }
+        })
+    }
+
     fn is_gone(&self, resource: Resource, object: ObjectKey, uid: String) -> Pending<'_, Result<bool, WriteError>> {
         Box::pin(async move {
             let path = path::object(&resource, &object.at).map_err(|error| bad_name(object.clone(), &error))?;
@@ -415,6 +426,27 @@ mod tests {
             uid: "u".to_owned(),
             resource_version: None,
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_whose_warrant_is_withdrawn_while_it_waits_is_not_sent() {
+        let attempts = Arc::new(AtomicUsize::new(0));
+        let applier = Applier::new(server(Arc::clone(&attempts)), Arc::new(Index::new(|_| {})), Gate::open(), 1);
+        let warrant = Warrant::new();
+        let sent = || attempts.load(Ordering::Relaxed);
+        let withdraw = async {
+            while sent() == 0 {
+                tokio::task::yield_now().await;
+            }
+            warrant.withdraw();
+            sent()
+        };
+        let (result, before) = tokio::join!(applier.write_under(deletion("down"), warrant.clone()), withdraw);
+        assert!(matches!(result, Err(WriteError::Withdrawn)), "{result:?}");
+        assert_eq!(sent(), before, "it was not tried again");
+        let late = applier.write_under(deletion("up"), warrant.clone()).await;
+        assert!(matches!(late, Err(WriteError::Withdrawn)), "{late:?}");
+        applier.write_under(deletion("up"), Warrant::new()).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -67,6 +68,11 @@ impl KindIndex {
         self.objects.values().map(|entry| &entry.object)
     }
 
+    pub(super) fn next(&self, before: Option<&NamespacedName>) -> Option<Arc<Object>> {
+        let behind = (before.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        self.objects.range::<NamespacedName, _>(behind).next().map(|(_, entry)| Arc::clone(&entry.object))
+    }
+
     pub(super) fn controlled_by(&self, uid: &str) -> Vec<Arc<Object>> {
         self.by_controller.get(uid).into_iter().flatten().filter_map(|at| self.get(at)).collect()
     }
@@ -77,6 +83,11 @@ impl KindIndex {
 
     pub(super) fn is_watched(&self) -> bool {
         !self.watches.is_empty()
+    }
+
+    pub(super) fn is_watched_whole(&self, namespace: Option<&str>) -> bool {
+        let covers = |scope: &Scope| scope.selects_all() && scope.covers_namespace(namespace);
+        self.watches.values().any(|watch| covers(&watch.scope))
     }
 
     pub(super) fn add_watch(&mut self, watch: WatchId, scope: Scope) {

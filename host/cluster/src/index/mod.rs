@@ -157,6 +157,16 @@ impl Index {
         self.read().kinds.get(kind).map(|kind| kind.all().cloned().collect()).unwrap_or_default()
     }
 
+    /// The object of a kind that comes next in the order of [`Self::list`]; none before it: the first.
+    pub fn next(&self, kind: &GroupVersionKind, before: Option<&NamespacedName>) -> Option<Arc<Object>> {
+        self.read().kinds.get(kind)?.next(before)
+    }
+
+    /// Whether a watch covers all objects of a kind in a namespace, whatever their labels.
+    pub fn is_watched_whole(&self, kind: &GroupVersionKind, namespace: Option<&str>) -> bool {
+        self.read().kinds.get(kind).is_some_and(|kind| kind.is_watched_whole(namespace))
+    }
+
     /// Registers a watch. Nothing that it covers counts as known before its first [`Self::relisted`].
     pub fn add_watch(&self, kind: &GroupVersionKind, scope: Scope) -> WatchId {
         let mut state = self.write();
@@ -212,9 +222,15 @@ impl Index {
     pub(crate) fn object(&self, kind: &GroupVersionKind, wire: WireObject) -> Object {
         let known = self.read().kinds.get_key_value(kind).map(|(kind, _)| Arc::clone(kind));
         let kind = known.unwrap_or_else(|| Arc::new(kind.clone()));
+        let is_of_metadata = kind.of_metadata().is_some();
         let mut object = Object::new(Arc::clone(&kind), wire);
         if *kind == pod_summary_kind() {
             object = summary(kind, &object);
+        }
+        if is_of_metadata {
+            // kubectl keeps the whole content in an annotation, too.
+            object.metadata.annotations.clear();
+            object.managed_fields.clear();
         }
         abridge(&mut object, is_own);
         let mut shared = lock(&self.shared);

@@ -24,7 +24,7 @@ use crate::{
     client::WATCH_SECONDS,
     index::{Index, Scope, WatchId, version_of},
     path::with_parameter,
-    request::{Call, RequestError},
+    request::{Call, JSON, METADATA, METADATA_LIST, RequestError},
 };
 
 /// Objects in one page of a list.
@@ -225,7 +225,8 @@ impl WatchTask {
                 path = with_parameter(path, "continue", &next);
             }
             self.attempt();
-            let answer = Call::get(&path).send(&self.client, LIST_DEADLINE).await?;
+            let accept = if self.is_of_metadata() { METADATA_LIST } else { JSON };
+            let answer = Call { accept, ..Call::get(&path) }.send(&self.client, LIST_DEADLINE).await?;
             let page = Page::read(&answer.text(), self.place());
             let page = page.map_err(|error| RequestError::Decode(error.to_string()))?;
             objects.extend(page.objects.into_iter().map(|object| self.object(object)));
@@ -265,7 +266,8 @@ impl WatchTask {
         }
         let (started, from) = (Instant::now(), *version);
         self.attempt();
-        let call = Call::get(&path);
+        let accept = if self.is_of_metadata() { METADATA } else { JSON };
+        let call = Call { accept, ..Call::get(&path) };
         let body = match timeout(SILENCE_LIMIT, call.open(&self.client)).await {
             Ok(Ok(answer)) => answer.into_body(),
             Ok(Err(error)) => return error.into(),
@@ -360,6 +362,10 @@ impl WatchTask {
 
     fn place(&self) -> Place<'_> {
         Place { namespaced: self.key.resource.namespaced, namespace: self.key.namespace.as_deref() }
+    }
+
+    fn is_of_metadata(&self) -> bool {
+        self.kind.of_metadata().is_some()
     }
 
     fn object(&self, object: WireObject) -> Object {

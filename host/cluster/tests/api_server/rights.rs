@@ -68,7 +68,7 @@ async fn an_event_is_posted_once() -> anyhow::Result<()> {
             message: message.to_owned(),
         };
         for message in ["x", "x", "last"] {
-            events.post(Regarding::from(&*object), note(message)).ended().await;
+            events.post(&Source::Operator, Regarding::from(&*object), note(message)).ended().await;
         }
         let api: Api<Event> = Api::namespaced(world.admin.clone(), &world.namespace);
         let posted = api.list(&ListParams::default()).await?.items;
@@ -77,7 +77,7 @@ async fn an_event_is_posted_once() -> anyhow::Result<()> {
         assert_eq!(regarding.uid.as_deref(), Some(object.metadata.uid.as_str()));
         assert_eq!(posted[0].reporting_controller.as_deref(), Some("dask-wasm-operator"));
         assert_eq!(posted[0].type_.as_deref(), Some("Warning"));
-        assert_eq!(events.dropped(), 0);
+        assert_eq!(events.dropped()[&Source::Operator], 0);
         Ok(())
     })
     .await

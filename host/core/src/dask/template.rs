@@ -100,7 +100,7 @@ impl TemplateQuestion {
 }
 
 /// Answers to [`TemplateQuestion`]s. They are lost in a restart, and asked for again.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct TemplateAnswers(HashMap<String, (u64, bool)>);
 
 impl TemplateAnswers {

@@ -18,8 +18,9 @@ use crate::{
     dask::{Settled, is_about_what_cannot_change},
     object::{GroupVersionKind, Object, Resource},
     ownership::{Author, is_patched_by},
+    plan::Memory,
     plugin::{Delivery, HandlerName, KEY_ANNOTATION, Mounted, Projection, RETRY_ANNOTATION, Rights, accept, decide},
-    ports::{CallError, CallReport, Guest},
+    ports::{CallError, CallReport, Guest, Observed},
     retry::{PLUGIN_ATTEMPTS, Retry},
     wanted::{Findings, Problem, Snapshot, Wanted},
 };
@@ -63,6 +64,19 @@ impl MountedHandler {
         Author { manager, force: self.takes_conflicts, native: false }
     }
 
+    /// Whether there is something to do about an object of the kind of the handler's subjects: it is one, or holds something
+    /// from when it was one.
+    pub fn concerns(&self, object: &Object, observed: &dyn Observed) -> bool {
+        if self.mounted.matches(object) {
+            return true;
+        }
+        let manager = self.name.field_manager();
+        let (uid, author) = (&object.metadata.uid, self.author(&manager));
+        let is_ours = |child: &Arc<Object>| author.made(child, uid) && !child.is_being_deleted();
+        is_patched_by(object, &manager)
+            || self.children.iter().any(|kind| observed.controlled_by(kind, uid).iter().any(is_ours))
+    }
+
     fn project(&self, object: &Object) -> Json {
         match &self.projection {
             Some(projection) => projection.of(&object.to_value()).to_string(),
@@ -97,11 +111,15 @@ impl Pipeline<'_> {
 
         let projected = handler.project(subject);
         let input = fingerprint(handler, subject, &projected);
-        if state.parked.is_some_and(|parked| parked == input) {
-            return Pass { findings: state.findings.clone(), ..Pass::default() };
-        }
-        if state.parked.take().is_some() {
-            state.backoff.succeed();
+        if let Some(parked) = state.parked {
+            let is_other = parked != input;
+            if !is_other && !state.requeued {
+                return Pass { findings: state.findings.clone(), ..Pass::default() };
+            }
+            state.parked = None;
+            if is_other {
+                state.backoff.succeed();
+            }
         }
         let drifted = state.handled.code.is_some() && state.held != Some(held(&manager, &seen));
         let delivery = Delivery { input, code: handler.code, drifted, requeued: state.requeued };
@@ -124,7 +142,7 @@ impl Pipeline<'_> {
                     pass.requeue_after = Some(Duration::ZERO);
                 }
             }
-        } else if pass.retry == Some(Retry::Parked) {
+        } else if let Some(Retry::Parked(_)) = pass.retry {
             state.parked = Some(input);
         }
         pass.call = Some(report);
@@ -191,7 +209,13 @@ impl Pipeline<'_> {
         }
         // What somebody changed meanwhile is no part of it, and is found at the next look.
         let after = self.snapshot(&self.latest(&seen.subject), &handler.children, seen.now);
-        let left = self.plan(author, state, &after, subject.as_ref(), children);
+        // What was answered to the applies is remembered only where the children do not show that they are as wanted.
+        let answers = std::mem::take(&mut state.memory);
+        let mut left = self.plan(author, state, &after, subject.as_ref(), children.clone());
+        if !left.is_empty() && answers != Memory::default() {
+            state.memory = answers;
+            left = self.plan(author, state, &after, subject.as_ref(), children);
+        }
         state.held = left.is_empty().then(|| held(&manager, &after));
         state.backoff.succeed();
         state.findings = Findings::default();
@@ -305,10 +329,10 @@ fn problem(handler: &HandlerName, error: &WriteError) -> Problem {
             let remedy = "delete it to have it made anew with the new value, or have the plugin return the former one";
             Problem::passing(error.kind(), format!("{handler}: {error}; {remedy}")).until(object.clone())
         }
-        WriteError::Foreign { object, .. } => {
-            Problem::passing(error.kind(), format!("{handler}: {error}")).until(object.clone())
+        _ => {
+            let message = format!("{handler}: {error}{}", remedy(error));
+            Problem { message, ..Problem::of_write(handler, error) }
         }
-        _ => Problem::passing(error.kind(), format!("{handler}: {error}{}", remedy(error))),
     }
 }
 

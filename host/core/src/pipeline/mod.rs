@@ -6,12 +6,14 @@
 mod execute;
 mod guest;
 mod native;
+mod remembered;
 mod status;
 mod takeover;
 mod templates;
 mod unreadable;
 
 pub use guest::MountedHandler;
+pub use remembered::{Remembered, Share};
 pub use takeover::{KOPF_FINALIZER, handed_back};
 
 use std::{sync::Arc, time::Duration};
@@ -123,16 +125,6 @@ impl SubjectState {
         self.found = true;
     }
 
-    /// Whether the handler was called for this subject, or is given up on it.
-    pub fn is_handled(&self) -> bool {
-        self.handled.input.is_some() || self.handled.created || self.backoff.attempts() > 0
-    }
-
-    /// Whether the handler is not called for this subject until something changes.
-    pub fn is_parked(&self) -> bool {
-        self.parked.is_some()
-    }
-
     /// Whether one of these was not told since the handler last succeeded. From now on they are told.
     pub fn is_news(&mut self, problems: &[Problem]) -> bool {
         let new: Vec<_> = problems.iter().filter(|problem| !problem.is_among(&self.told)).cloned().collect();
@@ -143,9 +135,13 @@ impl SubjectState {
         is_news
     }
 
-    /// How many children the last answer held.
-    pub fn children(&self) -> usize {
-        self.children
+    /// What it adds to the figures of its handler.
+    pub fn share(&self) -> Share {
+        Share {
+            is_handled: self.handled.input.is_some() || self.handled.created || self.backoff.attempts() > 0,
+            is_parked: self.parked.is_some(),
+            children: u16::try_from(self.children).unwrap_or(u16::MAX),
+        }
     }
 
     /// The subject asked to be looked at again, and the time has come.
@@ -264,5 +260,8 @@ impl Pipeline<'_> {
 
 /// Whether a write failed for nothing that was found out about its object.
 fn is_passing(error: &WriteError) -> bool {
-    matches!(error, WriteError::Stale { .. } | WriteError::NotLeader | WriteError::Unavailable { .. })
+    matches!(
+        error,
+        WriteError::Stale { .. } | WriteError::NotLeader | WriteError::Withdrawn | WriteError::Unavailable { .. }
+    )
 }

@@ -156,13 +156,14 @@ fn outdated(settled: &[Settled]) -> BTreeSet<String> {
 
 /// What a person should know of a failed write. That our view was old is none of their business.
 fn problem(reconciler: Reconciler, seen: &Snapshot, error: &WriteError) -> Option<Problem> {
-    if matches!(error, WriteError::Stale { .. } | WriteError::NotLeader) {
+    if matches!(error, WriteError::Stale { .. } | WriteError::NotLeader | WriteError::Withdrawn) {
         return None;
     }
     let subject = &seen.subject;
     let (kind, name) = (&subject.kind.kind, &subject.metadata.name);
+    let by = format!("{kind} {name}");
     let WriteError::Refused { object, message, fields, .. } = error else {
-        return Some(Problem::passing(error.kind(), format!("{kind} {name}: {error}")));
+        return Some(Problem::of_write(by, error));
     };
     let is_about_its_name = fields.iter().any(|field| field == "metadata.name");
     let (reason, remedy) = if is_about_its_name || message.contains("metadata.name:") {
@@ -171,6 +172,7 @@ fn problem(reconciler: Reconciler, seen: &Snapshot, error: &WriteError) -> Optio
     } else {
         (error.kind(), reconciler.remedy(seen, &object.kind, message, fields))
     };
+    let problem = Problem::of_write(by, error);
     let remedy = remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default();
-    Some(Problem::passing(reason, format!("{kind} {name}: {error}{remedy}")))
+    Some(Problem { reason, message: problem.message.clone() + &remedy, ..problem })
 }

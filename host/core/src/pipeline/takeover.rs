@@ -86,7 +86,7 @@ impl Pipeline<'_> {
         Some(match self.writes.write(removal).await {
             // What changed wakes the subject again.
             Ok(_) => Pass { alive, writes: 1, ..Pass::default() },
-            Err(WriteError::Stale { .. } | WriteError::NotLeader) => {
+            Err(WriteError::Stale { .. } | WriteError::NotLeader | WriteError::Withdrawn) => {
                 Pass { alive, requeue_after: Some(Duration::from_secs(1)), ..Pass::default() }
             }
             Err(error) => {

@@ -90,9 +90,12 @@ impl Pipeline<'_> {
             // Refused: it would not be what it is.
             Ok(Written::Deleted)
             | Err(WriteError::Refused { .. } | WriteError::Conflict { .. } | WriteError::Foreign { .. }) => Ok(false),
-            Err(error @ (WriteError::Stale { .. } | WriteError::Unavailable { .. } | WriteError::NotLeader)) => {
-                Err(error)
-            }
+            Err(
+                error @ (WriteError::Stale { .. }
+                | WriteError::Unavailable { .. }
+                | WriteError::NotLeader
+                | WriteError::Withdrawn),
+            ) => Err(error),
         }
     }
 }

@@ -40,7 +40,7 @@ pub use plugin_status::{DaskPluginStatus, HandlerState, HandlerStatus, LastError
 pub use record::{DaskPluginRecordSpec, DaskPluginRecordStatus, HandledTrigger, SubjectReference};
 pub use source::{
     ConfigMapKeys, ConfigMapSource, OciSource, OciVerification, PluginSource, ScriptLanguage, ScriptSource,
-    SelectedSource, SourceError,
+    SelectedSource, SourceError, code_resource,
 };
 pub use text::{DurationText, QuantityText, TextError};
 pub use update::{RollingUpdate, Share, UpdateStrategy, UpdateStrategyType};

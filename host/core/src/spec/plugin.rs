@@ -59,6 +59,39 @@ pub struct DaskPluginSpec {
     pub adopt_from: Option<String>,
 }
 
+impl DaskPluginSpec {
+    /// The same, with no more allowed than a newer one allows, too. None: there is no place left where the plugin may be called.
+    #[must_use]
+    pub fn restricted_by(&self, newer: &Self) -> Option<Self> {
+        let namespaces = match (&self.namespaces, &newer.namespaces) {
+            (ours, None) => ours.clone(),
+            (None, theirs) => theirs.clone(),
+            (Some(ours), Some(theirs)) => Some(ours.common(theirs)?),
+        };
+        let on_conflict = match newer.on_conflict {
+            ConflictPolicy::Take => self.on_conflict,
+            newer => newer,
+        };
+        Some(Self { namespaces, on_conflict, grants: self.grants.common(&newer.grants), ..self.clone() })
+    }
+}
+
+impl PluginNamespaces {
+    /// Those that both name; none if there are none.
+    fn common(&self, other: &Self) -> Option<Self> {
+        let selector = self.selector.clone().or_else(|| other.selector.clone());
+        let names = match (self.names.as_slice(), other.names.as_slice()) {
+            (_, []) => self.names.clone(),
+            ([], _) => other.names.clone(),
+            (ours, theirs) => {
+                let common: Vec<_> = ours.iter().filter(|name| theirs.contains(name)).cloned().collect();
+                (!common.is_empty()).then_some(common)?
+            }
+        };
+        Some(Self { names, selector })
+    }
+}
+
 /// The middle of the range that people use, so that there is room on both sides.
 fn default_priority() -> i32 {
     100
@@ -269,6 +302,27 @@ mod tests {
         assert_eq!((spec.mode, spec.suspend, spec.priority), (Mode::Live, false, 100));
         assert!(spec.grants.is_empty() && spec.config.is_empty());
         assert!(spec.finalizer_deadline.parse("spec.finalizerDeadline").is_ok());
+    }
+
+    #[test]
+    fn what_a_newer_specification_withdraws_is_withdrawn_and_what_it_adds_is_not_given() {
+        let spec = |fields: Value| {
+            let mut spec = fields;
+            spec["source"] = json!({"path": "/a.wasm"});
+            serde_json::from_value::<DaskPluginSpec>(spec).unwrap()
+        };
+        let names = |names: &[&str]| spec(json!({"namespaces": {"names": names}}));
+        let left = |older: &DaskPluginSpec, newer: &DaskPluginSpec| {
+            Some(older.restricted_by(newer)?.namespaces.map(|namespaces| namespaces.names).unwrap_or_default())
+        };
+        let any = spec(json!({}));
+        assert_eq!(left(&any, &names(&["a"])), Some(vec!["a".to_owned()]));
+        assert_eq!(left(&names(&["a"]), &any), Some(vec!["a".to_owned()]));
+        assert_eq!(left(&names(&["a", "b"]), &names(&["c", "b"])), Some(vec!["b".to_owned()]));
+        assert_eq!(left(&names(&["a"]), &names(&["b"])), None);
+        let taking = spec(json!({"onConflict": "take", "grants": {"create": [{"kind": "Pod"}]}}));
+        assert_eq!(taking.restricted_by(&any).unwrap(), any);
+        assert_eq!(any.restricted_by(&taking).unwrap(), any);
     }
 
     #[test]

@@ -4,6 +4,13 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::DurationText;
+use crate::object::{GroupVersionKind, Resource};
+
+/// ConfigMaps that may hold code. Only their metadata is watched: the content is read when it is to be loaded.
+pub fn code_resource() -> Resource {
+    let kind = GroupVersionKind::new("", "v1", "ConfigMap");
+    Resource { kind, plural: "configmaps".to_owned(), namespaced: true }.metadata_only()
+}
 
 /// Where the plugin's code is: exactly one of `configMap`, `script`, `oci` and `path`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

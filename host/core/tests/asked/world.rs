@@ -159,8 +159,7 @@ impl World {
             busy = true;
         }
         let wait = match pass.retry {
-            Some(Retry::After(delay)) => Some(delay),
-            Some(Retry::Parked) => None,
+            Some(Retry::After(delay) | Retry::Parked(delay)) => Some(delay),
             None => pass.requeue_after,
         };
         match wait {

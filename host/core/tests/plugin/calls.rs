@@ -26,7 +26,7 @@ fn a_handler_is_called_again_when_something_of_its_answer_is_gone_and_not_before
     let plugin = Arc::new(handler("p", &[Observed], &guest));
     world.settle(&plugin);
     world.pass(&plugin);
-    assert_eq!((guest.take_calls(), world.state(&plugin).children()), (vec!["Observed".to_owned()], 1));
+    assert_eq!((guest.take_calls(), world.state(&plugin).share().children), (vec!["Observed".to_owned()], 1));
     world.delete("ConfigMap", "one");
     world.settle(&plugin);
     assert_eq!(guest.take_calls(), ["Observed"]);
@@ -85,7 +85,7 @@ fn a_call_that_the_host_can_not_make_is_never_given_up() {
         assert!(matches!(pass.retry, Some(Retry::After(_))), "{pass:?}");
         assert_eq!(problems(&pass), ["HostFailure: p/h: the call could not be made: “no place”"]);
     }
-    assert!(!world.state(&plugin).is_parked());
+    assert!(!world.state(&plugin).share().is_parked);
     guest.answers(|_| children([one()]));
     world.settle(&plugin);
     assert!(world.get("ConfigMap", "one").is_some());
@@ -101,7 +101,7 @@ fn of_an_answer_that_is_refused_little_is_kept() {
     let plugin = Arc::new(handler("p", &[Observed], &guest));
     world.pass(&plugin);
     let state = world.state(&plugin);
-    assert!(state.is_parked() && state.findings().problems.len() == 10);
+    assert!(state.share().is_parked && state.findings().problems.len() == 10);
     let kept: usize = state.findings().problems.iter().map(|problem| problem.message.len()).sum();
     assert!(kept < 12_000, "{kept} bytes");
     assert!(state.findings().problems[9].message.ends_with("and 40 more problems"));

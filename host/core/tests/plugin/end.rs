@@ -128,3 +128,19 @@ fn what_is_gone_with_its_namespace_is_not_tried_again() {
     let pass = world.pass(&plugin);
     assert_eq!((pass.retry, problems(&pass)), (None, Vec::new()));
 }
+
+#[test]
+fn what_is_left_in_an_object_that_does_not_fit_concerns_its_handler_until_it_is_gone() {
+    let mut world = World::new();
+    let guest = answering();
+    let fitting = Arc::new(handler("p", &[Observed], &guest));
+    let unfitting = unfitting(&guest);
+    assert!(world.concerns(&fitting) && !world.concerns(&unfitting));
+    world.settle(&fitting);
+    // Also in a process that remembers nothing.
+    world.restart();
+    assert!(world.concerns(&unfitting));
+    world.settle(&unfitting);
+    assert!(!world.concerns(&unfitting));
+    assert!(world.state(&unfitting).is_spent(), "nothing is remembered of it");
+}

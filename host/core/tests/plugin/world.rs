@@ -14,7 +14,7 @@ use dask_wasm_operator_core::{
     dask::{Environment, Reconciler},
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource, Unreadable},
-    pipeline::{Handler, MountedHandler, Pass, Pipeline, SubjectState},
+    pipeline::{Handler, MountedHandler, Pass, Pipeline, Remembered, SubjectState},
     plugin::{HandlerName, Mounted, Rights},
     ports::{CallError, CallReport, Guest, Observed, Pending, Writes},
     spec::{Grants, KindGrant, Limits, PatchGrant},
@@ -246,7 +246,9 @@ impl World {
     fn pass_of(&mut self, name: String, handler: &Handler, at: &NamespacedName) -> Pass {
         let environment = Environment::default();
         let pipeline = Pipeline { observed: &self.watched, writes: &self.watched, environment: &environment };
-        let state = self.states.entry(name).or_default();
+        // As it is between two passes.
+        let remembered = Remembered::from(self.states.remove(&name).unwrap_or_default());
+        let state = self.states.entry(name).or_insert(remembered.into());
         now(pipeline.reconcile(handler, at, state, NOW))
     }
 
@@ -291,6 +293,11 @@ impl World {
 
     pub(crate) fn state(&self, handler: &Arc<MountedHandler>) -> &SubjectState {
         &self.states[&handler.name.to_string()]
+    }
+
+    pub(crate) fn concerns(&self, handler: &MountedHandler) -> bool {
+        let subject = self.watched.get(&handler.subject.kind, &Self::at());
+        subject.is_some_and(|subject| handler.concerns(&subject, &self.watched))
     }
 
     pub(crate) fn restart(&mut self) {

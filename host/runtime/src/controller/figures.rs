@@ -1,13 +1,13 @@
 //! Figures of plugins over their subjects, for the status of the DaskPlugins.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use dask_wasm_operator_core::{
-    object::{NamespacedName, ObjectKey},
-    pipeline::{Pass, SubjectState},
+    object::ObjectKey,
+    pipeline::Pass,
     plugin::HandlerName,
     spec::{LastError, PluginCounts},
     text::STATUS_BYTES,
@@ -16,62 +16,53 @@ use dask_wasm_operator_core::{
 };
 use tokio::sync::Notify;
 
+use super::{Controller, Inner, states::Sums};
+
 /// See the module.
 #[derive(Default)]
 pub(crate) struct PluginFigures {
     plugins: Mutex<BTreeMap<String, Figures>>,
     changed: Notify,
+    parked: Notify,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Figures {
     calls: u64,
     failures: u64,
     last_error: Option<LastError>,
-    subjects: HashMap<(String, NamespacedName), Subject>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Subject {
-    children: usize,
-    parked: bool,
+    /// Whether it is given up on any subject.
+    has_parked: bool,
 }
 
 impl PluginFigures {
     /// Counts a pass.
-    pub(super) fn note(&self, name: &HandlerName, subject: &ObjectKey, pass: &Pass, state: &SubjectState, now: u64) {
+    pub(super) fn note(&self, name: &HandlerName, subject: &ObjectKey, pass: &Pass, now: u64) {
+        if pass.call.is_none() {
+            return;
+        }
         let mut plugins = self.lock();
         let figures = plugins.entry(name.plugin.clone()).or_default();
-        let key = (name.handler.clone(), subject.at.clone());
-        let before = figures.subjects.get(&key).copied();
-        let after = Subject { children: state.children(), parked: state.is_parked() };
-        let mut changed = false;
-        if pass.alive && state.is_handled() {
-            changed |= figures.subjects.insert(key, after) != Some(after);
-        } else {
-            changed |= figures.subjects.remove(&key).is_some();
-        }
-        changed |= before.is_some_and(|before| before.parked != after.parked);
-        if pass.call.is_some() {
-            figures.calls += 1;
-            changed = true;
-            if let Some(first) = pass.findings.problems.first() {
-                figures.failures += 1;
-                let error = LastError {
-                    time: rfc3339(now),
-                    handler: name.handler.clone(),
-                    subject: subject.to_string(),
-                    reason: first.reason.to_owned(),
-                    message: all_of(&pass.findings.problems, STATUS_BYTES),
-                };
-                if !figures.last_error.as_ref().is_some_and(|last| last.is_same(&error)) {
-                    figures.last_error = Some(error);
-                }
+        figures.calls += 1;
+        if let Some(first) = pass.findings.problems.first() {
+            figures.failures += 1;
+            let error = LastError {
+                time: rfc3339(now),
+                handler: name.handler.clone(),
+                subject: subject.to_string(),
+                reason: first.reason.to_owned(),
+                message: all_of(&pass.findings.problems, STATUS_BYTES),
+            };
+            if !figures.last_error.as_ref().is_some_and(|last| last.is_same(&error)) {
+                figures.last_error = Some(error);
             }
         }
-        if changed {
-            self.changed.notify_one();
-        }
+        self.note_change();
+    }
+
+    /// Figures of some plugin differ from what they were.
+    pub(super) fn note_change(&self) {
+        self.changed.notify_one();
     }
 
     /// Waits until figures of any plugin differ from what they were.
@@ -79,33 +70,26 @@ impl PluginFigures {
         self.changed.notified().await;
     }
 
-    /// The figures of a plugin, and the last call that failed.
-    pub(crate) fn of(&self, plugin: &str) -> (PluginCounts, Option<LastError>) {
-        let plugins = self.lock();
-        let Some(figures) = plugins.get(plugin) else { return Default::default() };
-        let sum = |count: fn(&Subject) -> usize| figures.subjects.values().map(count).sum::<usize>() as u64;
-        let counts = PluginCounts {
-            subjects: sum(|_| 1),
-            children: sum(|subject| subject.children),
-            calls: figures.calls,
-            failures: figures.failures,
-            parked: sum(|subject| usize::from(subject.parked)),
-        };
-        (counts, figures.last_error.clone())
+    /// So many subjects of a plugin are parked.
+    pub(super) fn note_parked(&self, plugin: &str, subjects: usize) {
+        let mut plugins = self.lock();
+        let figures = plugins.entry(plugin.to_owned()).or_default();
+        if std::mem::replace(&mut figures.has_parked, subjects > 0) != (subjects > 0) {
+            self.parked.notify_one();
+        }
     }
 
-    pub(super) fn parked(&self, plugin: &str) -> usize {
-        let plugins = self.lock();
-        plugins.get(plugin).map_or(0, |figures| figures.subjects.values().filter(|subject| subject.parked).count())
+    /// Waits until some plugin is given up on a subject, or on none any more.
+    pub(crate) async fn parked(&self) {
+        self.parked.notified().await;
     }
 
     /// Drops what is known of one of its handlers.
     pub(super) fn forget_handler(&self, name: &HandlerName) {
-        let mut plugins = self.lock();
-        let Some(figures) = plugins.get_mut(&name.plugin) else { return };
-        figures.subjects.retain(|(handler, _), _| *handler != name.handler);
-        figures.last_error.take_if(|error| error.handler == name.handler);
-        self.changed.notify_one();
+        if let Some(figures) = self.lock().get_mut(&name.plugin) {
+            figures.last_error.take_if(|error| error.handler == name.handler);
+        }
+        self.note_change();
     }
 
     pub(super) fn forget(&self, plugin: &str) {
@@ -114,5 +98,36 @@ impl PluginFigures {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Figures>> {
         self.plugins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Controller {
+    /// The sums of a plugin have changed.
+    pub(super) fn note_sums(&self, inner: &Inner, plugin: &str) {
+        let parked = inner.sums(plugin).parked;
+        self.figures.note_change();
+        self.figures.note_parked(plugin, parked);
+        self.surroundings.metrics.set_parked(plugin, parked);
+    }
+
+    /// The figures of a plugin, and the last call that failed.
+    pub(crate) fn figures_of(&self, plugin: &str) -> (PluginCounts, Option<LastError>) {
+        let Sums { subjects, children, parked } = self.lock().sums(plugin);
+        let figures = self.figures.lock().get(plugin).cloned().unwrap_or_default();
+        let counts = PluginCounts {
+            subjects: subjects as u64,
+            children: children as u64,
+            calls: figures.calls,
+            failures: figures.failures,
+            parked: parked as u64,
+        };
+        (counts, figures.last_error)
+    }
+}
+
+impl Inner {
+    /// What the subjects of a plugin add up to.
+    pub(super) fn sums(&self, plugin: &str) -> Sums {
+        self.states.sums(|work| work.is_of_plugin(plugin))
     }
 }

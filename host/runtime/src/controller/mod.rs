@@ -5,18 +5,21 @@
 
 mod calls;
 mod figures;
+mod mounted;
 mod progress;
 mod removal;
 mod report;
 mod served;
+mod states;
 #[cfg(test)]
 mod tests;
+mod vigil;
 mod waiting;
 mod wake;
 
 use std::{
     any::Any,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -24,19 +27,20 @@ use std::{
 
 use dask_wasm_operator_cluster::{
     applier::WRITE_DEADLINE,
-    events::{Events, Posting},
+    events::{Events, Posting, Source},
     gate::Gate,
     index::{Change, Index},
+    watch::Watches,
 };
 use dask_wasm_operator_core::{
     action::WriteError,
     dask::{Environment, Reconciler},
     object::{NamespacedName, ObjectKey},
-    pipeline::{Handler, MountedHandler, Pass, Pipeline, SubjectState},
+    pipeline::{Handler, Pass, Pipeline, SubjectState},
     plugin::{ApplyBudget, HandlerName},
-    ports::{Observed, Schedulers, Writes},
+    ports::{Observed, Schedulers, Warrant, Writes},
     queue::Queue,
-    retry::{Backoff, Retry},
+    retry::{Backoff, PARKED_LONGEST, Retry},
     wanted::{Found, Problem},
 };
 use futures::{FutureExt as _, future::join_all};
@@ -47,6 +51,7 @@ use tokio::{
 };
 
 pub(crate) use figures::PluginFigures;
+use mounted::Mounted;
 use report::log_guest;
 
 use crate::{Metrics, Shutdown, stalls::Stalls};
@@ -75,7 +80,7 @@ pub(crate) enum Work {
     /// Writing the status of a Dask object.
     Publish(Reconciler),
     /// A pass of a plugin's handler.
-    Call(HandlerName),
+    Call(Arc<HandlerName>),
 }
 
 impl Work {
@@ -99,6 +104,7 @@ impl Work {
 /// What the controller needs.
 pub(crate) struct Surroundings {
     pub(crate) index: Arc<Index>,
+    pub(crate) watches: Watches,
     pub(crate) observed: Arc<dyn Observed>,
     pub(crate) writes: Arc<dyn Writes>,
     pub(crate) schedulers: Arc<dyn Schedulers>,
@@ -114,7 +120,7 @@ pub(crate) struct Controller {
     surroundings: Surroundings,
     started: Instant,
     inner: Mutex<Inner>,
-    handlers: RwLock<BTreeMap<HandlerName, Arc<MountedHandler>>>,
+    handlers: RwLock<mounted::Handlers>,
     woken: Notify,
     pass_ended: Notify,
     figures: PluginFigures,
@@ -125,12 +131,14 @@ struct Inner {
     /// Where subjects are worked on; none: everywhere.
     namespaces: Option<BTreeSet<String>>,
     queue: Queue<Work, NamespacedName>,
-    states: HashMap<(Work, NamespacedName), SubjectState>,
+    states: states::States,
+    backlog: mounted::Backlog,
     /// What passes of a native reconciler have found out, for the status.
     found: HashMap<(Reconciler, NamespacedName), Found>,
     /// Failures to write a status.
     publishing: HashMap<(Reconciler, NamespacedName), Backoff>,
     waiting: waiting::Waiting,
+    vigils: vigil::Vigils,
     running: HashMap<(Work, NamespacedName), progress::Running>,
     /// When a write was last answered.
     answered: Option<Instant>,
@@ -171,29 +179,6 @@ impl Controller {
         &self.figures
     }
 
-    /// Mounts a plugin's handlers in the place of those that it had, and looks at all their subjects.
-    pub(crate) fn mount(&self, plugin: &str, handlers: &[Arc<MountedHandler>]) {
-        {
-            let mut mounted = self.handlers.write().unwrap_or_else(PoisonError::into_inner);
-            let stays = |name: &HandlerName| handlers.iter().any(|handler| handler.name == *name);
-            let is_gone = |name: &&HandlerName| name.plugin == plugin && !stays(name);
-            let gone: Vec<_> = mounted.keys().filter(is_gone).cloned().collect();
-            for name in gone {
-                mounted.remove(&name);
-                self.forget_handler(name);
-            }
-            mounted.extend(handlers.iter().map(|handler| (handler.name.clone(), Arc::clone(handler))));
-        }
-        let (mut inner, now) = (self.lock(), self.millis());
-        for handler in handlers {
-            for subject in self.surroundings.index.list(&handler.subject.kind) {
-                inner.queue.wake(Work::Call(handler.name.clone()), subject.at(), now);
-            }
-        }
-        drop(inner);
-        self.woken.notify_one();
-    }
-
     /// Takes note of changes, for [`Self::run`] to work on, and does nothing yet.
     pub(crate) async fn note(&self, changes: &mut mpsc::UnboundedReceiver<Change>) {
         while let Some(change) = changes.recv().await {
@@ -232,15 +217,17 @@ impl Controller {
 
     /// Starts what may be started now.
     fn dispatch(self: &Arc<Self>, passes: &mut JoinSet<()>) {
+        let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
         let mut inner = self.lock();
         while let Some((work, at, waited)) = inner.queue.next(self.millis(), Work::at_once) {
             let subject = (work, at);
-            let mut state = inner.states.remove(&subject).unwrap_or_default();
+            let mut state = inner.states.take(&subject.0, &subject.1);
             inner.calls.take_note(&subject, &mut state);
             let (work, at) = subject;
             // When its namespace is served, it is woken again.
             if !inner.serves(&at) {
-                inner.queue.done(work, at, self.millis());
+                inner.states.drop(&work, &at);
+                self.ended(&mut inner, &handlers, work, at);
                 continue;
             }
             inner.running.insert((work.clone(), at.clone()), progress::Running::new());
@@ -271,16 +258,23 @@ impl Controller {
         let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
         let is_mounted = if let Work::Call(name) = &work { handlers.contains_key(name) } else { true };
         let mut inner = self.lock();
-        drop(handlers);
         if let Err(panic) = ended {
             self.broke_off(&mut inner, &work, &at, &mut state, panic.as_ref());
         }
         inner.running.remove(&(work.clone(), at.clone()));
-        if is_mounted && !state.is_spent() && inner.serves(&at) {
-            inner.states.insert((work.clone(), at.clone()), state);
+        let changes_sums = if is_mounted && inner.serves(&at) {
+            inner.states.keep(&work, &at, state)
+        } else {
+            inner.states.drop(&work, &at)
+        };
+        if let Work::Call(name) = &work
+            && is_mounted
+            && changes_sums
+        {
+            self.note_sums(&inner, &name.plugin);
         }
-        inner.queue.done(work, at, self.millis());
-        drop(inner);
+        self.ended(&mut inner, &handlers, work, at);
+        drop((inner, handlers));
         self.pass_ended.notify_waiters();
     }
 
@@ -307,7 +301,7 @@ impl Controller {
     }
 
     async fn reconcile(self: &Arc<Self>, reconciler: Reconciler, at: &NamespacedName, state: &mut SubjectState) {
-        let writes = self.writes(Work::Reconcile(reconciler), at);
+        let writes = self.writes(Work::Reconcile(reconciler), at, Warrant::default());
         let pass = self.pipeline(&writes).reconcile(&Handler::Native(reconciler), at, state, now()).await;
         let postings = self.conclude(reconciler, at, state, pass);
         if reconciler.announces() {
@@ -330,19 +324,19 @@ impl Controller {
         if !pass.alive {
             let before = inner.found.remove(&key).map(|found| found.findings).unwrap_or_default();
             inner.publishing.remove(&key);
-            inner.waiting.note(reconciler, at, &[]);
-            inner.states.remove(&(Work::Publish(reconciler), at.clone()));
+            self.note_waits(&mut inner, &Work::Reconcile(reconciler), at, &[]);
+            inner.states.drop(&Work::Publish(reconciler), at);
             // Something may still be in the way of its end.
             self.schedule(&mut inner, Work::Reconcile(reconciler), at, &pass);
             let problems = &pass.findings.problems;
             inner.found.extend(state.found().filter(|_| !problems.is_empty()).map(|found| (key, found)));
             drop(inner);
             let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
-            self.post_new(&subject, problems, &before.problems);
+            self.post_new(&Source::Operator, &subject, problems, &before.problems);
             self.report(&reconciler.name(), &subject, problems, &before.problems);
             return Vec::new();
         }
-        inner.waiting.note(reconciler, at, &pass.findings.problems);
+        self.note_waits(&mut inner, &Work::Reconcile(reconciler), at, &pass.findings.problems);
         let found = state.found();
         let before = inner.found.remove(&key).map(|found| found.findings).unwrap_or_default();
         inner.found.extend(found.map(|found| (key, found)));
@@ -360,9 +354,9 @@ impl Controller {
         for event in &pass.events {
             tracing::info!(handler = reconciler.name(), %subject, reason = event.reason, "{}", event.message);
         }
-        let postings = self.post(&subject, &pass.events);
+        let postings = self.post(&Source::Operator, &subject, &pass.events);
         if !reconciler.has_conditions() {
-            self.post_new(&subject, &pass.findings.problems, &before.problems);
+            self.post_new(&Source::Operator, &subject, &pass.findings.problems, &before.problems);
         }
         self.report(&reconciler.name(), &subject, &pass.findings.problems, &before.problems);
         postings
@@ -372,13 +366,13 @@ impl Controller {
         let key = (reconciler, at.clone());
         let found = self.lock().found.get(&key).cloned();
         let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
-        let writes = self.writes(Work::Publish(reconciler), at);
+        let writes = self.writes(Work::Publish(reconciler), at, Warrant::default());
         let pipeline = self.pipeline(&writes);
-        self.post(&subject, &pipeline.announce(reconciler, at, found.as_ref(), state, now()));
+        self.post(&Source::Operator, &subject, &pipeline.announce(reconciler, at, found.as_ref(), state, now()));
         match pipeline.publish(reconciler, at, found.as_ref(), now()).await {
             Ok(notes) => {
                 self.lock().publishing.remove(&key);
-                self.post(&subject, &notes);
+                self.post(&Source::Operator, &subject, &notes);
             }
             Err(error) => {
                 tracing::debug!(%subject, kind = error.kind(), %error, "status not written");
@@ -392,7 +386,8 @@ impl Controller {
                 }
                 drop(inner);
                 // A job ends when its status says so, not before.
-                if is_news && !matches!(error, WriteError::Stale { .. } | WriteError::NotLeader) {
+                if is_news && !matches!(error, WriteError::Stale { .. } | WriteError::NotLeader | WriteError::Withdrawn)
+                {
                     let problem = Problem::passing(error.kind(), format!("its status can't be written: {error}"));
                     self.report(&reconciler.name(), &subject, std::slice::from_ref(&problem), &[]);
                     self.post(&subject, &[problem.as_event()]);
@@ -401,10 +396,10 @@ impl Controller {
         }
     }
 
-    async fn call(&self, name: &HandlerName, at: &NamespacedName, state: &mut SubjectState) {
+    async fn call(self: &Arc<Self>, name: &Arc<HandlerName>, at: &NamespacedName, state: &mut SubjectState) {
         let handler = self.handlers.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        let Some(handler) = handler else { return };
-        let work = Work::Call(name.clone());
+        let Some(Mounted { handler, warrant }) = handler else { return };
+        let work = Work::Call(Arc::clone(name));
         let key = (work.clone(), at.clone());
         if self.lock().take_requeue(&key, self.millis()) {
             state.requeue();
@@ -422,7 +417,7 @@ impl Controller {
             return;
         }
         let subject = ObjectKey { kind: handler.subject.kind.clone(), at: at.clone() };
-        let writes = self.writes(work.clone(), at);
+        let writes = self.writes(work.clone(), at, warrant);
         let before = state.findings().problems.clone();
         let pass = self.pipeline(&writes).reconcile(&Handler::Plugin(Arc::clone(&handler)), at, state, now()).await;
         if let Some(report) = &pass.call {
@@ -432,13 +427,16 @@ impl Controller {
             if let Some(report) = &pass.call {
                 self.surroundings.metrics.plugin_called(&name.plugin, &name.handler, report);
             }
-            self.figures.note(name, &subject, &pass, state, now());
-            self.surroundings.metrics.set_parked(&name.plugin, self.figures.parked(&name.plugin));
+            self.figures.note(name, &subject, &pass, now());
         });
-        self.post(&subject, &pass.events);
+        let source = Source::Plugin(name.plugin.clone());
+        self.post(&source, &subject, &pass.events);
         self.lock().budgets.entry(name.plugin.clone()).or_default().spend(pass.writes, self.millis());
         self.while_mounted(name, || {
             let mut inner = self.lock();
+            if pass.call.is_some() || !pass.alive {
+                self.note_waits(&mut inner, &work, at, &pass.findings.problems);
+            }
             self.appoint(&mut inner, key, &pass);
             self.schedule(&mut inner, work, at, &pass);
         });
@@ -448,10 +446,10 @@ impl Controller {
             self.while_mounted(name, || self.report(name, &subject, problems, &before));
         }
         if was_asked {
-            self.warn_of(&subject, &pass, state);
+            self.warn_of(&source, &subject, &pass, state);
         } else {
             // At the end of a subject.
-            self.post_new(&subject, problems, &before);
+            self.post_new(&source, &subject, problems, &before);
         }
     }
 
@@ -468,7 +466,12 @@ impl Controller {
         if pass.call.is_some() || !pass.alive {
             inner.requeues.remove(&key);
         }
-        if let Some(delay) = pass.requeue_after.filter(|_| pass.retry.is_none()) {
+        let delay = match pass.retry {
+            None => pass.requeue_after,
+            Some(Retry::Parked(delay)) => Some(delay),
+            Some(Retry::After(_)) => None,
+        };
+        if let Some(delay) = delay {
             inner.requeues.insert(key.clone(), self.millis_after(delay));
         }
         if let Some(due) = inner.requeues.get(&key) {
@@ -479,11 +482,20 @@ impl Controller {
     fn schedule(&self, inner: &mut Inner, work: Work, at: &NamespacedName, pass: &Pass) {
         let delay = match pass.retry {
             Some(Retry::After(delay)) => Some(pass.requeue_after.map_or(delay, |requeue| requeue.min(delay))),
-            Some(Retry::Parked) => None,
+            Some(Retry::Parked(delay)) => Some(delay),
+            // Who waits is woken; that it is not must not be the end of it.
+            None if pass.findings.waits() => Some(pass.requeue_after.unwrap_or(PARKED_LONGEST).min(PARKED_LONGEST)),
             None => pass.requeue_after,
         };
         if let Some(delay) = delay {
             inner.queue.wake_at(work, at.clone(), self.millis_after(delay));
+        }
+    }
+
+    /// Notes what a subject waits for by its last pass.
+    fn note_waits(self: &Arc<Self>, inner: &mut Inner, work: &Work, at: &NamespacedName, problems: &[Problem]) {
+        if inner.waiting.note(work, at, problems) {
+            self.keep_vigil(inner);
         }
     }
 

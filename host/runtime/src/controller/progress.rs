@@ -8,7 +8,7 @@ use std::time::Duration;
 use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
     object::{NamespacedName, ObjectKey, Resource},
-    ports::{Pending, Writes},
+    ports::{Pending, Warrant, Writes},
 };
 use tokio::time::Instant;
 
@@ -44,6 +44,7 @@ impl Running {
 pub(super) struct PassWrites<'a> {
     controller: &'a Controller,
     pass: (Work, NamespacedName),
+    warrant: Warrant,
 }
 
 impl Controller {
@@ -54,8 +55,8 @@ impl Controller {
         stuck.map(|((work, at), _)| format!("{} {at}", work.label())).collect()
     }
 
-    pub(super) fn writes(&self, work: Work, at: &NamespacedName) -> PassWrites<'_> {
-        PassWrites { controller: self, pass: (work, at.clone()) }
+    pub(super) fn writes(&self, work: Work, at: &NamespacedName, warrant: Warrant) -> PassWrites<'_> {
+        PassWrites { controller: self, pass: (work, at.clone()), warrant }
     }
 }
 
@@ -65,7 +66,7 @@ impl Writes for PassWrites<'_> {
             if let Some(pass) = self.controller.lock().running.get_mut(&self.pass) {
                 pass.writes += 1;
             }
-            let result = self.controller.surroundings.writes.write(action).await;
+            let result = self.controller.surroundings.writes.write_under(action, self.warrant.clone()).await;
             let (mut inner, now) = (self.controller.lock(), Instant::now());
             inner.answered = Some(now);
             if let Some(pass) = inner.running.get_mut(&self.pass) {

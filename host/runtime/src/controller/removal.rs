@@ -1,6 +1,6 @@
 //! The end of plugins.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use dask_wasm_operator_core::plugin::HandlerName;
 use tokio::time::Instant;
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Controller, Inner, Work};
 
 impl Work {
-    fn is_of_plugin(&self, plugin: &str) -> bool {
+    pub(super) fn is_of_plugin(&self, plugin: &str) -> bool {
         matches!(self, Self::Call(name) if name.plugin == plugin)
     }
 }
@@ -30,15 +30,11 @@ impl Controller {
 
     /// Drops what is remembered of a handler that is mounted no more. What its passes that are under way still come to is not
     /// kept.
-    pub(super) fn forget_handler(&self, name: HandlerName) {
-        self.surroundings.metrics.forget_handler(&name);
-        self.figures.forget_handler(&name);
-        self.surroundings.metrics.set_parked(&name.plugin, self.figures.parked(&name.plugin));
-        let work = Work::Call(name);
-        let mut inner = self.lock();
-        inner.queue.forget(&work);
-        inner.states.retain(|(of, _), _| *of != work);
-        inner.requeues.retain(|(of, _), _| *of != work);
+    pub(super) fn forget_handler(&self, inner: &mut Inner, name: &Arc<HandlerName>) {
+        self.surroundings.metrics.forget_handler(name);
+        self.figures.forget_handler(name);
+        inner.forget(&Work::Call(Arc::clone(name)));
+        self.note_sums(inner, &name.plugin);
     }
 
     /// Drops what is remembered of a plugin, unless it is mounted again.
@@ -47,12 +43,9 @@ impl Controller {
         if handlers.keys().any(|name| name.plugin == plugin) {
             return;
         }
-        let mut inner = self.lock();
-        inner.states.retain(|(work, _), _| !work.is_of_plugin(plugin));
-        inner.requeues.retain(|(work, _), _| !work.is_of_plugin(plugin));
-        inner.budgets.remove(plugin);
-        drop(inner);
+        self.lock().budgets.remove(plugin);
         self.figures.forget(plugin);
+        self.surroundings.events.forget(plugin);
         self.surroundings.metrics.forget_plugin(plugin);
     }
 }

@@ -1,8 +1,8 @@
 //! What is said of passes: in the log, in metrics, in Events.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
-use dask_wasm_operator_cluster::events::Posting;
+use dask_wasm_operator_cluster::events::{Posting, Source};
 use dask_wasm_operator_core::{
     contract::{EventNote, EventSeverity},
     object::{Object, ObjectKey},
@@ -37,48 +37,63 @@ impl Controller {
         }
     }
 
-    pub(super) fn post(&self, subject: &ObjectKey, notes: &[EventNote]) -> Vec<Posting> {
+    pub(super) fn post(&self, source: &Source, subject: &ObjectKey, notes: &[EventNote]) -> Vec<Posting> {
         if notes.is_empty() {
             return Vec::new();
         }
         let object = self.surroundings.observed.get(&subject.kind, &subject.at);
         let post = |object: &Object| -> Vec<Posting> {
-            notes.iter().map(|note| self.surroundings.events.post(object.into(), note.clone())).collect()
+            notes.iter().map(|note| self.surroundings.events.post(source, object.into(), note.clone())).collect()
         };
         object.map(|object| post(&object)).unwrap_or_default()
     }
 
     /// Says what is left of plugins and can't be removed, on each object that stays. What was said before is not said again.
-    pub(crate) fn tell_of_remains(&self, remains: &[(ObjectKey, Problem)], before: &[(ObjectKey, Problem)]) {
+    pub(crate) fn tell_of_remains(
+        &self,
+        plugin: &str,
+        remains: &[(ObjectKey, Problem)],
+        before: &[(ObjectKey, Problem)],
+    ) {
+        let source = Source::Plugin(plugin.to_owned());
         for (object, problem) in remains {
             let before: Vec<_> =
                 before.iter().filter(|(other, _)| other == object).map(|(_, told)| told.clone()).collect();
             let problem = std::slice::from_ref(problem);
             self.report(&"sweep", object, problem, &before);
-            self.post_new(object, problem, &before);
+            self.post_new(&source, object, problem, &before);
         }
     }
 
     /// Posts a Warning for each problem that is new.
-    pub(super) fn post_new(&self, subject: &ObjectKey, problems: &[Problem], before: &[Problem]) {
+    pub(super) fn post_new(&self, source: &Source, subject: &ObjectKey, problems: &[Problem], before: &[Problem]) {
         let new = problems.iter().filter(|problem| !problem.is_among(before));
-        self.post(subject, &new.map(Problem::as_event).collect::<Vec<_>>());
+        self.post(source, subject, &new.map(Problem::as_event).collect::<Vec<_>>());
     }
 
     /// Says on the subject that a plugin could not handle it, when it is given up.
-    pub(super) fn warn_of(&self, subject: &ObjectKey, pass: &Pass, state: &mut SubjectState) {
+    pub(super) fn warn_of(&self, source: &Source, subject: &ObjectKey, pass: &Pass, state: &mut SubjectState) {
         let problems = &pass.findings.problems;
-        let (Some(Retry::Parked), Some(first)) = (pass.retry, problems.first()) else { return };
+        let (Some(Retry::Parked(delay)), Some(first)) = (pass.retry, problems.first()) else { return };
         if !state.is_news(problems) {
             return;
         }
+        let again = when_tried_again(problems, delay);
+        let room = EVENT_BYTES.saturating_sub(again.len());
         let note = EventNote {
             severity: EventSeverity::Warning,
             reason: first.reason.to_owned(),
-            message: format!("{}; not tried again until something changes", all_of(problems, EVENT_BYTES)),
+            message: format!("{}; {again}", all_of(problems, room)),
         };
-        self.post(subject, &[note]);
+        self.post(source, subject, &[note]);
     }
+}
+
+/// When a handler is called again for a subject that is parked. Of many objects that it waits for, one is named.
+fn when_tried_again(problems: &[Problem], delay: Duration) -> String {
+    let mut awaited = problems.iter().filter_map(|problem| problem.waits_for.as_ref());
+    let changes = awaited.next().map(|object| format!("when {object} changes or is gone, ")).unwrap_or_default();
+    format!("tried again {changes}when the object itself changes, and in {} s at the latest", delay.as_secs())
 }
 
 /// What a plugin says is a field, never the message: nothing that it says looks like a line of the operator's own.

@@ -1,10 +1,13 @@
 //! Where the controller works: everywhere, until it is told of namespaces.
 
-use std::{collections::BTreeSet, sync::PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError},
+};
 
-use dask_wasm_operator_core::{dask::Reconciler, object::NamespacedName};
+use dask_wasm_operator_core::{dask::Reconciler, object::NamespacedName, pipeline::MountedHandler};
 
-use super::{Controller, Inner, Work};
+use super::{Controller, Inner, Work, mounted::Mounted};
 
 impl Controller {
     /// Works in these namespaces only, all of whose objects are known. Those that are new get a look at every subject; of
@@ -16,12 +19,17 @@ impl Controller {
         if inner.namespaces == before {
             return;
         }
-        let native = Reconciler::ALL.into_iter().map(|reconciler| (Work::Reconcile(reconciler), reconciler.subject()));
-        let plugins = handlers.values().map(|handler| (Work::Call(handler.name.clone()), handler.subject.kind.clone()));
-        for (work, kind) in native.chain(plugins) {
+        let native =
+            Reconciler::ALL.into_iter().map(|reconciler| (Work::Reconcile(reconciler), reconciler.subject(), None));
+        let plugins = handlers.iter().map(|(name, Mounted { handler, .. })| {
+            (Work::Call(Arc::clone(name)), handler.subject.kind.clone(), Some(handler))
+        });
+        for (work, kind, handler) in native.chain(plugins) {
             for subject in self.surroundings.index.list(&kind) {
                 let is_new = before.as_ref().is_none_or(|before| !serves(before, &subject.at()));
-                if is_new && inner.serves(&subject.at()) {
+                let concerns =
+                    |handler: &Arc<MountedHandler>| handler.concerns(&subject, self.surroundings.observed.as_ref());
+                if is_new && inner.serves(&subject.at()) && handler.is_none_or(concerns) {
                     inner.queue.wake(work.clone(), subject.at(), self.millis());
                 }
             }
@@ -53,15 +61,15 @@ impl Inner {
     fn forget_others(&mut self) {
         let Some(namespaces) = self.namespaces.clone() else { return };
         let serves = |at: &NamespacedName| serves(&namespaces, at);
-        self.states.retain(|(_, at), _| serves(at));
+        self.states.retain(serves);
         self.found.retain(|(_, at), _| serves(at));
         self.publishing.retain(|(_, at), _| serves(at));
-        self.waiting.retain(serves);
+        self.waiting.retain(|_, at| serves(at));
         self.requeues.retain(|(_, at), _| serves(at));
     }
 }
 
 /// What has no namespace is served in any case.
-fn serves(namespaces: &BTreeSet<String>, at: &NamespacedName) -> bool {
+pub(super) fn serves(namespaces: &BTreeSet<String>, at: &NamespacedName) -> bool {
     at.namespace.as_ref().is_none_or(|namespace| namespaces.contains(namespace))
 }

@@ -6,12 +6,16 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use dask_wasm_operator_cluster::events::EventLevel;
+use dask_wasm_operator_cluster::{events::EventLevel, index::Scope};
 use dask_wasm_operator_core::{
+    contract::{Call, HandlerDeclaration, KindReference, Outcome, Permissions, Subscription, TriggerRequest},
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, Object, Resource},
-    ports::Pending,
+    pipeline::MountedHandler,
+    plugin::Rights,
+    ports::{CallReport, Guest, Pending},
     scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply, ServicePort},
+    spec::{Grants, Limits},
     time::rfc3339,
 };
 use kube::{Client, Config};
@@ -79,8 +83,11 @@ fn controller_of(
 ) -> Arc<Controller> {
     let client = Client::try_from(Config::new(format!("http://{address}").parse().unwrap())).unwrap();
     let metrics = Arc::new(Metrics::new());
+
+    let index = Arc::new(Index::new(|_| {}));
     Arc::new(Controller::new(Surroundings {
-        index: Arc::new(Index::new(|_| {})),
+        watches: Watches::new(client.clone(), Arc::clone(&index)),
+        index,
         observed,
         writes,
         schedulers,
@@ -211,6 +218,108 @@ async fn a_deletion_waits_for_the_event_that_announces_it() {
     timeout(A_WHILE, deleted()).await.expect_err("the Event is on its way, and the cluster is still there");
     drop((connection, server));
     timeout(PATIENCE, deleted()).await.expect("what can't be announced is deleted all the same");
+    running.abort();
+}
+
+/// A guest that wants nothing, and counts how often it is asked.
+#[derive(Default)]
+struct Content(AtomicU32);
+
+impl Guest for Content {
+    fn call(&self, _: Call) -> Pending<'_, CallReport> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        let result = Ok(Outcome::default());
+        Box::pin(ready(CallReport { result, log: Vec::new(), log_dropped: 0, duration: Duration::ZERO }))
+    }
+}
+
+/// A handler of Services in one namespace.
+fn of_services(namespace: &str, guest: &Arc<Content>) -> Arc<MountedHandler> {
+    let kind = KindReference { group: None, version: None, name: "Service".to_owned() };
+    let subscription = Subscription {
+        kind,
+        namespaces: vec![namespace.to_owned()],
+        labels: None,
+        annotations: Vec::new(),
+        fields: Vec::new(),
+        expression: None,
+    };
+    let declaration = HandlerDeclaration {
+        name: "h".to_owned(),
+        subscription,
+        triggers: vec![TriggerRequest::Observed],
+        projection: None,
+        related: Vec::new(),
+    };
+    let subject = built_in_resources().into_iter().find(|resource| resource.kind.kind == "Service").unwrap();
+    let nothing = |_: &KindReference| Err("nothing is asked for".to_owned());
+    Arc::new(MountedHandler {
+        name: HandlerName { plugin: "p".to_owned(), handler: "h".to_owned() },
+        mounted: dask_wasm_operator_core::plugin::Mounted::new(&declaration, &[]).unwrap(),
+        declaration,
+        subject,
+        rights: Rights::new(&Permissions::default(), &Grants::default(), Limits::default(), &nothing),
+        children: vec![GroupVersionKind::new("", "v1", "ConfigMap")],
+        projection: None,
+        config: "null".to_owned(),
+        code: 1,
+        takes_conflicts: false,
+        guest: Arc::clone(guest) as Arc<dyn Guest>,
+    })
+}
+
+#[tokio::test]
+async fn what_a_handler_is_not_about_is_neither_queued_nor_remembered() {
+    let cluster = Arc::new(cluster());
+    let controller = controller(Arc::clone(&cluster) as Arc<dyn Observed>, Gate::open());
+    let service = |namespace: &str, number: u32| {
+        let created = cluster.create(json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": namespace, "name": format!("s{number}")},
+        }));
+        (*cluster.get(&created.as_ref().unwrap().kind, &created.as_ref().unwrap().at).unwrap()).clone()
+    };
+    let services: Vec<_> = (0..50).flat_map(|number| [service("ours", number), service("theirs", number)]).collect();
+    let theirs = Arc::new(services[1].clone());
+    let index = &controller.surroundings.index;
+    let watch = index.add_watch(&theirs.kind, Scope::default());
+    index.relisted(watch, 1_000, services);
+
+    let guest = Arc::new(Content::default());
+    controller.mount("p", &[of_services("ours", &guest)]);
+    assert!(controller.lock().queue.depth() <= PLUGIN_AT_ONCE, "the others wait in the index");
+    let (changes, receiver) = mpsc::unbounded_channel();
+    let running = tokio::spawn(Arc::clone(&controller).run(receiver, Shutdown::never()));
+    let calls = || guest.0.load(Ordering::Relaxed);
+    let served = async || {
+        while calls() < 50 || !is_idle(&controller) {
+            yield_now().await;
+        }
+    };
+    timeout(PATIENCE, served()).await.expect("all of its own are served");
+    assert_eq!(controller.figures_of("p").0.subjects, 50);
+
+    // Mounted elsewhere, it lets go of what it had, and is called for the others.
+    controller.mount("p", &[of_services("theirs", &guest)]);
+    let moved = async || {
+        while calls() < 100 || controller.figures_of("p").0.subjects != 50 || !is_idle(&controller) {
+            yield_now().await;
+        }
+    };
+    timeout(PATIENCE, moved()).await.expect("those of the other namespace are served");
+    let work = Work::Call(Arc::new(HandlerName { plugin: "p".to_owned(), handler: "h".to_owned() }));
+    assert!(!controller.lock().states.has(&work, &NamespacedName::new("ours", "s0")), "it is let go");
+    controller.mount("p", &[of_services("ours", &guest)]);
+    controller.mount("p", &[]);
+    assert_eq!(controller.figures_of("p").0.subjects, 0, "nothing is left of a plugin that is gone");
+    let kind = Arc::clone(&theirs.kind);
+    changes.send(Change { kind, old: None, new: Some(theirs), own_write: false }).unwrap();
+    timeout(PATIENCE, async {
+        while !is_idle(&controller) {
+            yield_now().await;
+        }
+    })
+    .await
+    .expect("nobody is called for it");
     running.abort();
 }
 

@@ -1,43 +1,125 @@
 //! Who waits for an object that stands in its way, or is not there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use dask_wasm_operator_core::{
-    dask::Reconciler,
-    object::{NamespacedName, ObjectKey},
+    object::{GroupVersionKind, NamespacedName, ObjectKey},
     wanted::Problem,
 };
 
+use super::Work;
+
+/// Milliseconds from a change that wakes somebody who waits to the next that does so, at first and at most: a ResourceQuota changes
+/// with every object that is made, and a thousand may wait for it.
+const FIRST: u64 = 100;
+const LONGEST: u64 = 60_000;
+
 /// See the module.
 #[derive(Default)]
-pub(super) struct Waiting(HashMap<(Reconciler, NamespacedName), Vec<ObjectKey>>);
+pub(super) struct Waiting {
+    subjects: HashMap<Subject, Wait>,
+    objects: HashMap<Unversioned, Awaited>,
+}
+
+/// An object, whatever the version: the same is served under each.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Unversioned(ObjectKey);
+
+impl Unversioned {
+    fn of(object: &ObjectKey) -> Self {
+        let kind = GroupVersionKind { version: String::new(), ..object.kind.clone() };
+        Self(ObjectKey { kind, at: object.at.clone() })
+    }
+}
+
+struct Awaited {
+    object: ObjectKey,
+    by: BTreeSet<Subject>,
+}
+
+type Subject = (Work, NamespacedName);
+
+#[derive(Default)]
+struct Wait {
+    objects: Vec<ObjectKey>,
+    /// When a change was last heard, on the queue's clock.
+    heard: Option<u64>,
+    pause: u64,
+}
+
+impl Wait {
+    /// When a change that happens now is to be heard.
+    fn hear(&mut self, now: u64) -> u64 {
+        let due = self.heard.map_or(now, |heard| now.max(heard.saturating_add(self.pause)));
+        let is_rare = self.heard.is_none_or(|heard| now > heard.saturating_add(LONGEST));
+        self.pause = if is_rare { FIRST } else { (self.pause * 2).min(LONGEST) };
+        self.heard = Some(due);
+        due
+    }
+}
 
 impl Waiting {
-    /// Notes what a subject waits for by its last pass.
-    pub(super) fn note(&mut self, reconciler: Reconciler, at: &NamespacedName, problems: &[Problem]) {
-        let objects: Vec<_> = problems.iter().filter_map(|problem| problem.waits_for.clone()).collect();
-        if objects.is_empty() {
-            self.0.remove(&(reconciler, at.clone()));
-        } else {
-            self.0.insert((reconciler, at.clone()), objects);
+    /// Notes what a subject waits for by its last pass. Answers whether that is something else than before.
+    pub(super) fn note(&mut self, work: &Work, at: &NamespacedName, problems: &[Problem]) -> bool {
+        let mut objects: Vec<_> = problems.iter().filter_map(|problem| problem.waits_for.clone()).collect();
+        objects.sort();
+        objects.dedup();
+        let subject = (work.clone(), at.clone());
+        let before = self.subjects.get(&subject).map(|wait| wait.objects.as_slice()).unwrap_or_default();
+        if before == objects {
+            return false;
         }
+        self.drop(&subject);
+        for object in &objects {
+            let awaited = self.objects.entry(Unversioned::of(object));
+            let awaited = awaited.or_insert_with(|| Awaited { object: object.clone(), by: BTreeSet::new() });
+            awaited.by.insert(subject.clone());
+        }
+        if !objects.is_empty() {
+            self.subjects.insert(subject, Wait { objects, ..Wait::default() });
+        }
+        true
     }
 
-    /// The subjects that wait for an object.
-    pub(super) fn subjects(&self, object: &ObjectKey) -> impl Iterator<Item = (Reconciler, NamespacedName)> {
-        let waits = |objects: &Vec<ObjectKey>| objects.contains(object);
-        self.0.iter().filter(move |(_, objects)| waits(objects)).map(|(subject, _)| subject.clone())
+    /// The subjects that wait for an object which changes now, and when they are to hear of it.
+    pub(super) fn hear(&mut self, object: &ObjectKey, now: u64) -> Vec<(Subject, u64)> {
+        let waiting = self.objects.get(&Unversioned::of(object)).map(|awaited| awaited.by.clone()).unwrap_or_default();
+        let heard = |subject: Subject| {
+            let due = self.subjects.get_mut(&subject)?.hear(now);
+            Some((subject, due))
+        };
+        waiting.into_iter().filter_map(heard).collect()
+    }
+
+    /// The objects that somebody waits for.
+    pub(super) fn objects(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.objects.values().map(|awaited| &awaited.object)
     }
 
     /// Forgets subjects.
-    pub(super) fn retain(&mut self, keep: impl Fn(&NamespacedName) -> bool) {
-        self.0.retain(|(_, at), _| keep(at));
+    pub(super) fn retain(&mut self, keep: impl Fn(&Work, &NamespacedName) -> bool) {
+        let gone: Vec<_> = self.subjects.keys().filter(|(work, at)| !keep(work, at)).cloned().collect();
+        gone.iter().for_each(|subject| self.drop(subject));
+    }
+
+    fn drop(&mut self, subject: &Subject) {
+        for object in self.subjects.remove(subject).map(|wait| wait.objects).unwrap_or_default() {
+            let object = Unversioned::of(&object);
+            if let Some(awaited) = self.objects.get_mut(&object) {
+                awaited.by.remove(subject);
+                if awaited.by.is_empty() {
+                    self.objects.remove(&object);
+                }
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use dask_wasm_operator_core::object::GroupVersionKind;
+    use std::sync::Arc;
+
+    use dask_wasm_operator_core::{dask::Reconciler, plugin::HandlerName};
 
     use super::*;
 
@@ -46,20 +128,43 @@ mod tests {
         ObjectKey { kind, at: NamespacedName::new("ns1", name) }
     }
 
+    fn missing(name: &str) -> Vec<Problem> {
+        vec![Problem::passing("ClusterNotFound", "words").until(cluster(name))]
+    }
+
     #[test]
-    fn exactly_those_that_wait_for_an_object_are_found_until_they_wait_no_more() {
+    fn those_that_wait_for_an_object_are_found_until_they_wait_no_more() {
         let mut waiting = Waiting::default();
-        let missing = |name: &str| vec![Problem::passing("ClusterNotFound", "words").until(cluster(name))];
         let at = NamespacedName::new("ns1", "same");
-        waiting.note(Reconciler::Autoscaler, &at, &missing("a"));
-        waiting.note(Reconciler::WorkerGroup, &at, &missing("b"));
-        let of = |waiting: &Waiting, name: &str| waiting.subjects(&cluster(name)).collect::<Vec<_>>();
-        assert_eq!(of(&waiting, "a"), [(Reconciler::Autoscaler, at.clone())], "not the group of its name");
-        assert_eq!(of(&waiting, "b"), [(Reconciler::WorkerGroup, at.clone())]);
-        assert_eq!(of(&waiting, "c"), []);
-        waiting.note(Reconciler::Autoscaler, &at, &[Problem::passing("ClusterDeleting", "nothing to wait for")]);
-        assert_eq!(of(&waiting, "a"), []);
-        waiting.retain(|_| false);
-        assert_eq!(of(&waiting, "b"), []);
+        let [autoscaler, group] = [Reconciler::Autoscaler, Reconciler::WorkerGroup].map(Work::Reconcile);
+        let plugin = Work::Call(Arc::new(HandlerName { plugin: "p".to_owned(), handler: "h".to_owned() }));
+        assert!(waiting.note(&autoscaler, &at, &missing("a")));
+        assert!(waiting.note(&group, &at, &missing("b")) && waiting.note(&plugin, &at, &missing("b")));
+        assert!(!waiting.note(&plugin, &at, &missing("b")), "it waits already");
+        let of = |waiting: &mut Waiting, name: &str| {
+            let heard = waiting.hear(&cluster(name), 0).into_iter();
+            heard.map(|((work, _), _)| work).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&mut waiting, "a"), [autoscaler.clone()], "not the group of its name");
+        assert_eq!(of(&mut waiting, "b"), [group, plugin.clone()]);
+        assert_eq!(of(&mut waiting, "c"), []);
+        waiting.note(&autoscaler, &at, &[Problem::passing("ClusterDeleting", "nothing to wait for")]);
+        assert_eq!(of(&mut waiting, "a"), []);
+        waiting.retain(|work, _| *work == plugin);
+        assert_eq!(of(&mut waiting, "b"), [plugin]);
+        waiting.retain(|_, _| false);
+        assert!(waiting.subjects.is_empty() && waiting.objects.is_empty());
+    }
+
+    #[test]
+    fn what_changes_all_the_time_wakes_those_who_wait_ever_less_often_and_what_changes_seldom_at_once() {
+        let (mut waiting, at) = (Waiting::default(), NamespacedName::new("ns1", "a"));
+        waiting.note(&Work::Reconcile(Reconciler::WorkerGroup), &at, &missing("a"));
+        let mut hear = |now| waiting.hear(&cluster("a"), now)[0].1;
+        assert_eq!((hear(1_000), hear(1_001), hear(1_002)), (1_000, 1_100, 1_300));
+        let last = (0..40).fold(1_300, |now, _| hear(now));
+        assert_eq!(hear(last), last + LONGEST);
+        let later = last + 3 * LONGEST;
+        assert_eq!(hear(later), later);
     }
 }

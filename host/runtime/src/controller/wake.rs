@@ -8,11 +8,15 @@ use std::{
 use dask_wasm_operator_cluster::index::Change;
 use dask_wasm_operator_core::{
     dask::{CLUSTER_NAME_LABEL, Reconciler, WORKER_GROUP_NAME_LABEL, pod_summary_kind},
-    object::{GroupVersionKind, NamespacedName, Object, OwnerReference},
+    object::{GroupVersionKind, NamespacedName, Object, ObjectKey, OwnerReference},
     pipeline::MountedHandler,
+    plugin::{HandlerName, PLUGIN_LABEL},
 };
 
-use super::{Controller, Inner, STATUS_WINDOW, Work};
+use super::{
+    Controller, Inner, STATUS_WINDOW, Work,
+    mounted::{Handlers, Mounted},
+};
 
 /// What of an object changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +75,10 @@ impl Controller {
     pub(super) fn wake(&self, change: &Change) {
         let extent = extent(change.old.as_deref(), change.new.as_deref());
         let Some(object) = change.new.as_ref().or(change.old.as_ref()) else { return };
+        if let Some(kind) = object.kind.of_metadata() {
+            // What changed is not known.
+            return self.remind(&mut self.lock(), &ObjectKey { kind, at: object.at() });
+        }
         if extent == Extent::Nothing {
             return;
         }
@@ -81,12 +89,9 @@ impl Controller {
             return;
         }
         if extent == Extent::Whole {
-            let waiting: Vec<_> = inner.waiting.subjects(&object.key()).collect();
-            waiting
-                .into_iter()
-                .for_each(|(reconciler, at)| inner.queue.wake(Work::Reconcile(reconciler), at, self.millis()));
+            self.remind(&mut inner, &object.key());
         }
-        self.wake_subject(&mut inner, object, extent, handlers.values());
+        self.wake_subject(&mut inner, object, extent, &handlers);
         let mut owners: Vec<OwnerReference> = Vec::new();
         for side in [&change.old, &change.new].into_iter().flatten() {
             if let Some(owner) = side.metadata.controller()
@@ -96,20 +101,20 @@ impl Controller {
             }
         }
         for owner in owners {
-            self.wake_owner(&mut inner, object, &owner, extent, handlers.values());
+            self.wake_owner(&mut inner, object, &owner, extent, &handlers);
         }
     }
 
     /// The object is the subject of some handlers.
-    fn wake_subject<'a>(
-        &self,
-        inner: &mut Inner,
-        object: &Arc<Object>,
-        extent: Extent,
-        handlers: impl Iterator<Item = &'a Arc<MountedHandler>>,
-    ) {
-        for handler in handlers.filter(|handler| handler.subject.kind.same_kind(&object.kind)) {
-            inner.queue.wake(Work::Call(handler.name.clone()), object.at(), self.millis());
+    fn wake_subject(&self, inner: &mut Inner, object: &Arc<Object>, extent: Extent, handlers: &Handlers) {
+        let at = object.at();
+        let of_kind =
+            |(_, mounted): &(&Arc<HandlerName>, &Mounted)| mounted.handler.subject.kind.same_kind(&object.kind);
+        for (name, Mounted { handler, .. }) in handlers.iter().filter(of_kind) {
+            let work = Work::Call(Arc::clone(name));
+            if inner.concerns(handler, &work, Some(object), &at) {
+                inner.queue.wake(work, at.clone(), self.millis());
+            }
         }
         for reconciler in Reconciler::ALL.into_iter().filter(|reconciler| reconciler.heeds_status()) {
             if reconciler.subject().same_kind(&object.kind) {
@@ -136,13 +141,13 @@ impl Controller {
     }
 
     /// The object is a child of the subject of some handlers.
-    fn wake_owner<'a>(
+    fn wake_owner(
         &self,
         inner: &mut Inner,
         object: &Object,
         owner: &OwnerReference,
         extent: Extent,
-        handlers: impl Iterator<Item = &'a Arc<MountedHandler>>,
+        handlers: &Handlers,
     ) {
         let kind = GroupVersionKind::from_api_version(&owner.api_version, &owner.kind);
         let at = NamespacedName { namespace: object.metadata.namespace.clone(), name: owner.name.clone() };
@@ -156,12 +161,18 @@ impl Controller {
                 self.wake_status_of_cluster(inner, &at);
             }
         }
-        if extent == Extent::Whole {
-            let concerned = handlers.filter(|handler| {
-                handler.subject.kind.same_kind(&kind)
-                    && handler.children.iter().any(|child| child.same_kind(&object.kind))
-            });
-            concerned.for_each(|handler| inner.queue.wake(Work::Call(handler.name.clone()), at.clone(), self.millis()));
+        if extent != Extent::Whole {
+            return;
+        }
+        let makes_such = |handler: &MountedHandler| handler.children.iter().any(|child| child.same_kind(&object.kind));
+        let has_such = |handler: &MountedHandler| handler.subject.kind.same_kind(&kind) && makes_such(handler);
+        for (name, Mounted { handler, .. }) in handlers.iter().filter(|(_, mounted)| has_such(&mounted.handler)) {
+            let (subject, work) =
+                (self.surroundings.observed.get(&handler.subject.kind, &at), Work::Call(Arc::clone(name)));
+            let is_its_child = object.metadata.labels.get(PLUGIN_LABEL) == Some(&name.plugin);
+            if is_its_child || inner.concerns(handler, &work, subject.as_deref(), &at) {
+                inner.queue.wake(work, at.clone(), self.millis());
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 //! of the process are what every Prometheus client library calls them. Labels hold words from the code, names of handlers and
 //! names of plugins, never names of subjects: there may be any number of those.
 
+mod events;
 mod objects;
 mod process;
 mod series;
@@ -11,11 +12,11 @@ mod watches;
 
 use std::{
     hash::Hash,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, SystemTime},
 };
 
-use dask_wasm_operator_cluster::{index::Index, watch::Watches};
+use dask_wasm_operator_cluster::{events::Events, index::Index, watch::Watches};
 use dask_wasm_operator_core::{
     action::{WriteError, Written},
     plugin::HandlerName,
@@ -64,6 +65,7 @@ pub struct Metrics {
     plugin_call_duration: Histograms<PluginHandlerLabels>,
     parked_subjects: Series<PluginLabels, Gauge>,
     scheduler_calls: Family<SchedulerCallLabels, Counter>,
+    plugin_manager_busy: Counter<f64, AtomicU64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -155,6 +157,10 @@ impl Metrics {
         let help = "Calls of Dask schedulers, by call and result";
         ours.register("scheduler_calls", help, scheduler_calls.clone());
 
+        let plugin_manager_busy = Counter::default();
+        let help = "Time that the plugin manager was at work, compiling and writing aside";
+        ours.register_with_unit("plugin_manager_busy", help, Unit::Seconds, plugin_manager_busy.clone());
+
         Self {
             registry,
             reconcile_duration: Series::of(reconcile_duration),
@@ -167,6 +173,7 @@ impl Metrics {
             plugin_call_duration: Series::of(plugin_call_duration),
             parked_subjects: Series::of(parked_subjects),
             scheduler_calls,
+            plugin_manager_busy,
         }
     }
 
@@ -183,6 +190,14 @@ impl Metrics {
     pub fn of_watches(mut self, watches: Watches) -> Self {
         let ours = self.registry.sub_registry_with_prefix(PREFIX);
         ours.register_collector(Box::new(watches::WatchFailures::of(watches)));
+        self
+    }
+
+    /// With how many Events were dropped, asked for at each look.
+    #[must_use]
+    pub fn of_events(mut self, events: Events) -> Self {
+        let ours = self.registry.sub_registry_with_prefix(PREFIX);
+        ours.register_collector(Box::new(events::DroppedEvents(events)));
         self
     }
 
@@ -221,6 +236,11 @@ impl Metrics {
     pub fn called_scheduler(&self, call: &'static str, result: &Result<SchedulerReply, SchedulerError>) {
         let result = result.as_ref().err().map_or(SUCCESS, SchedulerError::kind);
         self.scheduler_calls.get_or_create(&SchedulerCallLabels { call, result }).inc();
+    }
+
+    /// The plugin manager was at work for so long.
+    pub fn managed_plugins(&self, duration: Duration) {
+        self.plugin_manager_busy.inc_by(duration.as_secs_f64());
     }
 
     /// A plugin was called.
@@ -304,6 +324,7 @@ mod tests {
             CallReport { result: Err(CallError::Deadline(deadline)), log: vec![], log_dropped: 0, duration: deadline };
         metrics.plugin_called("istio", "expose", &report);
         metrics.set_parked("istio", 2);
+        metrics.managed_plugins(Duration::from_millis(500));
         let text = metrics.encode();
         for line in [
             concat!("dask_operator_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
@@ -318,6 +339,7 @@ mod tests {
             "dask_operator_plugin_calls_total{plugin=\"istio\",handler=\"expose\",result=\"DeadlineExceeded\"} 1",
             "dask_operator_plugin_call_duration_seconds_count{plugin=\"istio\",handler=\"expose\"} 1",
             "dask_operator_parked_subjects{plugin=\"istio\"} 2",
+            "dask_operator_plugin_manager_busy_seconds_total 0.5",
         ] {
             assert!(text.lines().any(|candidate| candidate == line), "{line}\nnot in\n{text}");
         }

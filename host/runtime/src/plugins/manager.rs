@@ -1,7 +1,8 @@
 //! Keeps the mounted plugins what the DaskPlugins (and the plugin directory) say.
 //!
 //! Each plugin is loaded by a task of its own: one that takes long to compile holds up no other. What serves calls is
-//! replaced only by something that is ready to. Files are read by tasks, too: a disk may hang.
+//! replaced only by something that is ready to. Files and ConfigMaps are read, kinds asked for and statuses written by tasks, too:
+//! whatever hangs, what is withdrawn from a plugin is so at the next look.
 
 use std::{
     collections::BTreeMap,
@@ -12,22 +13,23 @@ use std::{
 };
 
 use dask_wasm_operator_cluster::{
+    config_maps::ConfigMaps,
     discovery::Discovery,
     index::Index,
     watch::{WatchHandle, WatchKey, WatchProblem, Watches},
 };
 use dask_wasm_operator_core::{
     contract::KindReference,
-    object::{GroupVersionKind, Object, Resource},
+    object::{Object, Resource},
     ports::{Observed, Writes},
     quote::says_the_same,
     retry::{Backoff, Retry},
-    spec::{DASK_PLUGIN, DaskPluginSpec, PluginState, RemovalPolicy, SelectedSource},
+    spec::{DASK_PLUGIN, DaskPluginSpec, PluginState, RemovalPolicy, SelectedSource, code_resource},
 };
 use dask_wasm_operator_engine::{Engine, LoadedPlugin};
 use tokio::{
     sync::{Notify, mpsc},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet, spawn_blocking},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
@@ -41,16 +43,20 @@ use super::{
     refusal::refusal,
     source::{self, Code},
     status::{Newest, Standing},
+    statuses::{Statuses, Written},
     sweep::{Reach, Sweeps},
 };
 use crate::{
-    Shutdown,
+    Metrics, Shutdown,
     controller::Controller,
     served::{ServedWatch, ServedWatches},
 };
 
 /// How often files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// DaskPlugins are compared with what is mounted at most so often, however often they or their ConfigMaps change.
+const LOOK_WINDOW: Duration = Duration::from_millis(200);
 
 /// What the manager needs.
 pub(crate) struct ManagerSurroundings {
@@ -61,15 +67,20 @@ pub(crate) struct ManagerSurroundings {
     pub(crate) watches: Watches,
     pub(crate) discovery: Arc<Discovery>,
     pub(crate) controller: Arc<Controller>,
+    pub(crate) metrics: Arc<Metrics>,
     /// Where DaskPlugins and their ConfigMaps are.
     pub(crate) operator_namespace: String,
+    /// Reads the ConfigMaps.
+    pub(crate) config_maps: ConfigMaps,
     /// What is watched wherever Dask objects are served.
     pub(crate) served: ServedWatches,
     pub(crate) directory: Option<PathBuf>,
     /// The kind of CustomResourceDefinitions, if the operator may watch them.
     pub(crate) definitions: Option<Resource>,
-    /// Told when a DaskPlugin or a ConfigMap of the operator's namespace changed.
+    /// Told when what a DaskPlugin asks for or a ConfigMap of the operator's namespace changed.
     pub(crate) changed: Arc<Notify>,
+    /// Told when somebody else changed the status of a DaskPlugin.
+    pub(crate) statuses_changed: Arc<Notify>,
     /// Told when a CustomResourceDefinition changed.
     pub(crate) definitions_changed: Arc<Notify>,
 }
@@ -86,15 +97,38 @@ pub(crate) struct PluginManager {
     /// See [`Survey`].
     marks: BTreeMap<PathBuf, u64>,
     surveys: JoinSet<Survey>,
-    loads: JoinSet<(String, u64, Result<Prepared, Newest>)>,
+    loads: JoinSet<Loaded>,
     pub(super) sweeps: Sweeps,
     pub(super) awaited: Awaited,
     pub(super) definitions: Option<WatchHandle>,
-    pub(super) statuses_due: Option<Instant>,
+    /// Asks which kinds are served.
+    pub(super) asking: JoinSet<()>,
+    pub(super) statuses: Statuses,
     config_maps: Option<WatchHandle>,
+    looked: Option<Instant>,
+    look_due: Option<Instant>,
     pub(super) mounts_tx: mpsc::UnboundedSender<Mount>,
     mounts_rx: mpsc::UnboundedReceiver<Mount>,
 }
+
+/// What the manager is woken by.
+enum Event {
+    PluginsChanged,
+    StatusesChanged,
+    DefinitionsChanged,
+    TimeToSurvey,
+    Surveyed(Option<Survey>),
+    Loaded(Option<Loaded>),
+    Mounted(Box<Mount>),
+    Swept,
+    KindsAsked,
+    StatusWritten(Written),
+    CountsChanged,
+    Due,
+}
+
+/// The plugin that was loaded, for what, and what came of it.
+type Loaded = (String, u64, Result<Prepared, Newest>);
 
 /// Everything about one plugin.
 #[derive(Default)]
@@ -107,6 +141,7 @@ pub(super) struct Entry {
     pub(super) on_removal: Option<RemovalPolicy>,
     /// The newest that could be loaded.
     pub(super) prepared: Option<Prepared>,
+    loading: Option<AbortHandle>,
     /// What serves calls.
     pub(super) served: Option<Served>,
     pub(super) standing: Standing,
@@ -136,6 +171,8 @@ impl Entry {
 #[derive(Clone)]
 pub(super) struct Prepared {
     pub(super) loaded: Arc<LoadedPlugin>,
+    /// Fingerprint of the code and of what else it was loaded by.
+    loaded_of: u64,
     pub(super) spec: DaskPluginSpec,
 }
 
@@ -154,8 +191,11 @@ impl PluginManager {
             sweeps: Sweeps::default(),
             awaited: Awaited::default(),
             definitions: None,
-            statuses_due: None,
+            asking: JoinSet::new(),
+            statuses: Statuses::default(),
             config_maps: None,
+            looked: None,
+            look_due: None,
             mounts_tx,
             mounts_rx,
         }
@@ -166,54 +206,76 @@ impl PluginManager {
         let mut look = interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let surroundings = Arc::clone(&self.surroundings);
+        let figures = surroundings.controller.figures();
         self.look();
         loop {
             let due = self.next_due();
-            tokio::select! {
+            let event = tokio::select! {
                 biased;
                 // First of all: watches end now, and what they knew is not gone.
                 () = shutdown.requested() => return,
-                () = surroundings.changed.notified() => self.look(),
-                () = surroundings.definitions_changed.notified() => {
-                    if self.definitions.is_some() {
-                        self.awaited.soon(Instant::now());
-                    }
-                }
-                _ = look.tick() => self.survey(),
-                Some(survey) = self.surveys.join_next() => {
-                    if let Ok(survey) = survey {
-                        self.surveyed(survey);
-                    }
-                }
-                Some(load) = self.loads.join_next() => {
-                    if let Ok((name, looked_at, loaded)) = load {
-                        self.loaded(&name, looked_at, loaded);
-                    }
-                }
-                Some(mount) = self.mounts_rx.recv() => self.mounted(mount),
-                Some(()) = self.sweeps.ended() => {}
-                () = surroundings.controller.figures().changed() => self.show_soon(),
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.act_on_due().await,
-            }
+                () = surroundings.changed.notified() => Event::PluginsChanged,
+                () = surroundings.statuses_changed.notified() => Event::StatusesChanged,
+                () = surroundings.definitions_changed.notified() => Event::DefinitionsChanged,
+                _ = look.tick() => Event::TimeToSurvey,
+                Some(survey) = self.surveys.join_next() => Event::Surveyed(survey.ok()),
+                Some(load) = self.loads.join_next() => Event::Loaded(load.ok()),
+                Some(mount) = self.mounts_rx.recv() => Event::Mounted(Box::new(mount)),
+                Some(()) = self.sweeps.ended() => Event::Swept,
+                Some(_) = self.asking.join_next() => Event::KindsAsked,
+                Some(written) = self.statuses.written() => Event::StatusWritten(written),
+                () = figures.parked() => Event::StatusesChanged,
+                () = figures.changed(), if !self.statuses.counts() => Event::CountsChanged,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Event::Due,
+            };
+            let begun = Instant::now();
+            self.heed(event);
+            surroundings.metrics.managed_plugins(begun.elapsed());
+        }
+    }
+
+    /// Does not wait for anything.
+    fn heed(&mut self, event: Event) {
+        match event {
+            Event::PluginsChanged => self.look_soon(),
+            Event::StatusesChanged => self.show_soon(),
+            Event::DefinitionsChanged if self.definitions.is_some() => self.awaited.soon(Instant::now()),
+            Event::TimeToSurvey => self.survey(),
+            Event::Surveyed(Some(survey)) => self.surveyed(survey),
+            Event::Loaded(Some((name, looked_at, loaded))) => self.loaded(&name, looked_at, loaded),
+            Event::Mounted(mount) => self.mounted(*mount),
+            Event::KindsAsked => self.asked_for_kinds(),
+            Event::StatusWritten(written) => self.shown(written),
+            Event::CountsChanged => self.count_soon(),
+            Event::Due => self.act_on_due(),
+            Event::DefinitionsChanged | Event::Surveyed(None) | Event::Loaded(None) | Event::Swept => {}
         }
     }
 
     fn next_due(&self) -> Option<Instant> {
         let retries = self.plugins.values().filter_map(|entry| entry.retry);
-        retries.chain(self.statuses_due).chain(self.awaited.due()).min()
+        retries.chain(self.statuses.due()).chain(self.awaited.due()).chain(self.look_due).min()
     }
 
-    async fn act_on_due(&mut self) {
+    fn act_on_due(&mut self) {
         let now = Instant::now();
         if self.awaited.due().is_some_and(|due| due <= now) {
-            self.ask_for_kinds().await;
+            self.ask_for_kinds();
         }
-        if self.retry(now) {
+        if self.retry(now) || self.look_due.is_some_and(|due| due <= now) {
             self.look();
         }
-        if self.statuses_due.is_some_and(|due| due <= now) {
-            self.statuses_due = None;
-            self.show().await;
+        if self.statuses.due().is_some_and(|due| due <= now) {
+            self.show(now);
+        }
+    }
+
+    /// At once, unless it was just done.
+    fn look_soon(&mut self) {
+        let earliest = self.looked.map(|looked| looked + LOOK_WINDOW);
+        match earliest.filter(|earliest| *earliest > Instant::now()) {
+            Some(earliest) => self.look_due = Some(earliest),
+            None => self.look(),
         }
     }
 
@@ -258,6 +320,7 @@ impl PluginManager {
 
     /// Compares what is wanted with what is mounted.
     fn look(&mut self) {
+        (self.looked, self.look_due) = (Some(Instant::now()), None);
         let (found, taken) = directory::all(self.objects(), &self.directory);
         for (file, name) in taken.iter().filter(|(file, name)| self.taken.get(*file) != Some(*name)) {
             let file = file.display();
@@ -287,8 +350,7 @@ impl PluginManager {
         if !found.iter().filter_map(|found| found.spec.as_ref().ok()).any(comes_from_config_maps) {
             self.config_maps = None;
         } else if self.config_maps.is_none() {
-            let kind = GroupVersionKind::new("", "v1", "ConfigMap");
-            let resource = Resource { kind, plural: "configmaps".to_owned(), namespaced: true };
+            let resource = code_resource();
             let namespace = Some(self.surroundings.operator_namespace.clone());
             match self.surroundings.watches.start(&WatchKey { resource, namespace, labels: None }) {
                 Ok(handle) => {
@@ -312,64 +374,88 @@ impl PluginManager {
         let Found { name, origin, spec, generation } = found;
         let entry = self.plugins.entry(name.clone()).or_default();
         (entry.generation, entry.origin) = (generation, origin);
-        let surroundings = &self.surroundings;
-        let mut hasher = DefaultHasher::new();
-        spec.as_ref().map(|spec| serde_json::to_string(spec).unwrap_or_default()).hash(&mut hasher);
-        let find = |spec| source::find(spec, &surroundings.operator_namespace, surroundings.observed.as_ref());
-        let code = spec.as_ref().ok().map(find);
-        match &code {
-            Some(Ok(Code::File(file))) => match self.marks.get(file) {
-                Some(mark) => mark.hash(&mut hasher),
+        let spec = match spec {
+            Ok(spec) => spec,
+            Err(why) => {
+                let newest = Newest::new(PluginState::Failed, "InvalidSpec", why);
+                return if self.is_new(&name, fingerprint(&newest.message)) {
+                    self.fail(&name, newest)
+                };
+            }
+        };
+        let text = serde_json::to_string(&spec).unwrap_or_default();
+        entry.on_removal = Some(spec.on_removal);
+        entry.reach.grow(&spec.grants);
+        // What is withdrawn is so before anything else is looked at, which may not be known or take its time.
+        if let Some(newest) = refusal(&name, &spec) {
+            return if self.is_new(&name, fingerprint(&text)) {
+                self.halt(&name, newest)
+            };
+        }
+        self.revoke(&name, &spec);
+        if comes_from_config_maps(&spec) && !self.config_maps_are_known() {
+            return;
+        }
+        let code = source::find(&spec, &self.surroundings.operator_namespace, self.surroundings.observed.as_ref());
+        let version = match &code {
+            Ok(Code::File(file)) => match self.marks.get(file) {
+                Some(mark) => *mark,
                 None => return self.survey(),
             },
-            Some(Ok(Code::ConfigMaps(parts))) => parts.hash(&mut hasher),
-            Some(Err(error)) => error.to_string().hash(&mut hasher),
-            None => {}
-        }
-        if spec.as_ref().is_ok_and(comes_from_config_maps) && !self.config_maps_are_known() {
+            Ok(Code::ConfigMaps(parts)) => fingerprint(parts),
+            Err(error) => fingerprint(&error.to_string()),
+        };
+        let looked_at = fingerprint(&(text, version));
+        if !self.is_new(&name, looked_at) {
             return;
         }
-        let looked_at = hasher.finish();
-        let Some(entry) = self.plugins.get_mut(&name).filter(|entry| entry.looked_at != Some(looked_at)) else {
-            return;
+        match code {
+            Ok(code) => self.load(name, looked_at, version, code, spec),
+            Err(error) => self.fail(&name, Newest::new(PluginState::Failed, error.reason(), chain(&error))),
+        }
+    }
+
+    /// Whether a plugin is not what it was when it was last looked at. Then it is from now on.
+    fn is_new(&mut self, name: &str, looked_at: u64) -> bool {
+        let Some(entry) = self.plugins.get_mut(name).filter(|entry| entry.looked_at != Some(looked_at)) else {
+            return false;
         };
         if entry.looked_at.is_some() {
             entry.backoff.succeed();
         }
         (entry.looked_at, entry.retry) = (Some(looked_at), None);
-        let (spec, code) = match (spec, code) {
-            (Ok(spec), Some(code)) => (spec, code),
-            (Err(why), _) => return self.fail(&name, Newest::new(PluginState::Failed, "InvalidSpec", why)),
-            (Ok(_), None) => return,
-        };
-        entry.on_removal = Some(spec.on_removal);
-        entry.reach.grow(&spec.grants);
-        if let Some(newest) = refusal(&name, &spec) {
-            return self.halt(&name, newest);
+        if let Some(former) = entry.loading.take() {
+            former.abort();
         }
-        self.revoke(&name, &spec.grants);
-        match code {
-            Ok(code) => self.load(name, looked_at, code, spec),
-            Err(error) => self.fail(&name, Newest::new(PluginState::Failed, error.reason(), chain(&error))),
-        }
+        true
     }
 
     fn config_maps_are_known(&self) -> bool {
         self.config_maps.as_ref().is_some_and(|config_maps| config_maps.status().is_synced)
     }
 
-    fn load(&mut self, name: String, looked_at: u64, code: Code, spec: DaskPluginSpec) {
+    /// `version` stands for the code.
+    fn load(&mut self, name: String, looked_at: u64, version: u64, code: Code, spec: DaskPluginSpec) {
+        let Some(entry) = self.plugins.get_mut(&name) else { return };
+        let loaded_by = serde_json::to_string(&(&spec.source, &spec.limits, spec.profile)).unwrap_or_default();
+        let loaded_of = fingerprint(&(version, loaded_by));
+        if let Some(prepared) = entry.prepared.as_ref().filter(|prepared| prepared.loaded_of == loaded_of) {
+            // The very code is loaded: what changed is what it may do.
+            let loaded = Arc::clone(&prepared.loaded);
+            let prepared = allowed(&code, &spec, &loaded).map(|()| Prepared { loaded, loaded_of, spec });
+            return self.loaded(&name, looked_at, prepared);
+        }
         // One that is tried again keeps saying why it has to be.
-        if let Some(entry) = self.plugins.get_mut(&name).filter(|entry| entry.backoff.attempts() == 0) {
+        if entry.backoff.attempts() == 0 {
             entry.standing.newest =
                 Newest::new(PluginState::Compiling, "Loading", "its code is being checked and compiled");
         }
-        let engine = self.surroundings.engine.clone();
-        self.loads.spawn(async move {
-            let loaded = tokio::task::spawn_blocking(move || load(&engine, code, spec)).await;
-            let lost = |_| Newest::new(PluginState::Failed, "HostFailure", "loading it was given up");
-            (name, looked_at, loaded.map_err(lost).and_then(|loaded| loaded))
+        let surroundings = Arc::clone(&self.surroundings);
+        let loading = self.loads.spawn(async move {
+            let loaded = load(&surroundings, code, spec, loaded_of).await;
+            (name, looked_at, loaded)
         });
+        entry.loading = Some(loading);
     }
 
     /// A load came to its end.
@@ -382,7 +468,8 @@ impl PluginManager {
                 self.prepare_mount(name);
             }
             Err(newest) => {
-                let is_the_hosts = matches!(newest.reason.as_str(), "HostFailure" | "FileNotReadable");
+                let is_the_hosts =
+                    matches!(newest.reason.as_str(), "HostFailure" | "FileNotReadable" | "ConfigMapNotReadable");
                 if is_the_hosts && let Retry::After(delay) = entry.backoff.fail(&name, None, None) {
                     entry.retry = Some(Instant::now() + delay);
                 }
@@ -428,25 +515,47 @@ fn of_object(object: &Object) -> Found {
     Found { name: object.metadata.name.clone(), origin: Origin::Object, spec, generation }
 }
 
+fn fingerprint(of: &(impl Hash + ?Sized)) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// Reads, checks and compiles. Takes its time.
-fn load(engine: &Engine, code: Code, spec: DaskPluginSpec) -> Result<Prepared, Newest> {
-    let failed = |reason: &str, error: &dyn std::error::Error| Newest::new(PluginState::Failed, reason, chain(error));
-    let is_config_map = matches!(code, Code::ConfigMaps(_));
-    let parts = code.read().map_err(|error| failed(error.reason(), &error))?;
-    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-    let loaded = prepare(engine, &parts, &spec).and_then(|loaded| {
-        if is_config_map {
-            require_digest(&spec, &loaded)?;
-        }
-        Ok(loaded)
-    });
-    match loaded {
-        Ok(loaded) => Ok(Prepared { loaded: Arc::new(loaded), spec }),
-        Err(error) => {
+async fn load(
+    surroundings: &ManagerSurroundings,
+    code: Code,
+    spec: DaskPluginSpec,
+    loaded_of: u64,
+) -> Result<Prepared, Newest> {
+    let parts = code.clone().read(&surroundings.config_maps).await;
+    let parts = parts.map_err(|error| Newest::new(PluginState::Failed, error.reason(), chain(&error)))?;
+    let engine = surroundings.engine.clone();
+    let loading = spawn_blocking(move || {
+        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        let loaded = prepare(&engine, &parts, &spec).map_err(|error| {
             // By the digest of a file that is no code one could guess at what is in it.
-            let tells_digest = is_config_map || error.reason() != "NotWasm";
+            let tells_digest = matches!(code, Code::ConfigMaps(_)) || error.reason() != "NotWasm";
             let digest = tells_digest.then(|| dask_wasm_operator_engine::digest(&parts).ok()).flatten();
-            Err(Newest { digest: digest.map(|digest| digest.to_string()), ..failed(error.reason(), &error) })
-        }
+            Newest {
+                digest: digest.map(|digest| digest.to_string()),
+                ..Newest::new(PluginState::Failed, error.reason(), chain(&error))
+            }
+        })?;
+        allowed(&code, &spec, &loaded)?;
+        Ok(Prepared { loaded: Arc::new(loaded), loaded_of, spec })
+    });
+    let lost = |_| Err(Newest::new(PluginState::Failed, "HostFailure", "loading it was given up"));
+    loading.await.unwrap_or_else(lost)
+}
+
+/// Whether code may have what its DaskPlugin grants.
+fn allowed(code: &Code, spec: &DaskPluginSpec, loaded: &LoadedPlugin) -> Result<(), Newest> {
+    if let Code::File(_) = code {
+        return Ok(());
     }
+    require_digest(spec, loaded).map_err(|error| Newest {
+        digest: Some(loaded.digest().to_string()),
+        ..Newest::new(PluginState::Failed, error.reason(), chain(&error))
+    })
 }

@@ -19,6 +19,6 @@ pub(crate) use manager::{ManagerSurroundings, PluginManager};
 pub(crate) use mount::{Mountable, mount};
 pub(crate) use prepare::{engine, prepare};
 pub(crate) use refusal::refusal;
-pub(crate) use source::Code;
+pub(crate) use source::read_file;
 
 use dask_wasm_operator_core::error::chain;

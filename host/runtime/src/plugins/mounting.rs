@@ -6,9 +6,8 @@ use dask_wasm_operator_cluster::{discovery::KindTable, watch::WatchKey};
 use dask_wasm_operator_core::{
     contract::KindReference,
     object::Resource,
-    pipeline::MountedHandler,
     ports::Guest,
-    spec::{Grants, PluginState, RemovalPolicy},
+    spec::{DaskPluginSpec, PluginState, RemovalPolicy},
 };
 use tokio::time::Instant;
 
@@ -104,20 +103,23 @@ impl PluginManager {
         self.show_soon();
     }
 
-    /// What is not granted any more is taken from what serves at once, whatever becomes of the newer specification and code.
-    pub(super) fn revoke(&mut self, name: &str, grants: &Grants) {
+    /// What is not allowed any more is taken from what serves at once, whatever becomes of the newer specification and code.
+    pub(super) fn revoke(&mut self, name: &str, newer: &DaskPluginSpec) {
         let Some(served) = self.plugins.get_mut(name).and_then(|entry| entry.served.as_mut()) else { return };
-        let left = served.prepared.spec.grants.common(grants);
-        if left == served.prepared.spec.grants {
+        let left = served.prepared.spec.restricted_by(newer);
+        if left.as_ref() == Some(&served.prepared.spec) || served.handlers.is_empty() {
             return;
         }
-        served.prepared.spec.grants = left;
-        let table = self.surroundings.discovery.table();
-        let mut mounting = served.prepared.mount(name, &|reference| resolve(&table, reference));
-        let is_served = |handler: &Arc<MountedHandler>| served.handlers.contains(&handler.name.handler);
-        mounting.handlers.retain(is_served);
-        tracing::info!(plugin = name, "grants were revoked");
-        self.surroundings.controller.mount(name, &mounting.handlers);
+        let mut handlers = Vec::new();
+        if let Some(left) = left {
+            served.prepared.spec = left;
+            let table = self.surroundings.discovery.table();
+            handlers = served.prepared.mount(name, &|reference| resolve(&table, reference)).handlers;
+            handlers.retain(|handler| served.handlers.contains(&handler.name.handler));
+        }
+        served.handlers = handlers.iter().map(|handler| handler.name.handler.clone()).collect();
+        tracing::info!(plugin = name, handlers = handlers.len(), "what the plugin may do was restricted");
+        self.surroundings.controller.mount(name, &handlers);
     }
 
     /// Its handlers are not called any more; children stay.
@@ -166,12 +168,21 @@ impl PluginManager {
         }
     }
 
-    /// Asks for kinds that were missed, and mounts what can be served with those that are there now.
-    pub(super) async fn ask_for_kinds(&mut self) {
-        if let Err(error) = self.surroundings.discovery.refresh().await {
-            tracing::debug!(%error, "which kinds are served can't be asked");
-        }
+    /// Asks for kinds that were missed.
+    pub(super) fn ask_for_kinds(&mut self) {
         self.awaited.asked(Instant::now());
+        if self.asking.is_empty() {
+            let discovery = Arc::clone(&self.surroundings.discovery);
+            self.asking.spawn(async move {
+                if let Err(error) = discovery.refresh().await {
+                    tracing::debug!(%error, "which kinds are served can't be asked");
+                }
+            });
+        }
+    }
+
+    /// Mounts what can be served with the kinds that are there now.
+    pub(super) fn asked_for_kinds(&mut self) {
         let table = self.surroundings.discovery.table();
         // Where newer code or grants are no good, what serves stays as it was mounted.
         let can_be_served = self.plugins.iter().filter(|(_, entry)| {

@@ -1,37 +1,67 @@
 //! Where a plugin's code is: ConfigMaps, or files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use dask_wasm_operator_cluster::{
+    RequestError,
+    config_maps::{ConfigMaps, Content},
+};
 use dask_wasm_operator_core::{
-    object::{GroupVersionKind, NamespacedName, Unreadable},
+    object::{NamespacedName, Unreadable},
     ports::Observed,
-    spec::{COMPONENT_BYTES, ConfigMapKeys, DaskPluginSpec, SelectedSource, SourceError},
+    spec::{COMPONENT_BYTES, ConfigMapKeys, DaskPluginSpec, SelectedSource, SourceError, code_resource},
     text::line,
 };
-use serde::Deserialize;
+use tokio::task::spawn_blocking;
 
 use super::files;
 
-/// The code of a plugin.
+/// Where the code of a plugin is, and which.
+#[derive(Clone)]
 pub(crate) enum Code {
     /// What ConfigMaps hold, in order. People who can't edit the DaskPlugin may be able to change it.
-    ConfigMaps(Vec<Vec<u8>>),
+    ConfigMaps(Vec<Part>),
     /// It is in a file.
     File(PathBuf),
 }
 
+/// Keys of a ConfigMap, as it was seen last.
+#[derive(Clone, Debug, Hash)]
+pub(crate) struct Part {
+    name: String,
+    /// None: its only one.
+    keys: Vec<String>,
+    uid: String,
+    resource_version: String,
+}
+
 impl Code {
-    /// The bytes, in order. Reads the file.
-    pub(crate) fn read(self) -> Result<Vec<Vec<u8>>, CodeError> {
+    /// The bytes, in order. Reads them now, and takes its time.
+    pub(super) async fn read(self, config_maps: &ConfigMaps) -> Result<Vec<Vec<u8>>, CodeError> {
         match self {
-            Self::ConfigMaps(parts) => Ok(parts),
-            Self::File(path) => match files::read(&path, COMPONENT_BYTES) {
-                Ok(bytes) => Ok(vec![bytes]),
-                Err(source) => Err(CodeError::File { path, source }),
-            },
+            Self::ConfigMaps(parts) => {
+                let mut bytes = Vec::new();
+                for part in parts {
+                    let content = config_maps.read(&part.name).await;
+                    let content = content.map_err(|source| CodeError::ConfigMap { name: part.name.clone(), source })?;
+                    bytes.extend(bytes_of(&part, content)?);
+                }
+                Ok(bytes)
+            }
+            Self::File(path) => {
+                let file = path.clone();
+                let read = spawn_blocking(move || read_file(&file)).await;
+                read.unwrap_or_else(|error| Err(CodeError::File { path, source: std::io::Error::other(error) }))
+            }
         }
     }
+}
+
+/// The bytes of a component's file.
+pub(crate) fn read_file(path: &Path) -> Result<Vec<Vec<u8>>, CodeError> {
+    let bytes = files::read(path, COMPONENT_BYTES);
+    bytes.map(|bytes| vec![bytes]).map_err(|source| CodeError::File { path: path.to_owned(), source })
 }
 
 /// Why there is no code.
@@ -89,6 +119,15 @@ pub(crate) enum CodeError {
     /// Code in several pieces can be seen half changed.
     #[error("spec.source.configMap joins several keys, so spec.source.sha256 must say what they give together")]
     JoinedWithoutDigest,
+    /// The ConfigMap can't be read at the moment.
+    #[error("spec.source.configMap: ConfigMap {name} can't be read")]
+    ConfigMap {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: RequestError,
+    },
     /// The file can't be read.
     #[error("spec.source.path: {} can't be read", .path.display())]
     File {
@@ -110,6 +149,7 @@ impl CodeError {
             Self::Unreadable { .. } => "ConfigMapNotReadable",
             Self::NoKey { .. } | Self::WhichKey { .. } => "KeyNotFound",
             Self::JoinedWithoutDigest => "DigestRequired",
+            Self::ConfigMap { .. } => "ConfigMapNotReadable",
             Self::File { .. } => "FileNotReadable",
         }
     }
@@ -125,25 +165,15 @@ fn some(names: &[String]) -> String {
     }
 }
 
-/// What is read of a ConfigMap.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct ConfigMapData {
-    data: std::collections::BTreeMap<String, String>,
-    binary_data: std::collections::BTreeMap<String, String>,
-}
-
-/// Finds the code of a plugin.
+/// Finds the code of a plugin. Nothing of it is read.
 pub(crate) fn find(spec: &DaskPluginSpec, namespace: &str, observed: &dyn Observed) -> Result<Code, CodeError> {
     match spec.source.select()? {
         SelectedSource::ConfigMap(source) => {
             let first = ConfigMapKeys { name: source.name.clone(), keys: source.keys.clone() };
-            let maps: Vec<_> = std::iter::once(&first).chain(&source.continued).collect();
-            let mut parts = Vec::new();
-            for map in maps {
-                parts.extend(config_map(map, namespace, observed)?);
-            }
-            if parts.len() > 1 && spec.source.sha256.is_none() {
+            let maps = std::iter::once(&first).chain(&source.continued);
+            let parts = maps.map(|map| part(map, namespace, observed)).collect::<Result<Vec<_>, _>>()?;
+            let keys: usize = parts.iter().map(|part| part.keys.len().max(1)).sum();
+            if keys > 1 && spec.source.sha256.is_none() {
                 return Err(CodeError::JoinedWithoutDigest);
             }
             Ok(Code::ConfigMaps(parts))
@@ -154,29 +184,35 @@ pub(crate) fn find(spec: &DaskPluginSpec, namespace: &str, observed: &dyn Observ
     }
 }
 
-fn config_map(wanted: &ConfigMapKeys, namespace: &str, observed: &dyn Observed) -> Result<Vec<Vec<u8>>, CodeError> {
-    let name = wanted.name.clone();
-    let object = observed.get(&GroupVersionKind::new("", "v1", "ConfigMap"), &NamespacedName::new(namespace, &name));
-    let object =
-        object.ok_or_else(|| CodeError::NoConfigMap { namespace: namespace.to_owned(), name: name.clone() })?;
-    if let Some(unreadable) = object.unreadable.clone() {
-        return Err(CodeError::Unreadable { name, unreadable });
+fn part(wanted: &ConfigMapKeys, namespace: &str, observed: &dyn Observed) -> Result<Part, CodeError> {
+    let ConfigMapKeys { name, keys } = wanted.clone();
+    match observed.get(&code_resource().kind, &NamespacedName::new(namespace, &name)) {
+        Some(object) => match object.unreadable.clone() {
+            Some(unreadable) => Err(CodeError::Unreadable { name, unreadable }),
+            None => Ok(Part {
+                name,
+                keys,
+                uid: object.metadata.uid.clone(),
+                resource_version: object.metadata.resource_version.clone(),
+            }),
+        },
+        None => Err(CodeError::NoConfigMap { namespace: namespace.to_owned(), name }),
     }
-    let data = ConfigMapData {
-        data: object.field("data").and_then(Result::ok).unwrap_or_default(),
-        binary_data: object.field("binaryData").and_then(Result::ok).unwrap_or_default(),
-    };
-    let have: Vec<String> = data.data.keys().chain(data.binary_data.keys()).cloned().collect();
-    let keys = match (wanted.keys.as_slice(), have.as_slice()) {
+}
+
+/// The bytes of each key of a part.
+fn bytes_of(part: &Part, content: Content) -> Result<Vec<Vec<u8>>, CodeError> {
+    let have: Vec<String> = content.data.keys().chain(content.binary_data.keys()).cloned().collect();
+    let keys = match (part.keys.as_slice(), have.as_slice()) {
         ([], [only]) => vec![only.clone()],
-        ([], several) => return Err(CodeError::WhichKey { name, count: several.len() }),
+        ([], several) => return Err(CodeError::WhichKey { name: part.name.clone(), count: several.len() }),
         (keys, _) => keys.to_vec(),
     };
     keys.into_iter()
         .map(|key| {
-            let binary = data.binary_data.get(&key).and_then(|text| STANDARD.decode(text).ok());
-            let bytes = binary.or_else(|| data.data.get(&key).map(|text| text.clone().into_bytes()));
-            bytes.ok_or_else(|| CodeError::NoKey { name: name.clone(), key, keys: have.clone() })
+            let binary = content.binary_data.get(&key).and_then(|text| STANDARD.decode(text).ok());
+            let bytes = binary.or_else(|| content.data.get(&key).map(|text| text.clone().into_bytes()));
+            bytes.ok_or_else(|| CodeError::NoKey { name: part.name.clone(), key, keys: have.clone() })
         })
         .collect()
 }

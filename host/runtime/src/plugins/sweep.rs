@@ -167,7 +167,7 @@ async fn run(surroundings: Arc<ManagerSurroundings>, sweep: Sweep, begun: Instan
         }));
         let failed = results.await.into_iter().filter_map(|(object, result)| Some((object, result.err()?)));
         let problems: Vec<_> = failed.filter_map(|(object, error)| remains(plugin, object, &error)).collect();
-        surroundings.controller.tell_of_remains(&problems, &told);
+        surroundings.controller.tell_of_remains(plugin, &problems, &told);
         told = problems;
         if let Retry::After(delay) = backoff.fail(&plugin, None, None) {
             sleep(delay).await;

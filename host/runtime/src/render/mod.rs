@@ -21,7 +21,7 @@ use dask_wasm_operator_core::{
 
 use crate::{
     Failure, PluginFiles, RenderArgs,
-    plugins::{Code, Mountable, engine, mount, plugin, prepare, refusal},
+    plugins::{Mountable, engine, mount, plugin, prepare, read_file, refusal},
     print,
     settings::cache_directory,
 };
@@ -65,8 +65,7 @@ fn load(plugins: &[(&PluginFiles, (String, DaskPluginSpec))], kinds: &Kinds) -> 
         if let Some(refusal) = refusal(name, spec) {
             bail!("plugin {name} would not be called: {}", refusal.message);
         }
-        let parts =
-            Code::File(files.wasm.clone()).read().with_context(|| format!("reading {}", files.wasm.display()))?;
+        let parts = read_file(&files.wasm).with_context(|| format!("reading {}", files.wasm.display()))?;
         let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
         let loaded = Arc::new(
             prepare(&engine, &parts, spec).with_context(|| format!("plugin {name} ({})", files.wasm.display()))?,

@@ -152,6 +152,8 @@ pub enum Description {
     Edges,
     /// Another plugin: it returns whatever children its configuration holds.
     Puppet,
+    /// Declares six handlers of Services, which all do the same.
+    Services,
 }
 
 /// What the tests look for in the component; one letter follows.
@@ -161,7 +163,7 @@ static DESCRIPTION: [u8; DESCRIBE.len() + 1] = *b"what the odd guest says of its
 
 impl Description {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Honest,
         Self::Loop,
         Self::Panic,
@@ -174,6 +176,7 @@ impl Description {
         Self::Unserved,
         Self::Edges,
         Self::Puppet,
+        Self::Services,
     ];
 
     /// The letter that stands for it in the component.
@@ -191,6 +194,7 @@ impl Description {
             Self::Unserved => b'U',
             Self::Edges => b'E',
             Self::Puppet => b'S',
+            Self::Services => b'6',
         }
     }
 
@@ -233,6 +237,10 @@ pub fn plugin() -> Plugin {
             honest("1.0").handler(all("edges").on(TriggerRequest::Created).on(TriggerRequest::Deleted), tell)
         }
         Description::Puppet => puppet::plugin(),
+        Description::Services => (1..=6).fold(plugin("odd"), |plugin, number| {
+            let services = Handler::new(&format!("services-{number}"), KindReference::core("Service"));
+            plugin.handler(services.on(TriggerRequest::Observed), handle)
+        }),
         Description::Loop => endless(),
         Description::Panic => boom("describing"),
         Description::OtherVersion => {

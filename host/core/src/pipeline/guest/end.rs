@@ -26,7 +26,7 @@ impl Pipeline<'_> {
         let plan = self.plan(handler.author(&manager), state, seen, patched.then_some(&nothing), Some(Vec::new()));
         let done = self.remove(plan, state).await;
         if done.errors.is_empty() {
-            state.backoff.succeed();
+            *state = SubjectState::default();
             return Pass { writes: done.writes, ..Pass::default() };
         }
         unfinished(handler, &seen.subject.key(), &done, state)
@@ -125,7 +125,7 @@ fn is_over(error: &WriteError) -> bool {
 /// What was made for the subject is still there.
 fn unfinished(handler: &MountedHandler, subject: &ObjectKey, done: &Done, state: &mut SubjectState) -> Pass {
     let retry = state.backoff.fail_to_write(&state.uid, &done.errors);
-    let errors = done.errors.iter().filter(|error| **error != WriteError::NotLeader);
+    let errors = done.errors.iter().filter(|error| !matches!(error, WriteError::NotLeader | WriteError::Withdrawn));
     let problem = |error: &WriteError| {
         let name = &handler.name;
         let message = format!(

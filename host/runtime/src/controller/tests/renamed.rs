@@ -62,9 +62,9 @@ fn handler(name: &str, guest: &Arc<GivesUp>) -> Arc<MountedHandler> {
     })
 }
 
-fn remembers(controller: &Controller, work: &Work) -> bool {
+fn remembers(controller: &Controller, work: &Work, at: &NamespacedName) -> bool {
     let inner = controller.lock();
-    inner.states.keys().any(|(of, _)| of == work) || inner.requeues.keys().any(|(of, _)| of == work)
+    inner.states.has(work, at) || inner.requeues.keys().any(|(of, _)| of == work)
 }
 
 /// The belief that is attacked: that a plugin is forgotten as a whole or not at all.
@@ -84,7 +84,7 @@ async fn nothing_is_left_of_a_handler_that_is_there_no_more_neither_of_passes_th
     };
     let begin = |name: &str| {
         let handler = handler(name, &guest);
-        let work = Work::Call(handler.name.clone());
+        let work = Work::Call(Arc::new(handler.name.clone()));
         controller.mount("p", &[handler]);
         controller.lock().queue.wake(work.clone(), at.clone(), 0);
         controller.woken.notify_one();
@@ -94,21 +94,21 @@ async fn nothing_is_left_of_a_handler_that_is_there_no_more_neither_of_passes_th
     let ended = begin("ended");
     guest.may.add_permits(1);
     idle().await;
-    assert!(remembers(&controller, &ended));
-    assert_eq!(controller.figures().of("p").0.parked, 1);
+    assert!(remembers(&controller, &ended, &at));
+    assert_eq!(controller.figures_of("p").0.parked, 1);
     controller.lock().requeues.insert((ended.clone(), at.clone()), 1_000_000);
     controller.lock().queue.wake_at(ended.clone(), at.clone(), 1_000_000);
 
     guest.called.notified().await;
     let under_way = begin("under-way");
-    assert!(!remembers(&controller, &ended) && controller.lock().queue.next_due().is_none());
-    assert_eq!(controller.figures().of("p").0.parked, 0);
+    assert!(!remembers(&controller, &ended, &at) && controller.lock().queue.next_due().is_none());
+    assert_eq!(controller.figures_of("p").0.parked, 0);
     timeout(PATIENCE, guest.called.notified()).await.expect("its pass is under way");
     controller.mount("p", &[]);
     guest.may.add_permits(1);
     idle().await;
-    assert!(!remembers(&controller, &under_way) && controller.lock().queue.next_due().is_none());
-    let (counts, last_error) = controller.figures().of("p");
+    assert!(!remembers(&controller, &under_way, &at) && controller.lock().queue.next_due().is_none());
+    let (counts, last_error) = controller.figures_of("p");
     assert_eq!(PluginCounts { calls: 0, failures: 0, ..counts }, PluginCounts::default());
     assert_eq!(last_error, None);
     running.abort();

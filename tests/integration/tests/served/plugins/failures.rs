@@ -1,7 +1,10 @@
 //! Plugins that fail, or answer what they may not.
 
-use anyhow::ensure;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::{
     objects::{CONFIG_MAP, Kind, PLUGIN, text},
@@ -9,6 +12,9 @@ use crate::{
 };
 
 const QUOTA: Kind<'_> = Kind("v1", "ResourceQuota");
+
+/// Sooner than what is parked is tried again by itself.
+const SOON: Duration = Duration::from_secs(20);
 
 fn count(plugin: &Value, count: &str) -> u64 {
     plugin["status"]["counts"][count].as_u64().unwrap_or_default()
@@ -75,7 +81,7 @@ async fn a_temporary_failure_is_tried_again_and_a_permanent_one_waits_for_a_chan
         let told = stage.until(PLUGIN, "told", "given up on one", |told| count(told, "parked") == 1).await?;
         assert_eq!((count(&told, "calls"), count(&told, "failures")), (4, 3));
         let note = stage.until_event(CONFIG_MAP, "never", "PermanentFailure").await?;
-        ensure!(note.contains("told/odd: “never”; not tried again until something changes"), "{note}");
+        ensure!(note.contains("told/odd: “never”; tried again when the object itself changes, and in "), "{note}");
         // Another subject is served meanwhile, and this one not once more.
         stage.subject("well", &json!({"key": "value"})).await?;
         stage.until_there(CONFIG_MAP, "well-key").await?;
@@ -92,7 +98,7 @@ async fn a_temporary_failure_is_tried_again_and_a_permanent_one_waits_for_a_chan
 }
 
 #[tokio::test]
-async fn a_subject_is_given_up_after_eight_attempts_and_tried_again_on_request() -> anyhow::Result<()> {
+async fn who_waits_for_a_quota_is_tried_again_when_it_is_raised() -> anyhow::Result<()> {
     on_stage(async |stage| {
         stage.mount_odd("mirror", "Mirror").await?;
         stage
@@ -111,16 +117,52 @@ async fn a_subject_is_given_up_after_eight_attempts_and_tried_again_on_request()
 
         stage.subject("subject", &json!({"key": "value"})).await?;
         let mirror = stage.until(PLUGIN, "mirror", "given up on one", |mirror| count(mirror, "parked") == 1).await?;
-        assert_eq!((count(&mirror, "calls"), count(&mirror, "failures")), (8, 8));
+        ensure!(count(&mirror, "failures") >= 8, "{mirror}");
         let message = stage.until_condition(PLUGIN, "mirror", ["Degraded", "True", "Forbidden"]).await?;
         ensure!(message.contains("given up on 1 subjects") && message.contains("exceeded quota: full"), "{message}");
-        stage.until_event(CONFIG_MAP, "subject", "Forbidden").await?;
+        let note = stage.until_event(CONFIG_MAP, "subject", "Forbidden").await?;
+        ensure!(note.contains("tried again when ResourceQuota") && note.contains("full changes or is gone"), "{note}");
 
-        // That the reason is gone is nothing that the operator sees.
-        stage.delete(QUOTA, "full").await?;
-        let retry = json!({"metadata": {"annotations": {"plugins.dask.org/retry": "mirror"}}});
-        stage.merge(CONFIG_MAP, "subject", &retry).await?;
-        stage.until_there(CONFIG_MAP, "subject-key").await?;
+        let raised = json!({"spec": {"hard": {"count/configmaps": "100"}}});
+        stage.merge(QUOTA, "full", &raised).await?;
+        timeout(SOON, stage.until_there(CONFIG_MAP, "subject-key")).await.context("it is not made soon")??;
+        stage.until_condition(PLUGIN, "mirror", ["Degraded", "False", "AsWanted"]).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_subject_that_is_given_up_is_tried_again_on_request() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        stage.mount_odd("told", "Told").await?;
+        stage.subject("never", &json!({"do": "Permanent"})).await?;
+        stage.until(PLUGIN, "told", "given up on one", |told| count(told, "parked") == 1).await?;
+        let retry = json!({"metadata": {"annotations": {"plugins.dask.org/retry": "told"}}});
+        stage.merge(CONFIG_MAP, "never", &retry).await?;
+        stage.until(PLUGIN, "told", "called once more", |told| count(told, "calls") == 2).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// The object is nobody's whom the operator watches: it has none of its labels.
+#[tokio::test]
+async fn a_child_is_made_when_the_object_that_had_its_name_is_gone() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        stage.mount_odd("mirror", "Mirror").await?;
+        let foreign = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "subject-key"},
+            "data": {"key": "another"}});
+        let foreign = stage.create(&foreign).await?;
+        stage.subject("subject", &json!({"key": "value"})).await?;
+        stage.until(PLUGIN, "mirror", "given up on one", |mirror| count(mirror, "parked") == 1).await?;
+        let note = stage.until_event(CONFIG_MAP, "subject", "ForeignObject").await?;
+        ensure!(note.contains("subject-key changes or is gone"), "{note}");
+        assert_eq!(stage.get(CONFIG_MAP, "subject-key").await?["metadata"], foreign["metadata"]);
+        stage.delete(CONFIG_MAP, "subject-key").await?;
+        let child = timeout(SOON, stage.until_new(CONFIG_MAP, "subject-key", &foreign)).await;
+        let child = child.context("it is not made soon")??;
+        assert_eq!(child["data"], json!({"key": "value"}));
         stage.until_condition(PLUGIN, "mirror", ["Degraded", "False", "AsWanted"]).await?;
         Ok(())
     })

@@ -9,6 +9,7 @@ mod failures;
 mod istio;
 pub(crate) mod mounting;
 mod removal;
+mod revocation;
 mod sources;
 mod strangers;
 mod subjects;
