@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use dask_wasm_operator_test_properties::cases;
 use proptest::prelude::*;
 
 use super::*;
@@ -165,7 +166,7 @@ fn lists() -> impl Strategy<Value = Vec<Value>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    #![proptest_config(cases(4_000))]
 
     /// Whatever there is before, and whatever the sources are: no variable but those under new names is another.
     #[test]
