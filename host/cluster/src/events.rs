@@ -276,7 +276,6 @@ mod tests {
         assert_eq!(has(EventLevel::Nothing), [false, false]);
     }
 
-    #[test]
     /// The belief that is attacked: that what a process says for the first time is news.
     #[test]
     fn what_the_process_before_has_said_has_the_same_name() {

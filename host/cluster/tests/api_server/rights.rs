@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use dask_wasm_operator_api::Access;
 use dask_wasm_operator_cluster::{
     access::missing_access,
-    events::{EventLevel, Events, Regarding},
+    events::{EventLevel, Events, Regarding, Source},
     gate::Gate,
 };
 use dask_wasm_operator_core::contract::{EventNote, EventSeverity};

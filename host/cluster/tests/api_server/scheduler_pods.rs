@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use dask_wasm_operator_cluster::{observed::ObservedCluster, watch::WatchKey};
+use dask_wasm_operator_cluster::{observed::ObservedCluster, published::PublishedFields, watch::WatchKey};
 use dask_wasm_operator_core::{
     dask::{SchedulerPod, cluster_kind, pod_summary_resource, scheduler_pod},
     object::{GroupVersionKind, Object},
@@ -77,7 +77,8 @@ async fn the_pod_of_a_clusters_own_deployment_is_its_scheduler() -> anyhow::Resu
             api.patch_status(name, &PatchParams::default(), &Patch::Merge(&status)).await?;
         }
 
-        let observed = ObservedCluster::new(Arc::clone(&world.index), Arc::new(world.discovery));
+        let published = Arc::new(PublishedFields::new(world.clients.unary.clone()));
+        let observed = ObservedCluster::new(Arc::clone(&world.index), Arc::new(world.discovery), published);
         let seen = WithCluster { observed, cluster };
         let at = NamespacedName::new(&world.namespace, "c");
         let found = wait_for("its address", PATIENCE, async || Ok(scheduler_pod(&seen, &at))).await?;

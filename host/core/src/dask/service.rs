@@ -85,6 +85,7 @@ mod tests {
             departed: Vec::new(),
             related: BTreeMap::new(),
             outdated: None,
+            known_fields: Arc::default(),
             replies: Replies::default(),
             facts: Value::Null,
             now: 0,

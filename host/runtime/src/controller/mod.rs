@@ -390,7 +390,7 @@ impl Controller {
                 {
                     let problem = Problem::passing(error.kind(), format!("its status can't be written: {error}"));
                     self.report(&reconciler.name(), &subject, std::slice::from_ref(&problem), &[]);
-                    self.post(&subject, &[problem.as_event()]);
+                    self.post(&Source::Operator, &subject, &[problem.as_event()]);
                 }
             }
         }
