@@ -394,7 +394,7 @@ proptest! {
         let mut world = World::new();
         for time in times {
             world.now = time;
-            for (_, state) in &mut world.states {
+            for state in world.states.values_mut() {
                 state.heard(&SchedulerCall::Workers, call.clone(), time);
             }
             world.round();
