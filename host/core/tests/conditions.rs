@@ -17,6 +17,12 @@ const PROVOKED: &[(&str, &str, &str)] = &[
         "an_annotation_that_cannot_be_meant_is_told_and_counts_for_nothing",
     ),
     ("InvalidSpec", "host/core/tests/pipeline.rs", "bad_input_is_named_and_stops_nothing_else"),
+    (
+        "Unreadable",
+        "host/core/tests/unreadable.rs",
+        "fault_01_a_child_that_can_not_be_read_is_neither_made_again_nor_changed_nor_removed",
+    ),
+    ("UnknownField", "host/core/tests/update/unknown.rs", "everything_else_is_made_and_each_field_is_named"),
     ("ClusterNotFound", "tests/integration/tests/served/pipeline/groups.rs", "ClusterNotFound"),
     ("ClusterDeleting", "tests/integration/tests/served/pipeline/groups.rs", "ClusterDeleting"),
     (
