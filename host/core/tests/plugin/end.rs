@@ -106,7 +106,7 @@ fn what_can_t_be_removed_at_the_end_is_told_and_tried_again_and_keeps_nothing_el
                 let problems = problems(&pass);
                 assert!(problems[0].starts_with("Forbidden: p/h: "), "{problems:?}");
                 assert!(problems[0].contains(&format!("refuses {kind}")), "{problems:?}");
-                assert!(problems[0].ends_with(&format!(" ns1/{name}: a webhook is against it")), "{problems:?}");
+                assert!(problems[0].ends_with(&format!(" ns1/{name}: “a webhook is against it”")), "{problems:?}");
             }
             let left = (world.get("ConfigMap", "one").is_some(), annotation(&world).is_some());
             assert_eq!(left, (kind == "ConfigMap", kind == "DaskCluster"), "what is not refused is done");

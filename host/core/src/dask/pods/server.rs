@@ -37,7 +37,8 @@ pub(super) struct Server {
 impl Server {
     /// Of a pod that is to stay.
     pub(super) fn of(pod: &Object, status: &PodStatus) -> Option<Self> {
-        let ips: Vec<IpAddr> = status.ips_in_order().filter_map(|ip| ip.parse().ok()).collect();
+        let mut ips: Vec<IpAddr> = status.ips_in_order().filter_map(|ip| ip.parse().ok()).collect();
+        ips.dedup();
         if ips.is_empty() {
             return None;
         }
