@@ -110,9 +110,11 @@ impl fmt::Display for Snapshot {
 pub(crate) fn untold(seen: &[Listed]) -> Option<String> {
     let of_kind =
         |kind: Kind<'static>| seen.iter().filter(move |listed| listed.kind == kind.1).map(|listed| &listed.object);
-    let services = of_kind(SERVICE).count();
-    if [VIRTUAL_SERVICE, PLUGIN_RECORD].iter().any(|kind| of_kind(*kind).count() != services) {
-        return Some(format!("the plugin has still to serve some of the {services} Services"));
+    let is_served = |service: &&Value| {
+        [VIRTUAL_SERVICE, PLUGIN_RECORD].iter().all(|kind| of_kind(*kind).any(|object| is_owned_by(object, service)))
+    };
+    if let Some(service) = of_kind(SERVICE).find(|service| !is_served(service)) {
+        return Some(format!("the plugin has still to serve Service {}", name(service)));
     }
     let is_ready = |deployment: &&Value| deployment["status"]["readyReplicas"] == 1;
     let tells_of_workers = |object: &Value, group: &Value| {
@@ -133,6 +135,11 @@ pub(crate) fn untold(seen: &[Listed]) -> Option<String> {
     let clusters = of_kind(CLUSTER).filter(|cluster| !is_told(cluster)).map(|cluster| (CLUSTER.1, cluster));
     let (kind, object) = groups.chain(clusters).next()?;
     Some(format!("the status of {kind} {} does not tell of all its parts", name(object)))
+}
+
+fn is_owned_by(object: &Value, owner: &Value) -> bool {
+    let owners = object["metadata"]["ownerReferences"].as_array();
+    owners.into_iter().flatten().any(|reference| reference["uid"] == owner["metadata"]["uid"])
 }
 
 /// What differs from namespace to namespace, and what it stands for: uids, and the suffixes of workers, which are made of
