@@ -339,7 +339,7 @@ mod tests {
         for (from, missing, seconds) in [(0, 0, 0..1), (2, 0, 2..3), (30, 0, 30..31), (1_000, 1, 60..61)] {
             let discovery = Discovery::start(late_server(from)).await.unwrap();
             let begun = Instant::now();
-            let left = discovery.await_kinds(&[late.clone()], patience).await;
+            let left = discovery.await_kinds(std::slice::from_ref(&late), patience).await;
             assert_eq!(left.len(), missing, "{from}");
             assert!(seconds.contains(&begun.elapsed().as_secs()), "{from}: {:?}", begun.elapsed());
         }

@@ -304,7 +304,8 @@ impl Bench<'_> {
         let everywhere = |_: usize| json!({});
         let own = |number: usize| json!({"names": [self.tenant(number)]});
         let of_wide = (self.args.wide * HANDLERS * self.args.services) as f64;
-        let rows: [(&str, usize, &dyn Fn(usize) -> Value, f64); 2] = [
+        type Row<'a> = (&'a str, usize, &'a dyn Fn(usize) -> Value, f64);
+        let rows: [Row<'_>; 2] = [
             (
                 "about the Services of one namespace each",
                 self.args.narrow,

@@ -93,6 +93,7 @@ pub(super) struct Place<'a> {
 
 impl Place<'_> {
     /// An object that says which it is, and that it is one of these. `source` is what it was cut out of.
+    #[expect(clippy::ptr_arg, reason = "an owned text is one in which something was replaced")]
     fn object(self, json: &str, source: &Cow<'_, str>) -> Result<Box<WireObject>, Garbled> {
         // What was no UTF-8 has been replaced by now, and would seem to be meant.
         let object = match source {
@@ -144,6 +145,7 @@ struct PageMetadata<'a> {
 
 impl Page {
     /// Reads an answer.
+    #[expect(clippy::ptr_arg, reason = "an owned text is one in which something was replaced")]
     pub(super) fn read(text: &Cow<'_, str>, place: Place<'_>) -> Result<Self, Garbled> {
         let page = serde_json::from_str::<WirePage<'_>>(text);
         let page = page.map_err(|error| Garbled::new(&format!("the answer is no list: {error}")))?;

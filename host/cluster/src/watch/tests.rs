@@ -267,8 +267,10 @@ async fn fault_01_a_first_list_in_which_somebody_is_nobody_is_no_whole_one() {
     assert_eq!(watch.status().problem, None);
 }
 
+type Oddity = fn(&mut Value);
+
 /// Objects of which somebody has made something odd, and whether they can be read all the same.
-fn odd_objects() -> Vec<(&'static str, fn(&mut Value), bool)> {
+fn odd_objects() -> Vec<(&'static str, Oddity, bool)> {
     fn deep(levels: usize) -> Value {
         (0..levels).fold(json!(1), |inner, _| json!({ "a": inner }))
     }

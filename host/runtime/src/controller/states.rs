@@ -116,8 +116,7 @@ impl States {
         }
         let Some(known) = self.works.get_mut(work) else { return false };
         let places = self.subjects.get_mut(at);
-        let Some(place) =
-            places.and_then(|places| Some(find(places, known.number).ok().map(|found| &mut places[found].1)?))
+        let Some(place) = places.and_then(|places| find(places, known.number).ok().map(|found| &mut places[found].1))
         else {
             return false;
         };

@@ -145,7 +145,7 @@ mod tests {
             let heard = waiting.hear(&cluster(name), 0).into_iter();
             heard.map(|((work, _), _)| work).collect::<Vec<_>>()
         };
-        assert_eq!(of(&mut waiting, "a"), [autoscaler.clone()], "not the group of its name");
+        assert_eq!(of(&mut waiting, "a"), std::slice::from_ref(&autoscaler), "not the group of its name");
         assert_eq!(of(&mut waiting, "b"), [group, plugin.clone()]);
         assert_eq!(of(&mut waiting, "c"), []);
         waiting.note(&autoscaler, &at, &[Problem::passing("ClusterDeleting", "nothing to wait for")]);

@@ -118,7 +118,7 @@ enum Event {
     DefinitionsChanged,
     TimeToSurvey,
     Surveyed(Option<Survey>),
-    Loaded(Option<Loaded>),
+    Loaded(Option<Box<Loaded>>),
     Mounted(Box<Mount>),
     Swept,
     KindsAsked,
@@ -219,7 +219,7 @@ impl PluginManager {
                 () = surroundings.definitions_changed.notified() => Event::DefinitionsChanged,
                 _ = look.tick() => Event::TimeToSurvey,
                 Some(survey) = self.surveys.join_next() => Event::Surveyed(survey.ok()),
-                Some(load) = self.loads.join_next() => Event::Loaded(load.ok()),
+                Some(load) = self.loads.join_next() => Event::Loaded(load.ok().map(Box::new)),
                 Some(mount) = self.mounts_rx.recv() => Event::Mounted(Box::new(mount)),
                 Some(()) = self.sweeps.ended() => Event::Swept,
                 Some(_) = self.asking.join_next() => Event::KindsAsked,
@@ -242,7 +242,10 @@ impl PluginManager {
             Event::DefinitionsChanged if self.definitions.is_some() => self.awaited.soon(Instant::now()),
             Event::TimeToSurvey => self.survey(),
             Event::Surveyed(Some(survey)) => self.surveyed(survey),
-            Event::Loaded(Some((name, looked_at, loaded))) => self.loaded(&name, looked_at, loaded),
+            Event::Loaded(Some(load)) => {
+                let (name, looked_at, loaded) = *load;
+                self.loaded(&name, looked_at, loaded);
+            }
             Event::Mounted(mount) => self.mounted(*mount),
             Event::KindsAsked => self.asked_for_kinds(),
             Event::StatusWritten(written) => self.shown(written),
