@@ -219,6 +219,18 @@ impl WriteError {
     /// The kinds that a person should know of: what can be found out only by writing.
     pub const TOLD: [&str; 5] = ["ForeignObject", "FieldConflict", "Forbidden", "Refused", "ApiUnavailable"];
 
+    /// The object that was not written; none: nothing was tried.
+    pub fn object(&self) -> Option<&ObjectKey> {
+        match self {
+            Self::Foreign { object, .. }
+            | Self::Conflict { object, .. }
+            | Self::Stale { object, .. }
+            | Self::Refused { object, .. }
+            | Self::Unavailable { object, .. } => Some(object),
+            Self::NotLeader | Self::Withdrawn => None,
+        }
+    }
+
     /// An object that stands in the way: when it changes or goes, the same may be done.
     pub fn in_the_way(&self) -> Option<ObjectKey> {
         match self {

@@ -106,6 +106,8 @@ fn what_can_t_be_removed_at_the_end_is_told_and_tried_again_and_keeps_nothing_el
                 let problems = problems(&pass);
                 assert!(problems[0].starts_with("Forbidden: p/h: "), "{problems:?}");
                 assert!(problems[0].contains(&format!("refuses {kind}")), "{problems:?}");
+                let remains = pass.findings.problems[0].waits_for.as_ref().map(|object| object.at.name.clone());
+                assert_eq!(remains.as_deref(), Some(name), "it is told there");
                 assert!(problems[0].ends_with(&format!(" ns1/{name}: “a webhook is against it”")), "{problems:?}");
             }
             let left = (world.get("ConfigMap", "one").is_some(), annotation(&world).is_some());

@@ -448,8 +448,14 @@ impl Controller {
         if was_asked {
             self.warn_of(&source, &subject, &pass, state);
         } else {
-            // At the end of a subject.
+            // At the end of a subject, which may be gone: it is told on what stays as well.
             self.post_new(&source, &subject, problems, &before);
+            for problem in problems {
+                let remains = problem.waits_for.as_ref().filter(|remains| **remains != subject);
+                if let Some(remains) = remains {
+                    self.post_new(&source, remains, std::slice::from_ref(problem), &before);
+                }
+            }
         }
     }
 

@@ -131,7 +131,7 @@ fn unfinished(handler: &MountedHandler, subject: &ObjectKey, done: &Done, state:
         let message = format!(
             "{name}: what it has made for {subject}, which is gone or no subject of it any more, can't be removed: {error}"
         );
-        Problem::passing(error.kind(), message)
+        Problem { waits_for: error.object().cloned(), ..Problem::passing(error.kind(), message) }
     };
     let problems = errors.map(problem).collect();
     Pass { writes: done.writes, ..tell(state, problems, retry) }

@@ -75,10 +75,8 @@ async fn a_child_whose_subject_fits_no_longer_goes_as_soon_as_it_may() -> anyhow
         mirrored(stage).await?;
         stage.merge(CONFIG_MAP, "pair", &json!({"metadata": {"labels": null}})).await?;
         stage.until_gone(CONFIG_MAP, "pair-right").await?;
-        wait_for("the log to tell it", TIMEOUT, async || {
-            Ok(stage.operator.log().lines().any(|line| line.contains("it is to stay")).then_some(()))
-        })
-        .await?;
+        let note = stage.until_event(CONFIG_MAP, "pair-left", "Forbidden").await?;
+        ensure!(note.contains("mirror/odd") && note.contains("it is to stay"), "{note}");
         stage.get(CONFIG_MAP, "pair-left").await?;
         allow_deletion(stage).await?;
         stage.until_gone(CONFIG_MAP, "pair-left").await
