@@ -435,7 +435,9 @@ impl Controller {
         self.while_mounted(name, || {
             let mut inner = self.lock();
             if pass.call.is_some() || !pass.alive {
-                self.note_waits(&mut inner, &work, at, &pass.findings.problems);
+                // What stays at an end is watched already, by its label.
+                let waits: &[Problem] = if pass.call.is_some() { &pass.findings.problems } else { &[] };
+                self.note_waits(&mut inner, &work, at, waits);
             }
             self.appoint(&mut inner, key, &pass);
             self.schedule(&mut inner, work, at, &pass);
