@@ -133,15 +133,15 @@ async fn deleting_a_cluster_removes_everything() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn fields_newer_than_this_kubernetes_are_passed_on() -> anyhow::Result<()> {
+async fn fields_newer_than_this_kubernetes_are_kept_and_named() -> anyhow::Result<()> {
     on_stage(async |stage| {
         let mut cluster = manifests::cluster("tomorrow", 1);
         cluster["spec"]["worker"]["spec"]["containers"][0]["fieldOfTomorrow"] = json!({"a": 1});
         stage.create(&cluster).await?;
         let group = stage.until_there(GROUP, "tomorrow-default").await?;
         assert_eq!(group["spec"]["worker"]["spec"]["containers"][0]["fieldOfTomorrow"], json!({"a": 1}));
-        // It arrives: the API server is the one that does not know it.
-        let message = stage.until_condition(GROUP, "tomorrow-default", ["Degraded", "True", "Refused"]).await?;
+        // It is kept for the API server that will know it.
+        let message = stage.until_condition(GROUP, "tomorrow-default", ["Degraded", "True", "UnknownField"]).await?;
         ensure!(message.contains("fieldOfTomorrow"), "{message}");
         Ok(())
     })
