@@ -10,6 +10,10 @@ use crate::text::line;
 /// The most bytes of others that one message holds: an Event holds 1,024, and the remedy stands at the end.
 const LONGEST: usize = 600;
 
+/// What stands around the number of further problems.
+const MORE_BEGINS: &str = " (and ";
+const MORE_ENDS: &str = " more)";
+
 const OPEN: char = '“';
 const CLOSE: char = '”';
 
@@ -18,13 +22,26 @@ pub fn quote(words: &str) -> String {
     format!("{OPEN}{}{CLOSE}", line(words.trim(), LONGEST).replace([OPEN, CLOSE], "\""))
 }
 
-/// Whether two messages are about the same: they differ at most in what they quote, and in numbers.
+/// Whether two messages are about the same: they differ at most in what they quote, in numbers, and in how many more problems
+/// there are.
 pub fn says_the_same(one: &str, other: &str) -> bool {
     let without_numbers = |message: &str| {
-        let words = own_words(message);
+        let words = own_words(without_more(message));
         words.split_whitespace().filter(|word| !is_number(word)).map(str::to_owned).collect::<Vec<_>>()
     };
     one == other || without_numbers(one) == without_numbers(other)
+}
+
+/// A message without what [`and_more`] has put at its end.
+fn without_more(message: &str) -> &str {
+    let Some((first, end)) = message.rsplit_once(MORE_BEGINS) else { return message };
+    let is_count = |count: &str| !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit());
+    if end.strip_suffix(MORE_ENDS).is_some_and(is_count) { first } else { message }
+}
+
+/// The message of the first of several problems, with how many more there are.
+pub(crate) fn and_more(first: &str, more: usize) -> String {
+    if more == 0 { first.to_owned() } else { format!("{first}{MORE_BEGINS}{more}{MORE_ENDS}") }
 }
 
 /// Whether two messages differ at most in what they quote.
@@ -72,6 +89,15 @@ mod tests {
         assert!(!differs_in_quotes(&first, &refusal("9", 3, "2026-11-22T18:30:00Z")), "what we count is a fact");
         assert!(!says_the_same(&first, &first.replace("spec.worker.spec", "spec.worker.spec.containers[0].image")));
         assert!(!says_the_same(&first, &first.replace("c-1", "c-2")), "an object's name is no number");
+    }
+
+    #[test]
+    fn a_further_problem_makes_the_first_no_other_one() {
+        for more in [0, 1, 12] {
+            let (one, other) = (and_more("a: correct spec.b", more), and_more("a: correct spec.b", more + 1));
+            assert!(says_the_same(&one, &other) && !differs_in_quotes(&one, &other));
+        }
+        assert!(!says_the_same("a (and no more)", "a"), "these are words of ours");
     }
 
     #[test]

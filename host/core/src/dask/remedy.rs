@@ -96,8 +96,8 @@ pub(super) fn of_refusal(
     child: &GroupVersionKind,
     place: Option<&Place>,
 ) -> Option<String> {
+    // The field may have another name where a person wrote it: clusterIPs follows from clusterIP.
     if let Some(place) = place.filter(|_| is_about_what_cannot_change(words)) {
-        let place = place.fields(path_in(child), fields);
         return Some(format!("delete it to have it made anew with the new value, or undo the change in {place}"));
     }
     // These list no fields.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     object::Object,
-    quote::quote,
+    quote::{and_more, quote},
     spec::{
         ClusterPhase, Condition, ConditionStatus, DaskClusterSpec, DaskClusterStatus, DaskWorkerGroupSpec,
         DaskWorkerGroupStatus, Finding, UpdateStrategy, UpdateStrategyType,
@@ -312,10 +312,7 @@ fn progress(components_exist: bool, outdated: Option<u32>, workers: &Workers, wa
 fn degradation(problems: &[Problem]) -> Finding {
     match problems {
         [] => (ConditionStatus::False, "AsWanted".to_owned(), "the operator has made everything as wanted".to_owned()),
-        [first, rest @ ..] => {
-            let more = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
-            (ConditionStatus::True, first.reason.to_owned(), format!("{}{more}", first.message))
-        }
+        [first, rest @ ..] => (ConditionStatus::True, first.reason.to_owned(), and_more(&first.message, rest.len())),
     }
 }
 

@@ -320,6 +320,7 @@ pub(super) fn scheduler_address(cluster: &str, namespace: Option<&str>, environm
 pub(super) struct DeploymentStatus {
     observed_generation: i64,
     pub(super) replicas: u32,
+    updated_replicas: u32,
     pub(super) ready_replicas: u32,
     pub(super) available_replicas: u32,
     pub(super) conditions: Vec<DeploymentCondition>,
@@ -362,11 +363,13 @@ impl DeploymentStatus {
         epoch_millis(self.conditions.iter().find(available)?.last_transition_time.as_deref()?)
     }
 
-    /// Why pods can't be made (quota, admission), in the server's words.
+    /// Why pods of the present template can't be made (quota, admission), in the server's words. That those of an older one can't
+    /// is told until the new ones are ready, and matters no more.
     pub(super) fn failure(&self) -> Option<&str> {
         let failing =
             |condition: &&DeploymentCondition| condition.type_ == "ReplicaFailure" && condition.status == "True";
-        self.conditions.iter().find(failing).map(|condition| condition.message.as_str())
+        let failure = self.conditions.iter().find(failing).filter(|_| self.updated_replicas == 0)?;
+        Some(&failure.message)
     }
 }
 

@@ -80,7 +80,9 @@ fn the_remedy_for_a_field_that_can_not_change_is_named() {
         world.pass(Reconciler::Cluster);
         let (_, reason, message) = world.condition("DaskCluster", "c", "Degraded");
         assert_eq!(reason, "Refused");
-        for part in [words, "delete it to have it made anew", "or undo the change in spec.scheduler.service."] {
+        for part in
+            [words, "delete it to have it made anew", "or undo the change in spec.scheduler.service of DaskCluster c"]
+        {
             assert!(message.contains(part), "{message}");
         }
         assert_eq!(world.value("DaskCluster", "c")["status"]["phase"], "Running");

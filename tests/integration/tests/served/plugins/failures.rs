@@ -57,7 +57,7 @@ async fn all_problems_of_an_answer_are_told_on_the_object_and_on_the_plugin() ->
         let plugin = stage.until(PLUGIN, "puppet", "refused", refused).await?;
         let told = text(&plugin, "/status/lastError/message");
         for (key, words) in [("a", "metadata.namespace"), ("c", "Secret"), ("e", "Thing.example.org")] {
-            let problem = format!("child {key:?}");
+            let problem = format!("child {key}: ");
             ensure!(note.contains(&problem) && note.contains(words), "{note}");
             ensure!(told.contains(&problem) && told.contains(words), "{told}");
         }
