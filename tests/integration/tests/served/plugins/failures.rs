@@ -152,7 +152,7 @@ async fn a_child_is_made_when_the_object_that_had_its_name_is_gone() -> anyhow::
     on_stage(async |stage| {
         stage.mount_odd("mirror", "Mirror").await?;
         let foreign = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "subject-key"},
-            "data": {"key": "another"}});
+            "data": {"value": "another"}});
         let foreign = stage.create(&foreign).await?;
         stage.subject("subject", &json!({"key": "value"})).await?;
         stage.until(PLUGIN, "mirror", "given up on one", |mirror| count(mirror, "parked") == 1).await?;
@@ -162,7 +162,7 @@ async fn a_child_is_made_when_the_object_that_had_its_name_is_gone() -> anyhow::
         stage.delete(CONFIG_MAP, "subject-key").await?;
         let child = timeout(SOON, stage.until_new(CONFIG_MAP, "subject-key", &foreign)).await;
         let child = child.context("it is not made soon")??;
-        assert_eq!(child["data"], json!({"key": "value"}));
+        assert_eq!(child["data"], json!({"value": "value"}));
         stage.until_condition(PLUGIN, "mirror", ["Degraded", "False", "AsWanted"]).await?;
         Ok(())
     })
