@@ -38,8 +38,12 @@ impl Kind<'_> {
     /// The kind as the API server serves it; its plural is regular.
     pub fn resource(self) -> ApiResource {
         let (group, version) = self.0.split_once('/').unwrap_or(("", self.0));
-        let plural = format!("{}s", self.1.to_lowercase());
-        let plural = if self.1.ends_with('y') { plural.replace("ys", "ies") } else { plural };
+        let singular = self.1.to_lowercase();
+        let plural = match singular.strip_suffix('y') {
+            Some(stem) => format!("{stem}ies"),
+            None if singular.ends_with('s') => format!("{singular}es"),
+            None => format!("{singular}s"),
+        };
         ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, self.1), &plural)
     }
 }
