@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// Mounts a plugin whose write is on its way to an API server that takes none; then `withdraw` is patched into its DaskPlugin,
-/// and the server takes writes again.
-async fn withdrawn_while_a_write_waits(stage: &mut Stage, spec: &Value, withdraw: &Value) -> anyhow::Result<()> {
+/// and the server takes writes again. The operator goes through the proxy as long as that lives.
+async fn withdrawn_while_a_write_waits(stage: &mut Stage, spec: &Value, withdraw: &Value) -> anyhow::Result<Proxy> {
     let proxy = Proxy::start(&stage.kubeconfig).await?;
     stage.stop().await?;
     stage.kubeconfig = proxy.kubeconfig().clone();
@@ -38,14 +38,14 @@ async fn withdrawn_while_a_write_waits(stage: &mut Stage, spec: &Value, withdraw
     })
     .await?;
     proxy.fail(0, Failure::Unavailable);
-    Ok(())
+    Ok(proxy)
 }
 
 #[tokio::test]
 async fn a_plugin_that_is_suspended_writes_nothing_more() -> anyhow::Result<()> {
     on_stage(async |stage| {
         let suspended = json!({"spec": {"suspend": true}});
-        withdrawn_while_a_write_waits(stage, &json!({}), &suspended).await?;
+        let _proxy = withdrawn_while_a_write_waits(stage, &json!({}), &suspended).await?;
         stage.until_state("mirror", "Suspended", "Suspended").await?;
         ensure!(stage.find(CONFIG_MAP, "subject-key").await?.is_none(), "it was written all the same");
         // And when it goes on, it does what it left.
@@ -61,7 +61,7 @@ async fn a_plugin_writes_nothing_more_in_a_namespace_that_is_taken_from_it() -> 
     on_stage(async |stage| {
         let own = json!({"namespaces": {"names": [stage.namespace]}});
         let elsewhere = json!({"spec": {"namespaces": {"names": ["elsewhere"]}}});
-        withdrawn_while_a_write_waits(stage, &own, &elsewhere).await?;
+        let _proxy = withdrawn_while_a_write_waits(stage, &own, &elsewhere).await?;
         stage.until_ready("mirror").await?;
         ensure!(stage.find(CONFIG_MAP, "subject-key").await?.is_none(), "it was written all the same");
         Ok(())
