@@ -1,11 +1,13 @@
 //! Plugins whose children are Dask objects: the operator's own handlers write to them as well.
 
+use dask_wasm_operator_test_support::sha256;
 use serde_json::{Value, json};
 
+use super::mounting::{code, puppet};
 use crate::{
     manifests,
     objects::{AUTOSCALER, CLUSTER, GROUP, JOB, Kind, PLUGIN, controller, uid},
-    stage::{Stage, on_stage},
+    stage::{Stage, on_stage_with},
 };
 
 /// The children of DaskCluster `simple`.
@@ -34,16 +36,24 @@ async fn all_is_well(stage: &Stage) -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn they_are_made_repaired_and_pruned() -> anyhow::Result<()> {
-    on_stage(async |stage| {
+    let component = puppet()?;
+    let grants = wanted().map(|(kind, _)| json!({"group": "kubernetes.dask.org", "kind": kind.1}));
+    // The chart makes the operator's rights from what is granted.
+    let values = json!({"plugins": [{
+        "name": "puppet",
+        "source": {"configMap": {"name": "puppet", "keys": ["puppet.wasm"]}, "sha256": sha256(&component)},
+        "grants": {"create": grants},
+    }]});
+    on_stage_with(&values, &[], async |stage| {
+        stage.create(&code("puppet", &component)).await?;
+        stage.until_ready("puppet").await?;
         let cluster = stage.running_cluster("simple", 1).await?;
         let children: Vec<_> = wanted()
             .into_iter()
             .map(|(kind, object)| json!({"key": kind.1.to_lowercase(), "object": object}))
             .collect();
-        let grants = wanted().map(|(kind, _)| json!({"group": "kubernetes.dask.org", "kind": kind.1}));
         // Each new cluster is a subject, too: only the first has children.
         let script = json!({odd_guest::SCRIPT: json!({"children": children}).to_string()});
-        stage.mount_puppet("puppet", &Value::Null, &json!({"create": grants})).await?;
         stage.merge(CLUSTER, "simple", &json!({"metadata": {"annotations": script}})).await?;
         for (kind, object) in wanted() {
             let made = stage.until_there(kind, name(&object)).await?;
