@@ -109,11 +109,13 @@ fn a_plugin_s_dask_objects_are_made_and_served() -> anyhow::Result<()> {
     let puppet = odd_guest::Description::Puppet.of(&std::fs::read(component("odd-guest")?)?);
     let puppet = format!("--plugin={},dask-kinds.yaml", given("puppet.wasm", puppet)?);
     let tree = rendered(&["simple.yaml", &puppet, "--output=tree"])?;
-    for made in ["DaskAutoscaler team-a/simple", "DaskWorkerGroup team-a/simple-extra"] {
+    for made in
+        ["DaskAutoscaler.kubernetes.dask.org team-a/simple", "DaskWorkerGroup.kubernetes.dask.org team-a/simple-extra"]
+    {
         let line = tree.lines().find(|line| line.contains(made)).with_context(|| format!("{made}\n{tree}"))?;
         ensure!(line.contains("plugin puppet (cluster)"), "{line}");
     }
-    ensure!(tree.contains("Deployment team-a/simple-extra-worker-"), "the group has a worker\n{tree}");
+    ensure!(tree.contains("Deployment.apps team-a/simple-extra-worker-"), "the group has a worker\n{tree}");
     Ok(())
 }
 
@@ -162,7 +164,7 @@ fn fields_that_kubernetes_does_not_know_are_left_out_and_named() -> anyhow::Resu
     ] {
         ensure!(stderr.contains(path), "no {path} in {stderr}");
     }
-    let made: Vec<_> = stdout.split("---\n").filter(|object| !object.contains("kind: Dask")).collect();
+    let made: Vec<_> = stdout.split("---\n").filter(|object| !object.contains("\nkind: Dask")).collect();
     ensure!(made.iter().any(|object| object.contains("kind: Deployment")), "{stdout}");
     for typo in ["imagePullSecrets", "limit:"] {
         ensure!(made.iter().all(|object| !object.contains(typo)), "{typo} in {stdout}");
