@@ -205,12 +205,12 @@ impl World {
 
     /// What handlers want is there, unless somebody else has its place.
     fn check_wanted(&self) -> Result<(), TestCaseError> {
-        for (key, owner) in self.operator.wanted(&self.server) {
+        for (key, maker) in self.operator.wanted(&self.server) {
             let Some(live) = self.server.get(&key) else {
                 return Err(TestCaseError::fail(format!("{key} was not made")));
             };
-            let is_ours = live.is_controlled_by(&owner);
-            let is_taken = self.theirs.contains_key(&key) || self.operator.has_other_maker(&key, &owner);
+            let is_ours = live.is_controlled_by(&maker.1);
+            let is_taken = self.theirs.contains_key(&key) || self.operator.has_other_maker(&key, &maker);
             // Nothing in it tells any more whose it is.
             let is_nobodys = live.metadata.owner_references.is_empty() && live.metadata.labels.is_empty();
             prop_assert!(is_ours || is_taken || is_nobodys, "{} is not repaired: {:#}", key, live.to_value());

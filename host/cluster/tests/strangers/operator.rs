@@ -8,7 +8,7 @@ use std::{
 use dask_wasm_operator_cluster::index::Index;
 use dask_wasm_operator_core::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
-    dask::Environment,
+    dask::{Environment, Reconciler, field_manager},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     ownership::is_of_author,
     pipeline::{Handler, Pipeline, SubjectState},
@@ -25,20 +25,23 @@ use crate::{
 
 const NOW: u64 = 1_795_372_200_000;
 
+/// A field manager, and the uid of the subject that it works for.
+pub(crate) type Maker = (String, String);
+
 pub(crate) struct Operator {
     pub(crate) plugins: [Plugin; 2],
     index: Index,
     watches: Vec<Watch>,
     states: BTreeMap<(usize, usize), SubjectState>,
-    /// For which handler and subject each object was made.
-    makers: Arc<Mutex<BTreeMap<ObjectKey, (String, String)>>>,
+    /// Who made each object.
+    makers: Arc<Mutex<BTreeMap<ObjectKey, Maker>>>,
 }
 
 /// The operator's view of the world during a pass.
 struct View<'a> {
     server: &'a Server,
     index: &'a Index,
-    makers: &'a Mutex<BTreeMap<ObjectKey, (String, String)>>,
+    makers: &'a Mutex<BTreeMap<ObjectKey, Maker>>,
     /// The number of writes that are done until the process is killed, and whether the next one is done without an answer.
     end: Mutex<Option<(usize, bool)>>,
 }
@@ -99,8 +102,8 @@ impl Operator {
         pipeline.reconcile(&handler, &subject, state, NOW).now_or_never().unwrap().writes
     }
 
-    /// What is wanted, and the uid of the cluster for which it is.
-    pub(crate) fn wanted(&self, server: &Server) -> Vec<(ObjectKey, String)> {
+    /// What is wanted, by which field manager, and the uid of the cluster for which it is.
+    pub(crate) fn wanted(&self, server: &Server) -> Vec<(ObjectKey, Maker)> {
         let mut wanted = Vec::new();
         for (number, name) in CLUSTERS.into_iter().enumerate() {
             let Some(cluster) = server.get(&cluster_key(number)) else { continue };
@@ -108,15 +111,20 @@ impl Operator {
                 key("", "v1", "Service", &format!("{name}-scheduler")),
                 key("apps", "v1", "Deployment", &format!("{name}-scheduler")),
             ];
-            let plugins = self.plugins.iter().flat_map(Plugin::wanted);
-            wanted.extend(plugins.chain(native).map(|key| (key, cluster.metadata.uid.clone())));
+            let native = native.map(|key| (key, field_manager(Reconciler::Cluster)));
+            let of_plugin = |plugin: &Plugin| {
+                let manager = plugin.handler.name.field_manager();
+                plugin.wanted().into_iter().map(move |key| (key, manager.clone()))
+            };
+            let plugins = self.plugins.iter().flat_map(of_plugin);
+            wanted.extend(plugins.chain(native).map(|(key, manager)| (key, (manager, cluster.metadata.uid.clone()))));
         }
         wanted
     }
 
-    /// Whether an object was made for another subject.
-    pub(crate) fn has_other_maker(&self, key: &ObjectKey, owner: &str) -> bool {
-        self.makers.lock().unwrap().get(key).is_some_and(|(_, subject)| subject != owner)
+    /// Whether an object was made by another handler or for another subject.
+    pub(crate) fn has_other_maker(&self, key: &ObjectKey, maker: &Maker) -> bool {
+        self.makers.lock().unwrap().get(key).is_some_and(|of| of != maker)
     }
 }
 

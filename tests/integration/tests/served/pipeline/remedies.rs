@@ -49,7 +49,6 @@ async fn with_pods(stage: &Stage) -> anyhow::Result<Vec<Value>> {
 }
 
 #[tokio::test]
-#[ignore = "not seen green on a real API server yet: docs/dev/flakes.md"]
 async fn pods_that_pod_security_forbids_are_made_when_the_spec_is_corrected() -> anyhow::Result<()> {
     on_stage(async |stage| {
         let enforced = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
@@ -83,7 +82,6 @@ async fn a_missing_service_account_can_be_created() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-#[ignore = "not seen green on a real API server yet: docs/dev/flakes.md"]
 async fn a_quota_that_demands_resources_is_told_once_and_met() -> anyhow::Result<()> {
     on_stage(async |stage| {
         let hard = json!({"requests.cpu": "10", "limits.memory": "40Gi", "pods": "10"});

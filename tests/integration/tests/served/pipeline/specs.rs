@@ -23,7 +23,7 @@ async fn a_changed_service_is_applied_and_for_what_can_not_change_the_remedy_is_
         for words in [
             "may not change once set",
             "delete it to have it made anew",
-            "undo the change in spec.scheduler.service.clusterIPs[0] of DaskCluster simple",
+            "undo the change in spec.scheduler.service of DaskCluster simple",
         ] {
             ensure!(message.contains(words), "no {words} in: {message}");
         }

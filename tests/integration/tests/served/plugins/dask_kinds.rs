@@ -35,7 +35,6 @@ async fn all_is_well(stage: &Stage) -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-#[ignore = "not seen green on a real API server yet: docs/dev/flakes.md"]
 async fn they_are_made_repaired_and_pruned() -> anyhow::Result<()> {
     let component = puppet()?;
     let grants = wanted().map(|(kind, _)| json!({"group": "kubernetes.dask.org", "kind": kind.1}));

@@ -42,7 +42,6 @@ async fn a_kind_that_is_not_granted_is_refused_by_name() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-#[ignore = "not seen green on a real API server yet: docs/dev/flakes.md"]
 async fn all_problems_of_an_answer_are_told_on_the_object_and_on_the_plugin() -> anyhow::Result<()> {
     on_stage(async |stage| {
         let child = |key: &str, api_version: &str, kind: &str, metadata: Value| json!({"key": key, "object": {"apiVersion": api_version, "kind": kind, "metadata": metadata}});

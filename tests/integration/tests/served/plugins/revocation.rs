@@ -42,7 +42,6 @@ async fn withdrawn_while_a_write_waits(stage: &mut Stage, spec: &Value, withdraw
 }
 
 #[tokio::test]
-#[ignore = "not seen green on a real API server yet: docs/dev/flakes.md"]
 async fn a_plugin_that_is_suspended_writes_nothing_more() -> anyhow::Result<()> {
     on_stage(async |stage| {
         let suspended = json!({"spec": {"suspend": true}});
@@ -58,7 +57,6 @@ async fn a_plugin_that_is_suspended_writes_nothing_more() -> anyhow::Result<()> 
 }
 
 #[tokio::test]
-#[ignore = "not seen green on a real API server yet: docs/dev/flakes.md"]
 async fn a_plugin_writes_nothing_more_in_a_namespace_that_is_taken_from_it() -> anyhow::Result<()> {
     on_stage(async |stage| {
         let own = json!({"namespaces": {"names": [stage.namespace]}});

@@ -112,7 +112,6 @@ async fn until_given_up(stage: &Stage, subjects: usize) -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-#[ignore = "not seen green on a real API server yet: docs/dev/flakes.md"]
 async fn they_stay_as_they_are_however_often_the_plugin_tries_and_whatever_ends() -> anyhow::Result<()> {
     on_stage(async |stage| {
         for kind in KINDS {
@@ -157,7 +156,6 @@ async fn they_stay_as_they_are_however_often_the_plugin_tries_and_whatever_ends(
 }
 
 #[tokio::test]
-#[ignore = "not seen green on a real API server yet: docs/dev/flakes.md"]
 async fn so_do_those_that_users_make_in_the_place_of_children() -> anyhow::Result<()> {
     on_stage(async |stage| {
         stage.mount_puppet("puppet", &json!({"children": []}), &json!({})).await?;
