@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use cargo_metadata::TargetKind;
+use cargo_metadata::{Metadata, Package, TargetKind};
 
 use crate::workspace;
 
@@ -15,10 +15,14 @@ pub(crate) fn build(package: &str) -> anyhow::Result<PathBuf> {
 
 /// Builds every package of the workspace that is a plugin: examples, and the odd ones of the tests.
 pub(crate) fn build_all() -> anyhow::Result<()> {
-    for package in workspace::metadata()?.workspace_packages() {
-        if package.targets.iter().any(|target| target.kind.contains(&TargetKind::CDyLib)) {
-            build(&package.name)?;
-        }
+    for package in packages(&workspace::metadata()?) {
+        build(package)?;
     }
     Ok(())
+}
+
+/// The packages of the workspace that are plugins.
+pub(crate) fn packages(metadata: &Metadata) -> impl Iterator<Item = &str> {
+    let is_plugin = |package: &&Package| package.targets.iter().any(|target| target.kind.contains(&TargetKind::CDyLib));
+    metadata.workspace_packages().into_iter().filter(is_plugin).map(|package| package.name.as_str())
 }

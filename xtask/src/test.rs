@@ -54,6 +54,9 @@ async fn run_tests(args: TestArgs) -> anyhow::Result<()> {
     let mut cargo = workspace::cargo(["test", "--locked", "--no-fail-fast"]);
     if packages.is_empty() {
         cargo.arg("--workspace");
+    } else {
+        // So that it asks for the features that all are built with.
+        cargo.args(["--package", "workspace-hack"]);
     }
     for package in packages {
         cargo.args(["--package", &package]);

@@ -11,7 +11,7 @@ pub(super) fn release(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(program) = given {
         return Ok(program.to_owned());
     }
-    let build = ["build", "--locked", "--release", "--workspace", "--bin", "dask-wasm-operator"];
+    let build = ["build", "--locked", "--release", "--package", "dask-wasm-operator"];
     workspace::run(&mut workspace::cargo(build))?;
     Ok(workspace::operator()?.with_file_name("").join("../release/dask-wasm-operator"))
 }

@@ -12,7 +12,7 @@ use cargo_metadata::{DependencyKind, Metadata, PackageId};
 
 /// Packages of the workspace, by the beginning of their directory, and the packages of the workspace that they may import, in
 /// the same way. The first row that fits counts.
-const MAY_IMPORT: [(&str, &[&str]); 11] = [
+const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("host/core", &[]),
     ("host/api", &["host/core"]),
     ("host/engine", &["host/core"]),
@@ -23,7 +23,8 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("tests/properties", &[]),
     ("tests/support", &["host/core", "host/api"]),
     ("tests/", &["host/", "guest-sdk/", "plugins-examples/", "tests/"]),
-    ("xtask", &["guest-sdk/componentize", "host/api", "host/core", "tests/support"]),
+    ("xtask/features", &["host/core"]),
+    ("xtask", &["guest-sdk/componentize", "host/api", "host/core", "tests/support", "xtask/features"]),
 ];
 
 /// What tests and benches within a package may import besides.

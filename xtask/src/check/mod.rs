@@ -1,5 +1,6 @@
 //! `cargo xtask check`: what the compiler does not see. Every check runs, and tells all that it found.
 
+mod builds;
 mod dependencies;
 mod layers;
 mod lints;
@@ -12,6 +13,7 @@ use crate::{generate, workspace};
 pub(crate) fn run() -> anyhow::Result<()> {
     let metadata = workspace::metadata()?;
     let mut results = vec![
+        ("builds", builds::check(&metadata)?),
         ("layers", layers::check(&metadata)),
         ("orphans", orphans::check(&metadata)?),
         ("lints", lints::check(&metadata)?),

@@ -1,0 +1,1 @@
+//! Nothing: this package only asks for features, see its Cargo.toml.
