@@ -5,6 +5,7 @@
 //! compared, and what the server normalises (quantities, defaults, webhooks) is no drift.
 //! <https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management>
 
+mod emptied;
 mod lists;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,6 +13,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+pub use self::emptied::without_emptied;
 use self::lists::{HeldItems, Items};
 
 /// Whether the set of fields that a manager holds is exactly that of `wanted`: nothing lost, nothing left over.
@@ -99,6 +101,38 @@ pub fn contains(live: &Value, wanted: &Value) -> bool {
             wanted.iter().all(|item| rest.any(|live| contains(live, item)))
         }
         (live, wanted) => live == wanted,
+    }
+}
+
+/// Whether a custom resource is `live` as `wanted` says, of which its manager holds `held`: exactly so where a list or map is
+/// owned as a whole, because nobody else can have put anything into it, and elsewhere at least so. Empty maps are kept there.
+pub fn says_exactly(live: &Value, wanted: &Value, held: &Value) -> bool {
+    let Some(wanted) = wanted.as_object() else { return contains(live, wanted) };
+    wanted.iter().all(|(name, value)| match name.as_str() {
+        // It is the same for all kinds.
+        "metadata" => live.get(name).is_some_and(|live| contains(live, value)),
+        _ => field_says(live.get(name), value, held.get(format!("f:{name}"))),
+    })
+}
+
+fn field_says(live: Option<&Value>, wanted: &Value, held: Option<&Value>) -> bool {
+    let live = live.unwrap_or(&Value::Null);
+    match (live, wanted, held.and_then(Value::as_object)) {
+        (live, Value::Object(wanted), _) if wanted.is_empty() && !live.is_object() => false,
+        (live, wanted, None) => is_empty(wanted) || contains(live, wanted),
+        (live, wanted, Some(held)) if held.is_empty() => live == wanted || is_empty(live) && is_empty(wanted),
+        (Value::Object(live), Value::Object(wanted), Some(held)) => {
+            wanted.iter().all(|(name, value)| field_says(live.get(name), value, held.get(&format!("f:{name}"))))
+        }
+        (Value::Array(live), Value::Array(wanted), Some(held)) if wanted.iter().all(Value::is_object) => {
+            let (mut held, mut rest) = (HeldItems::of(held), live.iter());
+            wanted.iter().all(|item| {
+                let held = held.may_be(item);
+                let says = |live| held.iter().any(|held| field_says(Some(live), item, Some(held)));
+                rest.any(|live| says(live) || held.is_empty() && contains(live, item))
+            })
+        }
+        (live, wanted, Some(_)) => contains(live, wanted),
     }
 }
 
@@ -320,6 +354,46 @@ mod tests {
         assert!(!contains(&live, &json!({"a": [{"name": "other"}]})));
         assert!(!contains(&live, &json!({"args": ["x", "y"]})));
         assert!(!contains(&live, &json!({"e": 1})));
+    }
+
+    #[test]
+    fn what_is_owned_as_a_whole_is_the_same_and_the_rest_may_have_more() {
+        let held = json!({"f:spec": {
+            "f:list": {}, "f:map": {}, "f:merged": {"f:a": {}}, "f:keyed": {"k:{\"name\":\"c\"}": {".": {}, "f:name": {}, "f:args": {}}},
+        }});
+        let wanted = json!({"spec": {
+            "list": [{"a": {}}], "map": {"a": 1}, "merged": {"a": 1}, "keyed": [{"name": "c", "args": [{"b": 1}]}],
+        }});
+        let mut live = wanted.clone();
+        live["spec"]["merged"]["theirs"] = json!(1);
+        live["spec"]["keyed"] = json!([{"name": "theirs"}, {"name": "c", "args": [{"b": 1}], "theirs": 1}]);
+        assert!(says_exactly(&live, &wanted, &held));
+        let more = [
+            ("/spec/list", json!([{"a": {}}, {}])),
+            ("/spec/list/0", json!({"a": {}, "b": 1})),
+            ("/spec/list/0/a", json!({"b": 1})),
+            ("/spec/list/0", json!({})),
+            ("/spec/map", json!({"a": 1, "b": 1})),
+            ("/spec/merged", json!({"theirs": 1})),
+            ("/spec/keyed/1/args/0", json!({"b": 1, "c": 1})),
+        ];
+        for (path, value) in more {
+            let mut live = live.clone();
+            *live.pointer_mut(path).unwrap() = value;
+            assert!(!says_exactly(&live, &wanted, &held), "{path}");
+        }
+    }
+
+    #[test]
+    fn an_empty_map_of_a_custom_resource_is_there_and_an_empty_list_may_be() {
+        let wanted = json!({"kind": "K", "metadata": {"labels": {}}, "spec": {"map": {}, "list": []}});
+        let says = |spec: Value, held: Value| {
+            says_exactly(&json!({"kind": "K", "metadata": {}, "spec": spec}), &wanted, &json!({"f:spec": held}))
+        };
+        assert!(says(json!({"map": {}}), json!({"f:map": {}, "f:list": {}})));
+        assert!(says(json!({"map": {"theirs": 1}}), json!({"f:list": {}})), "somebody else's are in it");
+        assert!(!says(json!({"list": []}), json!({"f:map": {}, "f:list": {}})));
+        assert!(!says(json!({"map": null}), json!({"f:map": {}})));
     }
 
     #[test]

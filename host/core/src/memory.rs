@@ -27,7 +27,7 @@ use crate::{
     schema::KnownFields,
 };
 pub use kinds::{built_in_kinds, built_in_resources};
-use layers::{first_difference, give, lay_over, take_changed, take_conflicts, take_held};
+use layers::{first_difference, first_null, give, lay_over, take_changed, take_conflicts, take_held};
 
 /// A cluster in memory.
 pub struct MemoryCluster {
@@ -182,6 +182,7 @@ impl MemoryCluster {
         let key = &ObjectKey { kind, at: apply.object.at.clone() };
         let stale = |message: &str| WriteError::Stale { object: key.clone(), message: message.to_owned() };
         let live = objects.stored.get(key).map(|stored| Arc::clone(&stored.seen));
+        let before = if key.kind.is_built_in() { None } else { objects.stored.get(key).cloned() };
         let version = |live: &Object| live.metadata.resource_version.clone();
         match (&apply.precondition, &live) {
             (Precondition::Absent, None) => {
@@ -225,6 +226,13 @@ impl MemoryCluster {
             None => stored.applied.push((apply.manager.clone(), apply.target, body)),
         }
         self.refresh(&mut objects, key).map_err(|message| refused(key, message))?;
+        let after = objects.stored.get(key).map(|stored| Arc::clone(&stored.seen));
+        if let (Some(before), Some(after)) = (before, after)
+            && let Some(path) = first_null(&apply.body, &before.seen.to_value(), &after.to_value())
+        {
+            objects.stored.insert(key.clone(), before);
+            return Err(refused(key, format!("{path} in body must be of type object: \"null\"")));
+        }
         objects.written.push((key.clone(), apply.manager.clone()));
         if let Some(path) = changed {
             objects.changed = Some(format!("{key}: {path}, applied by {}", apply.manager));
@@ -283,7 +291,7 @@ impl MemoryCluster {
     fn refresh(&self, objects: &mut Objects, key: &ObjectKey) -> Result<(), String> {
         objects.version += 1;
         let version = objects.version;
-        let by_keys = self.served(&key.kind).is_some_and(|resource| is_built_in(&resource.kind));
+        let by_keys = self.served(&key.kind).is_some_and(|resource| resource.kind.is_built_in());
         let earlier = objects.earlier.get(key).copied().unwrap_or(0);
         let Some(stored) = objects.stored.get_mut(key) else { return Ok(()) };
         let mut object = if stored.given.is_null() { json!({}) } else { stored.given.clone() };
@@ -346,11 +354,6 @@ fn placeholder(key: &ObjectKey) -> Result<Object, String> {
 fn object_kind(object: &Value) -> GroupVersionKind {
     let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
     GroupVersionKind::from_api_version(text("apiVersion"), text("kind"))
-}
-
-/// Kinds that Kubernetes itself serves have merge keys for their lists; groups of custom kinds are domains of others.
-fn is_built_in(kind: &GroupVersionKind) -> bool {
-    !kind.group.contains('.') || kind.group.ends_with(".k8s.io")
 }
 
 /// The same object has the same uid in each run; one that is made anew has another than those before it.

@@ -35,6 +35,12 @@ impl GroupVersionKind {
         Self { group: group.to_owned(), version: version.to_owned(), kind: kind.to_owned() }
     }
 
+    /// Whether Kubernetes itself serves it, as far as the group tells: those of custom kinds are domains of others. Lists of
+    /// such kinds have merge keys, fields have defaults, and what is empty is dropped.
+    pub fn is_built_in(&self) -> bool {
+        !self.group.contains('.') || self.group.ends_with(".k8s.io")
+    }
+
     /// `apps/v1`, or `v1` for the core group.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition},
     dask::{OUTDATED, Settled, deployment_kind, pod_kind},
-    fields::{contains, fingerprint, holds_exactly},
+    fields::{contains, fingerprint, holds_exactly, says_exactly, without_emptied},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     ownership::Author,
     wanted::{OnNewTemplate, Problem, Snapshot, SubjectPatch, WantedChild, target},
@@ -59,7 +59,23 @@ fn held(object: &Object, manager: &str) -> Option<Value> {
 pub fn is_applied(memory: &Memory, manager: &str, wanted: &Value, live: &Object) -> bool {
     // Who never applied anything holds nothing, which may be all that is wanted.
     let held = || held(live, manager).unwrap_or_else(|| json!({}));
-    memory.says_applied(manager, wanted, live) || holds_exactly(&held(), wanted) && contains(&live.to_value(), wanted)
+    memory.says_applied(manager, wanted, live) || is_held(&held(), wanted, live)
+}
+
+/// Kubernetes' own kinds are defaulted and drop what is empty, and admission adds to their lists.
+fn is_held(held: &Value, wanted: &Value, live: &Object) -> bool {
+    let says = |live_value: Value| {
+        if live.kind.is_built_in() { contains(&live_value, wanted) } else { says_exactly(&live_value, wanted, held) }
+    };
+    holds_exactly(held, wanted) && says(live.to_value())
+}
+
+/// What of `wanted` the manager can apply now: maps that are to be emptied are applied empty by the pass after this.
+pub fn next_apply(manager: &str, wanted: Value, live: &Object) -> Value {
+    match held(live, manager) {
+        Some(held) => without_emptied(wanted, &live.to_value(), &held),
+        None => wanted,
+    }
 }
 
 /// The writes that are left, in the order of their dependence: a stage is begun when the one before succeeded.
@@ -136,6 +152,7 @@ impl Planner<'_> {
         if is_applied(self.memory, self.author.manager, &body, subject) {
             return;
         }
+        let body = next_apply(self.author.manager, body, subject);
         plan.subject.push(self.apply(resource, subject.key(), present(subject, patch.guarded), body));
     }
 
@@ -161,7 +178,8 @@ impl Planner<'_> {
         if is_applied(self.memory, self.author.manager, &child.object, &live) {
             return;
         }
-        plan.children.push(self.apply(resource, object, present(&live, child.guarded), child.object));
+        let body = next_apply(self.author.manager, child.object, &live);
+        plan.children.push(self.apply(resource, object, present(&live, child.guarded), body));
     }
 
     /// Nothing is applied to it before it is ours as it is.

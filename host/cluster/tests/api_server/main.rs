@@ -2,6 +2,7 @@
 
 mod accepted;
 mod applier;
+mod emptied;
 mod inheritance;
 mod lease;
 mod lost_answer;

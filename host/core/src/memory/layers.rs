@@ -113,3 +113,18 @@ pub(super) fn take_held(object: &mut Value, held: &Value) {
         held => held.is_none(),
     });
 }
+
+/// Path of the first map that an apply leaves nothing in, although it still says that there is one: what the API server makes
+/// null of. `before` and `after` are what was there before and with the apply, whoever set it.
+pub(super) fn first_null(applied: &Value, before: &Value, after: &Value) -> Option<String> {
+    let (Some(applied), Some(old), Some(new)) = (applied.as_object(), before.as_object(), after.as_object()) else {
+        return None;
+    };
+    if new.is_empty() && !old.is_empty() {
+        return Some(String::new());
+    }
+    applied.iter().find_map(|(name, value)| {
+        let below = first_null(value, old.get(name)?, new.get(name)?)?;
+        Some(if below.is_empty() { name.clone() } else { format!("{name}.{below}") })
+    })
+}

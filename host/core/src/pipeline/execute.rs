@@ -10,7 +10,7 @@ use crate::{
     fields::fingerprint,
     object::Object,
     ownership::Author,
-    plan::{Plan, Planner, is_applied},
+    plan::{Plan, Planner, is_applied, next_apply},
     wanted::{Snapshot, SubjectPatch, WantedChild, WantedFields},
 };
 
@@ -63,6 +63,7 @@ impl Pipeline<'_> {
             if is_applied(&state.memory, manager, &body, object) {
                 continue;
             }
+            let body = next_apply(manager, body, object);
             plan.children.push(Action::Apply(Apply {
                 resource,
                 object: object.key(),
