@@ -17,7 +17,7 @@ fn typos(mut sound: Value) -> (Value, Value, [Vec<&'static str>; 2]) {
     let worker = &mut sound["spec"]["worker"]["spec"];
     worker["containers"][0]["resources"] = json!({"requests": {"cpu": 1}});
     worker["containers"][0]["securityContext"] = json!({});
-    // Not empty without the typo: a map that loses its last field becomes null when it is applied to a custom resource.
+    // Not empty without the typo: what becomes of maps that are emptied is in emptied.rs.
     worker["securityContext"] = json!({"fsGroup": 1000});
     worker["volumes"] = json!([{"name": "tmp", "emptyDir": {}}]);
 

@@ -2,6 +2,7 @@
 
 mod accepted;
 mod creation;
+mod emptied;
 mod groups;
 mod pods;
 mod refusals;
