@@ -35,8 +35,8 @@ impl GroupVersionKind {
         Self { group: group.to_owned(), version: version.to_owned(), kind: kind.to_owned() }
     }
 
-    /// Whether Kubernetes itself serves it, as far as the group tells: those of custom kinds are domains of others. Lists of
-    /// such kinds have merge keys, fields have defaults, and what is empty is dropped.
+    /// Whether Kubernetes itself serves it, as far as the group tells: those of custom kinds are domains of others. Its
+    /// lists have merge keys, its fields have defaults, and what is empty is dropped.
     pub fn is_built_in(&self) -> bool {
         !self.group.contains('.') || self.group.ends_with(".k8s.io")
     }
