@@ -130,6 +130,18 @@ fn the_same_input_gives_the_same_output() -> anyhow::Result<()> {
 }
 
 #[test]
+fn an_object_that_nests_too_deep_is_named_and_the_others_are_rendered() -> anyhow::Result<()> {
+    let deep = format!("{}1{}", "{a: ".repeat(110), "}".repeat(110));
+    let deep = format!(
+        "{{apiVersion: kubernetes.dask.org/v1, kind: DaskCluster, metadata: {{name: deep, namespace: team-a}}, spec: {{x: {deep}}}}}"
+    );
+    let Rendered { success, stdout, stderr } = render(&["simple.yaml", &given("deep.yaml", deep)?, "--output=tree"])?;
+    ensure!(!success && stderr.contains("DaskCluster deep: spec.x.a.a"), "{stderr}");
+    ensure!(stdout.contains("Deployment.apps team-a/simple-scheduler"), "{stdout}");
+    Ok(())
+}
+
+#[test]
 fn what_it_prints_can_be_given_to_it() -> anyhow::Result<()> {
     let printed = rendered(&["simple.yaml"])?;
     let file = tempfile::NamedTempFile::with_suffix(".yaml")?;

@@ -28,7 +28,7 @@ const REASON: usize = 200;
 
 /// Something that was told and can't be understood, so that nobody knows which object it was about.
 #[derive(Debug)]
-pub(super) struct Garbled(String);
+pub(crate) struct Garbled(String);
 
 impl Garbled {
     fn new(why: &str) -> Self {
@@ -84,11 +84,11 @@ fn status(json: &str) -> Status {
 
 /// Where the objects of a watch are.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
+pub(crate) struct Place<'a> {
     /// Whether the kind's objects have a namespace.
-    pub(super) namespaced: bool,
+    pub(crate) namespaced: bool,
     /// The only one that is watched.
-    pub(super) namespace: Option<&'a str>,
+    pub(crate) namespace: Option<&'a str>,
 }
 
 impl Place<'_> {
@@ -114,15 +114,15 @@ impl Place<'_> {
 
 /// A page of a list.
 #[derive(Debug)]
-pub(super) struct Page {
+pub(crate) struct Page {
     /// As of which version the list is.
-    pub(super) version: u64,
+    pub(crate) version: u64,
     /// How to ask for the next page; empty: it is the last.
-    pub(super) next: String,
+    pub(crate) next: String,
     /// The objects that say which they are.
-    pub(super) objects: Vec<WireObject>,
+    pub(crate) objects: Vec<WireObject>,
     /// The first item that does not.
-    pub(super) garbled: Option<Garbled>,
+    pub(crate) garbled: Option<Garbled>,
 }
 
 #[derive(Deserialize)]
@@ -146,7 +146,7 @@ struct PageMetadata<'a> {
 impl Page {
     /// Reads an answer.
     #[expect(clippy::ptr_arg, reason = "an owned text is one in which something was replaced")]
-    pub(super) fn read(text: &Cow<'_, str>, place: Place<'_>) -> Result<Self, Garbled> {
+    pub(crate) fn read(text: &Cow<'_, str>, place: Place<'_>) -> Result<Self, Garbled> {
         let page = serde_json::from_str::<WirePage<'_>>(text);
         let page = page.map_err(|error| Garbled::new(&format!("the answer is no list: {error}")))?;
         let version = &page.metadata.resource_version;

@@ -3,7 +3,7 @@
 //! Users hold a [`WatchHandle`]; the same watch asked for twice is one. A watch that can't be had (its kind is not served, a
 //! right is missing, the server is away) says so and tries again for ever; it never holds up another.
 
-mod event;
+pub(crate) mod event;
 mod lines;
 mod stream;
 

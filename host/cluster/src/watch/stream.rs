@@ -16,25 +16,17 @@ use tokio::{
 
 use super::{
     FailureCounts, Shared, WatchKey, WatchProblem, WatchStatus,
-    event::{Event, Page, Place},
+    event::{Event, Place},
     lines::{LONGEST, Lines, TooLong},
 };
 use crate::{
     backoff::Backoff,
     client::WATCH_SECONDS,
     index::{Index, Scope, WatchId, version_of},
+    pages::Pages,
     path::with_parameter,
     request::{Call, JSON, METADATA, METADATA_LIST, RequestError},
 };
-
-/// Objects in one page of a list.
-const PAGE: &str = "500";
-
-/// Pages of a list, that one that has no end is given up: twenty times as many objects as Kubernetes is made for.
-const PAGES: usize = 10_000;
-
-/// How long one page may take.
-const LIST_DEADLINE: Duration = Duration::from_secs(40);
 
 /// How long to wait for the next event: the server ends the watch before.
 const SILENCE_LIMIT: Duration = Duration::from_secs(WATCH_SECONDS + 5);
@@ -214,44 +206,29 @@ impl WatchTask {
     /// Lists all pages, of which the first is as recent as any answer of the server. What is not listed is gone, unless
     /// something was listed that does not say what it is.
     async fn list(&mut self, paged: bool, relist: &mut Relist) -> Result<u64, RequestError> {
-        let (mut objects, mut garbled) = (Vec::new(), None);
-        let mut next = String::new();
-        for _ in 0..PAGES {
-            let mut path = self.path.clone();
-            if paged {
-                path = with_parameter(path, "limit", PAGE);
-            }
-            if !next.is_empty() {
-                path = with_parameter(path, "continue", &next);
-            }
+        let (mut objects, mut garbled, mut version) = (Vec::new(), None, 0);
+        let accept = if self.is_of_metadata() { METADATA_LIST } else { JSON };
+        let mut pages = Pages::new(&self.path, accept, self.place(), paged);
+        self.attempt();
+        while let Some(page) = pages.next(&self.client).await? {
             self.attempt();
-            let accept = if self.is_of_metadata() { METADATA_LIST } else { JSON };
-            let answer = Call { accept, ..Call::get(&path) }.send(&self.client, LIST_DEADLINE).await?;
-            let page = Page::read(&answer.text(), self.place());
-            let page = page.map_err(|error| RequestError::Decode(error.to_string()))?;
             objects.extend(page.objects.into_iter().map(|object| self.object(object)));
             garbled = garbled.or(page.garbled);
-            if page.next.is_empty() {
-                relist.due = None;
-                match garbled {
-                    None => {
-                        self.index.relisted(self.watch.id, page.version, objects);
-                        self.synced();
-                    }
-                    Some(garbled) => {
-                        self.index.listed_in_part(self.watch.id, objects);
-                        self.report(&RequestError::Decode(garbled.to_string()));
-                        relist.soon();
-                    }
-                }
-                return Ok(page.version);
-            }
-            if page.next == next {
-                break;
-            }
-            next = page.next;
+            version = page.version;
         }
-        Err(RequestError::Decode("the list has no end".to_owned()))
+        relist.due = None;
+        match garbled {
+            None => {
+                self.index.relisted(self.watch.id, version, objects);
+                self.synced();
+            }
+            Some(garbled) => {
+                self.index.listed_in_part(self.watch.id, objects);
+                self.report(&RequestError::Decode(garbled.to_string()));
+                relist.soon();
+            }
+        }
+        Ok(version)
     }
 
     /// Follows the changes from a version on, which it keeps up to date.

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use self::{
     report::Finding,
-    site::{Kind, Site},
+    site::{Found, Kind, Site},
 };
 use crate::{Connection, Failure, print};
 
@@ -57,9 +57,9 @@ pub enum MigrateError {
         count: usize,
     },
     /// The Python operator is at work, which can't write the status of clusters with our definitions.
-    #[error("the Python operator runs; stop it first. {}", .findings.join("; "))]
+    #[error("the Python operator runs, or it can't be seen whether it does; stop it first. {}", .findings.join("; "))]
     PythonRuns {
-        /// Its Deployments.
+        /// Its Deployments, and those of which nobody knows what they run.
         findings: Vec<String>,
     },
     /// This operator is at work.
@@ -72,6 +72,15 @@ pub enum MigrateError {
         holder: String,
         /// The Lease's namespace.
         namespace: String,
+    },
+    /// Some objects were not marked as handled.
+    #[error(
+        "{count} of the lines above are about what was not handed over. Correct or delete it, and run this again, before the Python \
+         operator is started: it would take each for new, and run a job once more"
+    )]
+    Left {
+        /// How many.
+        count: usize,
     },
     /// What was given does not hold the Python operator's definitions.
     #[error(
@@ -108,8 +117,9 @@ async fn check(site: &Site) -> Result<(), Failure> {
     let known = site.known_fields().await;
     let mut count = 0;
     for kind in Kind::DASK {
-        let objects = site.list(kind).await?;
-        count += objects.len();
+        let Found { objects, unread } = site.list(kind).await?;
+        count += objects.len() + unread.len();
+        findings.extend(unread);
         findings.extend(objects.iter().flat_map(|object| report::dask_object(object, &known)));
     }
     let attention = findings.iter().filter(|finding| finding.needs_attention).count();
@@ -118,11 +128,12 @@ async fn check(site: &Site) -> Result<(), Failure> {
     if attention == 0 { Ok(()) } else { Err(MigrateError::Attention { count: attention }.into()) }
 }
 
-/// About the Deployments that run the Python operator. It may run elsewhere: the takeover itself goes by its finalizer.
+/// About the Deployments that run the Python operator, or may, because they can't be read. It may run elsewhere: the takeover
+/// itself goes by its finalizer.
 async fn python_operators(site: &Site) -> Result<Vec<Finding>, Failure> {
-    let deployments = site.list(Kind::DEPLOYMENT).await?;
-    let running = deployments.iter().filter(|deployment| report::runs_python_operator(deployment));
-    Ok(running.map(report::python_operator).collect())
+    let Found { objects, unread } = site.list(Kind::DEPLOYMENT).await?;
+    let running = objects.iter().filter(|deployment| report::runs_python_operator(deployment));
+    Ok(running.map(report::python_operator).chain(unread).collect())
 }
 
 async fn apply(site: &Site) -> Result<(), Failure> {
@@ -169,7 +180,7 @@ async fn to_python(site: &Site, path: Option<PathBuf>) -> Result<(), Failure> {
     };
     site.refuse_while_ours_runs().await?;
     // Their definitions hide which jobs are suspended.
-    let jobs = site.list(Kind::JOB).await?;
+    let Found { objects: jobs, unread: mut left } = site.list(Kind::JOB).await?;
     let suspended: BTreeSet<_> = jobs
         .iter()
         .filter(|job| job["spec"]["suspend"] == true)
@@ -177,24 +188,36 @@ async fn to_python(site: &Site, path: Option<PathBuf>) -> Result<(), Failure> {
         .collect();
     install(site, &definitions).await?;
     for kind in Kind::STAMPED {
-        for object in site.list(kind).await? {
-            if let Some(patch) = stamp::hand_back(&object, &suspended) {
-                site.annotate(kind, &object, &patch).await?;
-            }
+        let Found { objects, unread } = site.list(kind).await?;
+        for object in objects {
             let name = objects::name(&object);
-            if stamp::is_handled(&object, &suspended) {
+            // A job that can be read only now may be suspended.
+            if left.iter().any(|finding| finding.object == name) {
+                continue;
+            }
+            if let Some(patch) = stamp::hand_back(&object, &suspended)
+                && let Some(refused) = site.annotate(kind, &object, &patch).await?
+            {
+                left.push(refused);
+            } else if stamp::is_handled(&object, &suspended) {
                 print(&format!("kept       {name}\n"))?;
             } else {
                 print(&format!("new        {name}: the Python operator will make what belongs to it\n"))?;
             }
         }
+        let known: BTreeSet<_> = left.iter().map(|finding| finding.object.clone()).collect();
+        left.extend(unread.into_iter().filter(|finding| !known.contains(&finding.object)));
     }
     for job in &suspended {
         print(&format!(
             "attention  DaskJob {job}: is suspended, which the Python operator does not know; it never runs there\n"
         ))?;
     }
-    print("start the Python operator now\n")
+    if left.is_empty() {
+        return print("start the Python operator now\n");
+    }
+    print(&left.iter().map(|finding| format!("{finding}\n")).collect::<String>())?;
+    Err(MigrateError::Left { count: left.len() }.into())
 }
 
 #[cfg(test)]

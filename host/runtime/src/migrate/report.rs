@@ -5,6 +5,7 @@ use std::fmt::{self, Display};
 use dask_wasm_operator_core::{
     dask::unknown_fields,
     names::{check_dns_label, check_label_value},
+    object::{Object, Unreadable},
     pipeline::KOPF_FINALIZER,
     schema::KnownFields,
     text::{STATUS_BYTES, line},
@@ -68,6 +69,25 @@ pub(super) fn definition(name: &str, definition: &Definition) -> Finding {
         }
         Definition::Older(fields) => attention(object, format!("drops fields of this release, {fields}; {upgrade}")),
     }
+}
+
+/// About an object of which not everything can be read, so that nothing is concluded from it.
+pub(super) fn unreadable(object: &Object) -> Option<Finding> {
+    let Unreadable { path, why } = &**object.unreadable.as_ref()?;
+    let message = format!("can't be read and is left as it is: {path}: {why}; correct this field, or delete it");
+    Some(attention(format!("{} {}", object.kind.kind, object.at()), message))
+}
+
+/// About an item of a list that does not say which object it is.
+pub(super) fn garbled(kind: &str, plural: &str, why: &str) -> Finding {
+    let message =
+        format!("there is one that can't be read and is left as it is: {why}; find it by kubectl get {plural} -A");
+    attention(kind.to_owned(), message)
+}
+
+/// About an object that the API server keeps from being marked as handled.
+pub(super) fn refused(object: &Value, why: &str) -> Finding {
+    attention(name(object), format!("can't be marked as handled: {why}"))
 }
 
 /// About an object of Dask, if there is anything to say. `known`: which fields the API server knows.

@@ -6,22 +6,35 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use dask_wasm_operator_api::{crds, known_fields, schemas};
 use dask_wasm_operator_cluster::{
-    client::Clients, crds::installed, discovery::Discovery, lease::LeaseSettings, outdated::outdated,
+    RequestError,
+    client::Clients,
+    crds::installed,
+    discovery::Discovery,
+    lease::LeaseSettings,
+    once::{self, Listed, Selection},
+    outdated::outdated,
     published::PublishedFields,
 };
-use dask_wasm_operator_core::schema::KnownFields;
+use dask_wasm_operator_core::{
+    object::{GroupVersionKind, NamespacedName, Object, Resource},
+    schema::KnownFields,
+};
 use kube::{
     Api,
-    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    api::{ApiResource, DynamicObject, PostParams},
 };
 use serde::Deserialize as _;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{MigrateError, MigrationSettings, objects::text, report::Definition};
+use super::{
+    MigrateError, MigrationSettings,
+    objects::text,
+    report::{self, Definition, Finding},
+};
 use crate::{Failure, start};
 
 /// The owner of the fields that a migration writes.
@@ -52,13 +65,6 @@ impl Kind {
         Self { group: "apps", version: "v1", kind: "Deployment", plural: "deployments", labels: "" };
     const LEASE: Self =
         Self { group: "coordination.k8s.io", version: "v1", kind: "Lease", plural: "leases", labels: "" };
-    const DEFINITION: Self = Self {
-        group: "apiextensions.k8s.io",
-        version: "v1",
-        kind: "CustomResourceDefinition",
-        plural: "customresourcedefinitions",
-        labels: "",
-    };
     const SERVICE: Self =
         Self { group: "", version: "v1", kind: "Service", plural: "services", labels: "dask.org/component=scheduler" };
     const RUNNER: Self =
@@ -75,17 +81,18 @@ impl Kind {
         Self { group: "kubernetes.dask.org", version: "v1", kind, plural, labels: "" }
     }
 
-    fn resource(self) -> ApiResource {
-        let api_version =
-            if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) };
-        ApiResource {
-            group: self.group.to_owned(),
-            version: self.version.to_owned(),
-            api_version,
-            kind: self.kind.to_owned(),
-            plural: self.plural.to_owned(),
-        }
+    fn resource(self) -> Resource {
+        let kind = GroupVersionKind::new(self.group, self.version, self.kind);
+        Resource { kind, plural: self.plural.to_owned(), namespaced: true }
     }
+}
+
+/// What there is of a kind.
+pub(super) struct Found {
+    /// The objects that can be read.
+    pub(super) objects: Vec<Value>,
+    /// Those that are there and can't be read.
+    pub(super) unread: Vec<Finding>,
 }
 
 /// The cluster that is migrated.
@@ -105,14 +112,6 @@ impl Site {
         Ok(Self { clients, discovery, operator_namespace: settings.operator_namespace.clone() })
     }
 
-    fn everywhere(&self, kind: Kind) -> Api<DynamicObject> {
-        Api::all_with(self.clients.unary.clone(), &kind.resource())
-    }
-
-    fn within(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
-        Api::namespaced_with(self.clients.unary.clone(), namespace, &kind.resource())
-    }
-
     /// Which fields the API server knows; if it does not say so, those of the Kubernetes version that this release is built for.
     pub(super) async fn known_fields(&self) -> KnownFields {
         let published = PublishedFields::new(self.clients.unary.clone());
@@ -122,23 +121,23 @@ impl Site {
         }
     }
 
-    /// All objects of a kind; none where the cluster does not know it.
-    pub(super) async fn list(&self, kind: Kind) -> anyhow::Result<Vec<Value>> {
-        let parameters = ListParams::default().labels(kind.labels);
-        let api = self.everywhere(kind);
-        let list = match patiently(async || api.list(&parameters).await).await {
-            Ok(list) => list.items,
-            Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
+    /// What there is of a kind; nothing where the cluster does not know it.
+    pub(super) async fn list(&self, kind: Kind) -> anyhow::Result<Found> {
+        let Listed { objects, garbled } = match self.listed(kind, None, "").await {
+            Ok(listed) => listed,
+            Err(error) if error.code() == 404 => Listed::default(),
             Err(error) => return Err(error).with_context(|| format!("listing {}", kind.plural)),
         };
-        list.into_iter()
-            .map(|object| {
-                let mut object = serde_json::to_value(object).with_context(|| format!("reading {}", kind.plural))?;
-                // The items of a list come without.
-                object["kind"] = kind.kind.into();
-                Ok(object)
-            })
-            .collect()
+        let (whole, parts): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| object.unreadable.is_none());
+        let unread = parts.iter().filter_map(report::unreadable);
+        let unread = unread.chain(garbled.map(|why| report::garbled(kind.kind, kind.plural, &why))).collect();
+        Ok(Found { objects: whole.iter().map(Object::to_value).collect(), unread })
+    }
+
+    async fn listed(&self, kind: Kind, namespace: Option<&str>, fields: &str) -> Result<Listed, RequestError> {
+        let resource = kind.resource();
+        let selection = Selection { resource: &resource, namespace, labels: kind.labels, fields };
+        patiently(async || once::list(&self.clients.unary, selection).await).await
     }
 
     /// How each definition of ours is installed, by its name.
@@ -171,7 +170,9 @@ impl Site {
     pub(super) async fn install(&self, definition: &Value) -> anyhow::Result<()> {
         let name = text(definition, "/metadata/name");
         let doing = || format!("installing the definition {name}");
-        let api = self.everywhere(Kind::DEFINITION);
+        let kind = kube::core::GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+        let resource = ApiResource::from_gvk_with_plural(&kind, "customresourcedefinitions");
+        let api = Api::<DynamicObject>::all_with(self.clients.unary.clone(), &resource);
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         loop {
             let written = match api.get_opt(name).await.with_context(doing)? {
@@ -212,14 +213,14 @@ impl Site {
             .with_context(|| format!("{kind} is not served by its new definition within {SERVED_DEADLINE:?}"))?
     }
 
-    /// Merges annotations into an object; one that is gone meanwhile needs none.
-    pub(super) async fn annotate(&self, kind: Kind, object: &Value, patch: &Value) -> anyhow::Result<()> {
-        let api = self.within(kind, text(object, "/metadata/namespace"));
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let name = text(object, "/metadata/name");
-        match patiently(async || api.patch(name, &parameters, &Patch::Merge(patch)).await).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+    /// Merges annotations into an object; one that is gone meanwhile needs none. What the server refuses is told.
+    pub(super) async fn annotate(&self, kind: Kind, object: &Value, patch: &Value) -> anyhow::Result<Option<Finding>> {
+        let (client, resource) = (&self.clients.unary, kind.resource());
+        let at = NamespacedName::new(text(object, "/metadata/namespace"), text(object, "/metadata/name"));
+        match patiently(async || once::merge(client, &resource, &at, FIELD_MANAGER, patch).await).await {
+            Ok(()) => Ok(None),
+            Err(error) if error.code() == 404 => Ok(None),
+            Err(error @ RequestError::Status(_)) => Ok(Some(report::refused(object, &error.to_string()))),
             Err(error) => Err(error).with_context(|| format!("annotating {}", super::objects::name(object))),
         }
     }
@@ -248,32 +249,28 @@ impl Site {
 
     /// What the Leases of operators of this kind say that somebody holds, by namespace.
     async fn held_leases(&self) -> anyhow::Result<BTreeMap<String, Value>> {
-        let name = LeaseSettings::new("", String::new()).name;
-        let api = match &self.operator_namespace {
-            Some(namespace) => self.within(Kind::LEASE, namespace),
-            None => self.everywhere(Kind::LEASE),
-        };
-        let parameters = ListParams::default().fields(&format!("metadata.name={name}"));
-        let leases = api
-            .list(&parameters)
-            .await
-            .context("reading the operator's Lease; --operator-namespace names its namespace")?;
-        let held = leases.items.into_iter().filter_map(|lease| {
-            let spec = lease.data.get("spec").filter(|spec| !text(spec, "/holderIdentity").is_empty())?.clone();
-            Some((lease.metadata.namespace?, spec))
+        let selector = format!("metadata.name={}", LeaseSettings::new("", String::new()).name);
+        let leases = self.listed(Kind::LEASE, self.operator_namespace.as_deref(), &selector).await;
+        let Listed { objects, garbled } =
+            leases.context("reading the operator's Lease; --operator-namespace names its namespace")?;
+        let odd = objects.iter().find_map(report::unreadable).map(|finding| finding.to_string()).or(garbled);
+        if let Some(odd) = odd {
+            bail!("whether this operator runs can't be seen from its Lease: {odd}");
+        }
+        let held = objects.into_iter().filter_map(|lease| {
+            let spec = lease.field::<Value>("spec")?.ok()?;
+            Some((lease.metadata.namespace?, spec)).filter(|(_, spec)| !text(spec, "/holderIdentity").is_empty())
         });
         Ok(held.collect())
     }
 }
 
 /// Repeats a request while the API server asks for that, as it does for a moment after a definition has changed.
-async fn patiently<T>(request: impl AsyncFn() -> kube::Result<T>) -> kube::Result<T> {
+async fn patiently<T>(request: impl AsyncFn() -> Result<T, RequestError>) -> Result<T, RequestError> {
     let deadline = Instant::now() + SERVED_DEADLINE;
     loop {
         match request().await {
-            Err(kube::Error::Api(status)) if status.code == 429 && Instant::now() < deadline => {
-                sleep(LOOK_INTERVAL).await;
-            }
+            Err(error) if error.code() == 429 && Instant::now() < deadline => sleep(LOOK_INTERVAL).await,
             answer => return answer,
         }
     }

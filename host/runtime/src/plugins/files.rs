@@ -13,6 +13,7 @@ use anyhow::{Context as _, bail};
 use dask_wasm_operator_core::spec::DaskPluginSpec;
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
+use serde_saphyr::Options;
 
 use super::directory::Reading;
 use crate::PluginFiles;
@@ -23,15 +24,20 @@ const ENDINGS: [&str; 3] = [".wasm", ".wasm.gz", ".wasm.zst"];
 /// A DaskPlugin is an object of an API server, which takes no more.
 const MANIFEST_BYTES: u64 = 3 << 20;
 
+/// How deep documents may nest: deeper than an object that can be read, which is then named and holds up no others, and not so
+/// deep that the stack overflows.
+const DEEPEST_DOCUMENT: usize = 128;
+
 /// The documents of a YAML or JSON file, which may be a pipe.
 pub(crate) fn documents(file: &Path) -> anyhow::Result<Vec<Value>> {
     let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-    parse(file, &text)
+    let budget = serde_saphyr::budget! { max_depth: DEEPEST_DOCUMENT };
+    parse(file, &text, serde_saphyr::options! { budget: budget })
 }
 
-fn parse(file: &Path, text: &str) -> anyhow::Result<Vec<Value>> {
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple(text).with_context(|| format!("{} is no YAML", file.display()))?;
+fn parse(file: &Path, text: &str, options: Options) -> anyhow::Result<Vec<Value>> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
+        .with_context(|| format!("{} is no YAML", file.display()))?;
     Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }
 
@@ -44,7 +50,7 @@ pub(crate) fn plugin(files: &PluginFiles) -> anyhow::Result<(String, DaskPluginS
     let text =
         read(manifest, MANIFEST_BYTES).map_err(anyhow::Error::from).and_then(|text| Ok(String::from_utf8(text)?));
     let text = text.with_context(|| format!("reading {}", manifest.display()))?;
-    let found = parse(manifest, &text)?
+    let found = parse(manifest, &text, Options::default())?
         .into_iter()
         .find(|document| document.get("kind").and_then(Value::as_str) == Some("DaskPlugin"));
     let Some(mut document) = found else { bail!("{} holds no DaskPlugin", manifest.display()) };

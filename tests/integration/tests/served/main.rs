@@ -3,6 +3,7 @@
 mod chart;
 mod dask;
 mod isolation;
+mod migrate;
 mod pipeline;
 mod plugins;
 mod process;

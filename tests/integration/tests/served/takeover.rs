@@ -1,23 +1,21 @@
 //! Clusters of the Python operator, taken over while they run.
 
-use std::{collections::BTreeSet, process::Stdio, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, ensure};
 use dask_wasm_operator_api::crds;
 use dask_wasm_operator_test_support::{
     Operator, PythonOperator, RunningPythonOperator, apply_crds,
     control_plane::{Binaries, ControlPlane},
-    program, wait_for,
+    wait_for,
 };
 use serde_json::{Value, json};
-use tokio::{
-    process::Command,
-    sync::{Mutex, MutexGuard},
-};
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     clusters::workers,
     manifests,
+    migrate::migrate,
     objects::{AUTOSCALER, CLUSTER, DEPLOYMENT, GROUP, JOB, Kind, Objects, POD, REPLICA_SET, SERVICE, name, text, uid},
     settled::Listed,
 };
@@ -137,17 +135,8 @@ impl Site {
 
     /// Runs `migrate`; answers whether it ended with 0, and all that it wrote.
     async fn migrate(&self, arguments: &[&str]) -> anyhow::Result<(bool, String)> {
-        let output = Command::new(program()?)
-            .arg("migrate")
-            .args(arguments)
-            .arg("--kubeconfig")
-            .arg(self.control_plane.kubeconfig_path())
-            .stdin(Stdio::null())
-            .output()
-            .await
-            .context("running migrate")?;
-        let text = [output.stdout, output.stderr].concat();
-        Ok((output.status.success(), String::from_utf8(text).context("reading what it wrote")?))
+        let (code, report) = migrate(&self.control_plane, arguments).await?;
+        Ok((code == Some(0), report))
     }
 
     async fn until_free(&self, kind: Kind<'_>) -> anyhow::Result<Value> {

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Maps within maps.
-fn nested(levels: usize) -> Value {
+pub(crate) fn nested(levels: usize) -> Value {
     (0..levels).fold(json!("the bottom"), |inner, _| json!({ "a": inner }))
 }
 
@@ -24,7 +24,13 @@ fn deep_cluster(name: &str, levels: usize) -> Value {
 }
 
 /// What it takes to look at an object that this program can't decode either.
-async fn raw(objects: &Objects, method: Method, kind: Kind<'_>, name: &str, body: &Value) -> anyhow::Result<String> {
+pub(crate) async fn raw(
+    objects: &Objects,
+    method: Method,
+    kind: Kind<'_>,
+    name: &str,
+    body: &Value,
+) -> anyhow::Result<String> {
     let resource = kind.resource();
     let mut path = format!("/apis/{}/namespaces/{}/{}", resource.api_version, objects.namespace, resource.plural);
     if method != Method::POST {
