@@ -130,6 +130,18 @@ fn the_same_input_gives_the_same_output() -> anyhow::Result<()> {
 }
 
 #[test]
+fn times_that_an_operator_has_noted_are_no_slips() -> anyhow::Result<()> {
+    let tree = rendered(&["dumped.yaml", "--output=tree"])?;
+    ensure!(tree.contains("DaskCluster.kubernetes.dask.org team-a/job  [dask"), "its deadline is yet to come\n{tree}");
+    let dumped = std::fs::read_to_string(workspace().join("tests/scenarios/manifests/dumped.yaml"))?;
+    let slip = given("slip.yaml", dumped.replace("2027-04-01T08:00:00Z", "9999-04-01T08:00:00Z"))?;
+    let complaint = complaint(&[&slip])?;
+    ensure!(complaint.contains(r#"operator.dask.org/taken-over-at is "9999-04-01T08:00:00Z""#), "{complaint}");
+    ensure!(complaint.matches("the annotation").count() == 1, "{complaint}");
+    Ok(())
+}
+
+#[test]
 fn an_object_that_nests_too_deep_is_named_and_the_others_are_rendered() -> anyhow::Result<()> {
     let deep = format!("{}1{}", "{a: ".repeat(110), "}".repeat(110));
     let deep = format!(

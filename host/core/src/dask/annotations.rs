@@ -3,7 +3,7 @@
 
 use super::{
     PAUSED,
-    autoscaler::{COOLDOWN_UNTIL, is_cooldown},
+    autoscaler::{COOLDOWN_UNTIL, cooldown_until, is_cooldown},
     job::{ACTIVE_SINCE, FAILED_AT, FAILED_ATTEMPTS},
     replicas::COPIED_REPLICAS,
 };
@@ -48,6 +48,16 @@ fn is_count(text: &str, _: u64) -> bool {
 
 fn is_past(text: &str, now: u64) -> bool {
     epoch_millis(text).is_some_and(|time| time <= now.saturating_add(millis(CLOCK_SKEW)))
+}
+
+/// When it was, in milliseconds since the Unix epoch, that an operator has noted in an annotation; none: the annotation is for
+/// something else.
+pub fn noted_time(name: &str, text: &str) -> Option<u64> {
+    match name {
+        TAKEN_OVER_AT | FAILED_AT | ACTIVE_SINCE => epoch_millis(text),
+        COOLDOWN_UNTIL => cooldown_until(text),
+        _ => None,
+    }
 }
 
 /// The annotations of a Dask object that are read as if they were not there.

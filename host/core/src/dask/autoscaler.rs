@@ -380,9 +380,13 @@ fn decide_anew(seen: &Snapshot, target: &Target<'_>, facts: &mut Facts, asked: O
 
 /// In milliseconds since the Unix epoch; none: the Python operator never waited until then, even if its clock was ahead.
 fn cooldown(until: &str, now: u64) -> Option<u64> {
-    let seconds: f64 = until.trim().parse().ok()?;
-    let until = Duration::try_from_secs_f64(seconds).ok().map(millis)?;
-    (until.saturating_sub(now) <= millis(PYTHON_COOLDOWN + CLOCK_SKEW)).then_some(until)
+    cooldown_until(until).filter(|until| until.saturating_sub(now) <= millis(PYTHON_COOLDOWN + CLOCK_SKEW))
+}
+
+/// What the annotation says, in milliseconds since the Unix epoch.
+pub(super) fn cooldown_until(text: &str) -> Option<u64> {
+    let seconds: f64 = text.trim().parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok().map(millis)
 }
 
 pub(super) fn is_cooldown(until: &str, now: u64) -> bool {

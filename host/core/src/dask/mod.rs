@@ -26,6 +26,7 @@ mod worker_set;
 mod workergroup;
 
 pub use allocation::WorkerAllocation;
+pub use annotations::noted_time;
 pub(crate) use annotations::{TAKEN_OVER_AT, unusable};
 pub use idle::idle_since;
 pub(crate) use metadata::OWN_PREFIXES;

@@ -1,5 +1,6 @@
 //! `render`: the pipeline and the plugins of `run` over a cluster in memory, until nothing changes.
 
+mod clock;
 mod kinds;
 mod manifests;
 mod output;
@@ -30,9 +31,6 @@ use kinds::Kinds;
 /// Rounds over all objects. One that needs more is going round in circles.
 const ROUNDS: usize = 20;
 
-/// The time of every object and call, so that the same input gives the same output: 2026-01-01T00:00:00Z.
-const NOW: u64 = 1_767_225_600_000;
-
 /// Prints what would be made of the given manifests.
 pub(crate) fn render(arguments: RenderArgs) -> Result<(), Failure> {
     let RenderArgs { files, plugins, output } = arguments;
@@ -43,14 +41,15 @@ pub(crate) fn render(arguments: RenderArgs) -> Result<(), Failure> {
     let plugins: Vec<_> = plugins.iter().map(|files| Ok((files, plugin(files)?))).collect::<anyhow::Result<_>>()?;
     plugins.iter().for_each(|(_, (_, spec))| kinds.assume_granted(spec));
     let handlers = load(&plugins, &kinds)?;
-    let cluster = MemoryCluster::new(kinds.resources(), &rfc3339(NOW)).that_knows(known_fields());
+    let now = clock::now(manifests.objects.iter().map(|(_, object)| object));
+    let cluster = MemoryCluster::new(kinds.resources(), &rfc3339(now)).that_knows(known_fields());
     for (file, object) in manifests.objects {
         let text = |field: &str| object.get(field).and_then(serde_json::Value::as_str).unwrap_or_default();
         let kind = GroupVersionKind::from_api_version(text("apiVersion"), text("kind"));
         let created = kinds.check(&kind).and_then(|()| cluster.create(object));
         created.map_err(|why| anyhow::anyhow!("{}: {why}", file.display()))?;
     }
-    let report = runtime.block_on(settle(&cluster, &handlers))?;
+    let report = runtime.block_on(settle(&cluster, &handlers, now))?;
     print(&output::write(&cluster, output)?)?;
     if report.is_empty() { Ok(()) } else { Err(anyhow::anyhow!("not everything could be made:{report}").into()) }
 }
@@ -83,7 +82,7 @@ fn load(plugins: &[(&PluginFiles, (String, DaskPluginSpec))], kinds: &Kinds) -> 
 }
 
 /// Looks at every subject of every handler until nothing is written. Answers what could not be done, a line each.
-async fn settle(cluster: &MemoryCluster, handlers: &[Handler]) -> anyhow::Result<String> {
+async fn settle(cluster: &MemoryCluster, handlers: &[Handler], now: u64) -> anyhow::Result<String> {
     let environment = Environment::default();
     let pipeline = Pipeline { observed: cluster, writes: cluster, environment: &environment };
     let mut states: BTreeMap<(Option<HandlerName>, ObjectKey), SubjectState> = BTreeMap::new();
@@ -96,11 +95,11 @@ async fn settle(cluster: &MemoryCluster, handlers: &[Handler]) -> anyhow::Result
                     Handler::Plugin(handler) => Some(handler.name.clone()),
                 };
                 let state = states.entry((name, ObjectKey { kind: handler.subject(), at: at.clone() })).or_default();
-                let pass = pipeline.reconcile(handler, &at, state, NOW).await;
+                let pass = pipeline.reconcile(handler, &at, state, now).await;
                 asked |= !pass.calls.is_empty();
                 for (scheduler, call) in pass.calls {
                     let reply = cluster.call(scheduler, call.clone()).await;
-                    state.heard(&call, reply, NOW);
+                    state.heard(&call, reply, now);
                 }
                 for line in pass.call.iter().flat_map(|call| &call.log) {
                     tracing::info!(target: "guest", subject = %at, text = line.message, "the plugin says");
@@ -109,7 +108,7 @@ async fn settle(cluster: &MemoryCluster, handlers: &[Handler]) -> anyhow::Result
                     let _ = write!(report, "\n  {} {at}: {problem}", handler.subject().kind);
                 }
                 if let Handler::Native(reconciler) = handler {
-                    pipeline.publish(*reconciler, &at, state.found().as_ref(), NOW).await?;
+                    pipeline.publish(*reconciler, &at, state.found().as_ref(), now).await?;
                 }
             }
         }
