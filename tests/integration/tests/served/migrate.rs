@@ -49,7 +49,8 @@ async fn an_object_that_nests_too_deep_is_named_and_all_others_are_migrated() ->
     objects.create(&group).await?;
     objects.create(&manifests::cluster("fresh", 1)).await?;
     let (mut cluster, mut job) = (manifests::cluster("deep", 1), manifests::job("deep"));
-    cluster["spec"]["worker"]["spec"]["deep"] = nested(115);
+    // More than anybody reads, and as many as others read.
+    cluster["spec"]["worker"]["spec"]["deep"] = nested(500);
     job["spec"]["job"]["spec"]["deep"] = nested(115);
     raw(&objects, Method::POST, CLUSTER, "deep", &cluster).await?;
     raw(&objects, Method::POST, JOB, "deep", &job).await?;
