@@ -41,6 +41,14 @@ impl GroupVersionKind {
         !self.group.contains('.') || self.group.ends_with(".k8s.io")
     }
 
+    /// Whether it is a kind of Kubernetes' own in which pods are described.
+    pub fn describes_pods(&self) -> bool {
+        match self.group.as_str() {
+            "" => matches!(self.kind.as_str(), "Pod" | "PodTemplate" | "ReplicationController"),
+            group => matches!(group, "apps" | "batch"),
+        }
+    }
+
     /// `apps/v1`, or `v1` for the core group.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }

@@ -41,9 +41,11 @@ impl Memory {
         self.0.retain(|(uid, _), _| uids.contains(uid.as_str()));
     }
 
-    fn says_applied(&self, manager: &str, wanted: &Value, live: &Object) -> bool {
-        let applied = Applied { wanted: fingerprint(wanted), held: held_fingerprint(live, manager) };
-        self.0.get(&(live.metadata.uid.clone(), manager.to_owned())) == Some(&applied)
+    /// Whether this is what was applied last, and nothing of it has changed since; none: who knows.
+    fn says_applied(&self, manager: &str, wanted: &Value, live: &Object) -> Option<bool> {
+        let last = self.0.get(&(live.metadata.uid.clone(), manager.to_owned()))?;
+        let is_wanted = last.wanted == fingerprint(wanted);
+        (!is_wanted || last.held == held_fingerprint(live, manager)).then_some(is_wanted)
     }
 }
 
@@ -59,13 +61,13 @@ fn held(object: &Object, manager: &str) -> Option<Value> {
 pub fn is_applied(memory: &Memory, manager: &str, wanted: &Value, live: &Object) -> bool {
     // Who never applied anything holds nothing, which may be all that is wanted.
     let held = || held(live, manager).unwrap_or_else(|| json!({}));
-    memory.says_applied(manager, wanted, live) || is_held(&held(), wanted, live)
+    memory.says_applied(manager, wanted, live).unwrap_or_else(|| is_held(&held(), wanted, live))
 }
 
-/// Kubernetes' own kinds are defaulted and drop what is empty, and admission adds to their lists.
+/// Admission adds to the lists of pods and of their templates: whoever takes that away restarts them, or is refused.
 fn is_held(held: &Value, wanted: &Value, live: &Object) -> bool {
     let says = |live_value: Value| {
-        if live.kind.is_built_in() { contains(&live_value, wanted) } else { says_exactly(&live_value, wanted, held) }
+        if live.kind.describes_pods() { contains(&live_value, wanted) } else { says_exactly(&live_value, wanted, held) }
     };
     holds_exactly(held, wanted) && says(live.to_value())
 }

@@ -209,10 +209,11 @@ impl Pipeline<'_> {
         }
         // What somebody changed meanwhile is no part of it, and is found at the next look.
         let after = self.snapshot(&self.latest(&seen.subject), &handler.children, seen.now);
-        // What was answered to the applies is remembered only where the children do not show that they are as wanted.
+        // What was answered to the applies is remembered only where the objects do not show that they are as wanted.
         let answers = std::mem::take(&mut state.memory);
         let mut left = self.plan(author, state, &after, subject.as_ref(), children.clone());
-        if !left.is_empty() && answers != Memory::default() {
+        let shows_all = after.children.iter().chain([&after.subject]).all(|object| !object.kind.describes_pods());
+        if answers != Memory::default() && !(shows_all && left.is_empty()) {
             state.memory = answers;
             left = self.plan(author, state, &after, subject.as_ref(), children);
         }

@@ -5,5 +5,6 @@ mod calls;
 mod dask_kinds;
 mod end;
 mod others;
+mod taken_out;
 mod unreadable;
 mod world;

@@ -93,7 +93,7 @@ fn cluster_kind() -> Resource {
     Resource { kind, plural: "daskclusters".to_owned(), namespaced: true }
 }
 
-/// A handler of DaskClusters that may make ConfigMaps, Services and objects of all Dask kinds, and patch annotations.
+/// A handler of DaskClusters that may make ConfigMaps, Services, Pods and objects of all Dask kinds, and patch annotations.
 pub(crate) fn handler(plugin: &str, triggers: &[TriggerRequest], guest: &Arc<Puppet>) -> MountedHandler {
     let kind =
         |group: &str, name: &str| KindReference { group: Some(group.to_owned()), version: None, name: name.to_owned() };
@@ -115,7 +115,7 @@ pub(crate) fn handler(plugin: &str, triggers: &[TriggerRequest], guest: &Arc<Pup
     let fields = vec!["metadata.annotations".to_owned()];
     let dask = ["DaskCluster", "DaskWorkerGroup", "DaskJob", "DaskAutoscaler"];
     let asked = Permissions {
-        create: [kind("", "ConfigMap"), kind("", "Service")]
+        create: [kind("", "ConfigMap"), kind("", "Service"), kind("", "Pod")]
             .into_iter()
             .chain(dask.map(|name| kind("kubernetes.dask.org", name)))
             .collect(),
@@ -123,7 +123,8 @@ pub(crate) fn handler(plugin: &str, triggers: &[TriggerRequest], guest: &Arc<Pup
         ..Permissions::default()
     };
     let (group, name) = ("kubernetes.dask.org".to_owned(), "DaskCluster".to_owned());
-    let create = dask.map(|kind| KindGrant { group: group.clone(), kind: kind.to_owned() }).to_vec();
+    let grant = |group: &str, kind: &str| KindGrant { group: group.to_owned(), kind: kind.to_owned() };
+    let create = dask.map(|kind| grant(&group, kind)).into_iter().chain([grant("", "Pod")]).collect();
     let granted =
         Grants { create, patch: vec![PatchGrant { group, kind: name, fields, merge: false }], ..Grants::default() };
     let resolve = |reference: &KindReference| {

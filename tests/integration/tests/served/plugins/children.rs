@@ -3,9 +3,9 @@
 use anyhow::ensure;
 use serde_json::{Value, json};
 
-use super::mounting::odd;
+use super::{mounting::odd, strangers::NETWORK_POLICY};
 use crate::{
-    objects::{CONFIG_MAP, DEPLOYMENT, PLUGIN, controller, text, uid},
+    objects::{CONFIG_MAP, DEPLOYMENT, Kind, PLUGIN, controller, text, uid},
     stage::{Stage, on_stage},
 };
 
@@ -68,6 +68,34 @@ async fn drift_is_repaired() -> anyhow::Result<()> {
                 .await?;
             assert_eq!(uid(&repaired), uid(&left), "{removed}");
             assert_eq!(repaired["data"]["foreign"], "stays");
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_rule_that_is_taken_out_of_a_list_goes_also_after_a_restart() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        stage.mount_puppet("puppet", &json!({"children": []}), &json!({})).await?;
+        stage.subject("of-gate", &json!({})).await?;
+        for (ports, restarts) in [(vec![80, 81, 82], false), (vec![81, 82], false), (vec![82], true), (vec![], true)] {
+            let rules: Vec<_> = ports.iter().map(|port| json!({"ports": [{"port": port}]})).collect();
+            let spec = json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": rules});
+            let Kind(api_version, kind) = NETWORK_POLICY;
+            let policy = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "gate"}, "spec": spec});
+            if restarts {
+                stage.stop().await?;
+            }
+            stage.script("of-gate", &json!({"children": [{"key": "gate", "object": policy}]})).await?;
+            if restarts {
+                stage.start().await?;
+            }
+            let lets_in = |policy: &Value| {
+                let rules = policy["spec"]["ingress"].as_array().into_iter().flatten();
+                rules.map(|rule| &rule["ports"][0]["port"]).eq(&ports)
+            };
+            stage.until(NETWORK_POLICY, "gate", &format!("open for {ports:?}"), lets_in).await?;
         }
         Ok(())
     })

@@ -95,6 +95,13 @@ impl Stage {
         Ok(())
     }
 
+    /// Tells the puppet what to answer for a subject.
+    pub(crate) async fn script(&self, subject: &str, script: &Value) -> anyhow::Result<()> {
+        let annotations = json!({odd_guest::SCRIPT: script.to_string()});
+        self.merge(CONFIG_MAP, subject, &json!({"metadata": {"annotations": annotations}})).await?;
+        Ok(())
+    }
+
     /// Replaces the code of a plugin.
     pub(crate) async fn replace_code(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
         self.merge(CONFIG_MAP, name, &json!({"binaryData": code(name, bytes)["binaryData"]})).await?;

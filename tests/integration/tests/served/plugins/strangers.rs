@@ -9,7 +9,7 @@ use crate::{
 };
 
 const INGRESS: Kind<'_> = Kind("networking.k8s.io/v1", "Ingress");
-const NETWORK_POLICY: Kind<'_> = Kind("networking.k8s.io/v1", "NetworkPolicy");
+pub(super) const NETWORK_POLICY: Kind<'_> = Kind("networking.k8s.io/v1", "NetworkPolicy");
 const BUDGET: Kind<'_> = Kind("policy/v1", "PodDisruptionBudget");
 
 /// The kinds of the default grant.
@@ -94,12 +94,6 @@ fn wanted() -> Value {
     json!({"children": children.into_iter().chain([free]).collect::<Vec<_>>()})
 }
 
-async fn script(stage: &Stage, name: &str, script: &Value) -> anyhow::Result<()> {
-    let annotations = json!({odd_guest::SCRIPT: script.to_string()});
-    stage.merge(CONFIG_MAP, name, &json!({"metadata": {"annotations": annotations}})).await?;
-    Ok(())
-}
-
 /// A subject that is a ConfigMap can't have a child of its own name: its children have the name without `of-`.
 fn script_of(case: &str, wanted: &Value) -> Value {
     serde_json::from_str(&wanted.to_string().replace("{name}", case)).unwrap_or_default()
@@ -124,7 +118,7 @@ async fn they_stay_as_they_are_however_often_the_plugin_tries_and_whatever_ends(
         for (case, ..) in CASES {
             let subject = format!("of-{case}");
             stage.subject(&subject, &json!({})).await?;
-            script(stage, &subject, &script_of(case, &wanted())).await?;
+            stage.script(&subject, &script_of(case, &wanted())).await?;
         }
         // What is free is made, and stays the plugin's.
         for (case, ..) in CASES {
@@ -136,7 +130,7 @@ async fn they_stay_as_they_are_however_often_the_plugin_tries_and_whatever_ends(
         anyhow::ensure!(message.contains("exists already"), "{message}");
 
         // They are wanted no longer; a subject goes; the plugin goes.
-        script(stage, "of-created-same", &json!({"children": []})).await?;
+        stage.script("of-created-same", &json!({"children": []})).await?;
         stage.until_gone(CONFIG_MAP, "created-same-free").await?;
         assert_same(&theirs(stage).await?, &before, "when they are not wanted any more");
         stage.delete(CONFIG_MAP, "of-created-other").await?;
@@ -162,7 +156,7 @@ async fn so_do_those_that_users_make_in_the_place_of_children() -> anyhow::Resul
         for (case, ..) in CASES {
             let subject = format!("of-{case}");
             stage.subject(&subject, &json!({})).await?;
-            script(stage, &subject, &script_of(case, &wanted())).await?;
+            stage.script(&subject, &script_of(case, &wanted())).await?;
         }
         for kind in KINDS {
             for (case, ..) in CASES {
