@@ -16,6 +16,7 @@ mod tests;
 mod vigil;
 mod waiting;
 mod wake;
+mod work;
 
 use std::{
     any::Any,
@@ -53,15 +54,9 @@ use tokio::{
 pub(crate) use figures::PluginFigures;
 use mounted::Mounted;
 use report::log_guest;
+pub(crate) use work::Work;
 
 use crate::{Metrics, Shutdown, stalls::Stalls};
-
-/// Passes of one native reconciler at once: enough to keep the applier's connections busy while others wait for answers.
-const NATIVE_AT_ONCE: usize = 32;
-/// Status writes at once: fewer, so that objects come first.
-const STATUS_AT_ONCE: usize = 4;
-/// Passes of one plugin's handler at once: a slow plugin delays only itself.
-const PLUGIN_AT_ONCE: usize = 4;
 
 /// A status is written at most so often, so that many changes make one write. Clients poll it four times a second.
 const STATUS_WINDOW: Duration = Duration::from_millis(250);
@@ -71,35 +66,6 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// How long what was announced waits for its Event to be posted.
 const ANNOUNCEMENT_DEADLINE: Duration = Duration::from_secs(5);
-
-/// What is to be done for a subject.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Work {
-    /// A pass of a native reconciler.
-    Reconcile(Reconciler),
-    /// Writing the status of a Dask object.
-    Publish(Reconciler),
-    /// A pass of a plugin's handler.
-    Call(Arc<HandlerName>),
-}
-
-impl Work {
-    fn at_once(&self) -> usize {
-        match self {
-            Self::Reconcile(_) => NATIVE_AT_ONCE,
-            Self::Publish(_) => STATUS_AT_ONCE,
-            Self::Call(_) => PLUGIN_AT_ONCE,
-        }
-    }
-
-    fn label(&self) -> String {
-        match self {
-            Self::Reconcile(reconciler) => reconciler.name().to_owned(),
-            Self::Publish(reconciler) => format!("{}-status", reconciler.name()),
-            Self::Call(name) => name.to_string(),
-        }
-    }
-}
 
 /// What the controller needs.
 pub(crate) struct Surroundings {

@@ -15,7 +15,11 @@ use dask_wasm_operator_core::{
     ports::Warrant,
 };
 
-use super::{Controller, Inner, PLUGIN_AT_ONCE, Work, served::serves};
+use super::{
+    Controller, Inner,
+    served::serves,
+    work::{PLUGIN_AT_ONCE, Work},
+};
 
 /// By name.
 pub(super) type Handlers = BTreeMap<Arc<HandlerName>, Mounted>;

@@ -286,7 +286,7 @@ async fn what_a_handler_is_not_about_is_neither_queued_nor_remembered() {
 
     let guest = Arc::new(Content::default());
     controller.mount("p", &[of_services("ours", &guest)]);
-    assert!(controller.lock().queue.depth() <= PLUGIN_AT_ONCE, "the others wait in the index");
+    assert!(controller.lock().queue.depth() <= work::PLUGIN_AT_ONCE, "the others wait in the index");
     let (changes, receiver) = mpsc::unbounded_channel();
     let running = tokio::spawn(Arc::clone(&controller).run(receiver, Shutdown::never()));
     let calls = || guest.0.load(Ordering::Relaxed);
