@@ -104,8 +104,8 @@ pub fn contains(live: &Value, wanted: &Value) -> bool {
     }
 }
 
-/// Whether a custom resource is `live` as `wanted` says, of which its manager holds `held`: exactly so where a list or map is
-/// owned as a whole, because nobody else can have put anything into it, and elsewhere at least so. Empty maps are kept there.
+/// Whether an object is `live` as `wanted` says, of which its manager holds `held`: exactly so where a list or map is owned as
+/// a whole, because nobody else can have put anything into it, and elsewhere at least so. Empty maps have to be there.
 pub fn says_exactly(live: &Value, wanted: &Value, held: &Value) -> bool {
     let Some(wanted) = wanted.as_object() else { return contains(live, wanted) };
     wanted.iter().all(|(name, value)| match name.as_str() {
