@@ -183,6 +183,8 @@ impl Controller {
 
     /// Starts what may be started now.
     fn dispatch(self: &Arc<Self>, passes: &mut JoinSet<()>) {
+        // Those that have ended take their memory until they are taken out, and many end between two turns.
+        while passes.try_join_next().is_some() {}
         let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
         let mut inner = self.lock();
         while let Some((work, at, waited)) = inner.queue.next(self.millis(), Work::at_once) {

@@ -20,7 +20,11 @@ use dask_wasm_operator_core::{
 };
 use kube::{Client, Config};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::watch, task::yield_now};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{AbortHandle, yield_now},
+};
 
 use super::*;
 
@@ -124,6 +128,20 @@ async fn a_pass_that_breaks_off_is_tried_again_and_its_place_is_free() {
     assert!(inner.running.is_empty());
     drop(inner);
     running.abort();
+}
+
+/// The belief that is attacked: that no more passes end between two turns than a turn takes notice of. Each that has ended held
+/// 6 KB, 1.5 GB after 240,000 of them.
+#[tokio::test]
+async fn passes_that_have_ended_hold_no_memory_however_many_end_between_two_turns() {
+    let controller = controller(Arc::new(cluster()), Gate::open());
+    let mut passes = JoinSet::new();
+    let ends: Vec<_> = (0..100).map(|_| passes.spawn(ready(()))).collect();
+    while !ends.iter().all(AbortHandle::is_finished) {
+        yield_now().await;
+    }
+    controller.dispatch(&mut passes);
+    assert!(passes.is_empty(), "{} of 100 are still held", passes.len());
 }
 
 #[test]
