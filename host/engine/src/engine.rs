@@ -8,14 +8,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use dask_wasm_operator_core::spec::{CORE_INSTANCES, MEMORY_BYTES, STACK_BYTES, TABLE_ELEMENTS};
+use dask_wasm_operator_core::spec::{CORE_INSTANCES, MEMORY_BYTES, Profile, STACK_BYTES, TABLE_ELEMENTS};
 use wasmtime::{Config, Enabled, PoolingAllocationConfig, component::Component};
 
 use crate::{
     artifact::Artifact,
     cache::{Cache, CacheError, Key},
+    code::{Code, InUse},
     compile::{CompileError, Compiler},
     inspect::{MEMORIES, TABLES},
+    plugin::LoadError,
     ticker::Ticker,
 };
 
@@ -41,6 +43,7 @@ pub(crate) struct Shared {
     cache: Cache,
     /// Taken by one at a time: the limits of compiling are for one, and whoever waited finds what the other has made.
     compiler: Mutex<Compiler>,
+    in_use: InUse,
 }
 
 impl Engine {
@@ -54,13 +57,30 @@ impl Engine {
         let wasmtime = runtime_engine().map_err(|error| EngineError::Wasmtime { message: format!("{error:#}") })?;
         let clock = wasmtime.clone();
         let ticker = Ticker::start(move || clock.increment_epoch()).map_err(|source| EngineError::Clock { source })?;
-        Ok(Self { shared: Arc::new(Shared { wasmtime, ticker, cache, compiler: Mutex::new(compiler) }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                wasmtime,
+                ticker,
+                cache,
+                compiler: Mutex::new(compiler),
+                in_use: InUse::default(),
+            }),
+        })
     }
 }
 
 impl Shared {
+    /// The code of a component: another plugin's, or loaded now.
+    pub(crate) fn load(&self, artifact: &Artifact, profile: Profile) -> Result<Arc<Code>, LoadError> {
+        self.in_use.get(artifact.digest, profile, || {
+            let component = self.compile(artifact)?;
+            Code::link(&self.wasmtime, component, profile)
+                .map_err(|error| LoadError::Link { message: format!("{error:#}") })
+        })
+    }
+
     /// The compiled form of a component: from the cache, or made now.
-    pub(crate) fn compile(&self, artifact: &Artifact) -> Result<Component, CompileError> {
+    fn compile(&self, artifact: &Artifact) -> Result<Component, CompileError> {
         let mut hasher = DefaultHasher::new();
         self.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
         let key = Key { wasm: artifact.digest, engine: hasher.finish() };
@@ -142,13 +162,15 @@ fn pool(pagemap_scan: Enabled, keep_resident: usize) -> PoolingAllocationConfig 
 }
 
 /// Settings that decide what a guest may be made of. What is off here is what no toolchain for plugins needs and past escapes
-/// came from.
+/// came from; and tables for debuggers and profilers, a seventh of the code's size, which nobody reads.
 fn config() -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
         .max_wasm_stack(STACK_BYTES)
         .wasm_backtrace_max_frames(NonZeroUsize::new(16))
+        .generate_address_map(false)
+        .native_unwind_info(false)
         .wasm_simd(false)
         .wasm_relaxed_simd(false)
         .wasm_memory64(false)

@@ -22,6 +22,9 @@ const THREAD_STACK: usize = 16 * STACK_BYTES;
 /// How long a thread waits for the next call. Starting one takes about 50 µs.
 const LINGER: Duration = Duration::from_secs(10);
 
+/// How long there is no call until the lane is at rest.
+const REST: Duration = Duration::from_millis(100);
+
 type Job = Box<dyn FnOnce() + Send>;
 
 pub(crate) struct Lane {
@@ -32,6 +35,7 @@ struct Shared {
     concurrency: NonZeroUsize,
     queue: Mutex<Queue>,
     changed: Condvar,
+    at_rest: Box<dyn Fn() + Send + Sync>,
 }
 
 #[derive(Default)]
@@ -42,16 +46,30 @@ struct Queue {
     closed: bool,
 }
 
+impl Queue {
+    /// Whether there is nothing to do now, but may be later.
+    fn is_idle(&self) -> bool {
+        self.jobs.is_empty() && !self.closed
+    }
+}
+
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Waits while there is nothing to do, for so long at most.
+    fn wait<'a>(&self, queue: MutexGuard<'a, Queue>, most: Duration) -> MutexGuard<'a, Queue> {
+        let waited = self.changed.wait_timeout_while(queue, most, |queue| queue.is_idle());
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
 }
 
 impl Lane {
-    /// A lane on which at most `concurrency` calls run at once.
-    pub(crate) fn new(concurrency: NonZeroUsize) -> Self {
-        Self { shared: Arc::new(Shared { concurrency, queue: Mutex::default(), changed: Condvar::new() }) }
+    /// A lane on which at most `concurrency` calls run at once. `at_rest` is called when there was none for a moment.
+    pub(crate) fn new(concurrency: NonZeroUsize, at_rest: impl Fn() + Send + Sync + 'static) -> Self {
+        let at_rest = Box::new(at_rest);
+        Self { shared: Arc::new(Shared { concurrency, queue: Mutex::default(), changed: Condvar::new(), at_rest }) }
     }
 
     /// Runs the job on one of the lane's threads when its turn comes.
@@ -101,13 +119,17 @@ fn work(shared: &Shared) {
             break;
         }
         queue.waiting += 1;
-        let (woken, wait) = shared
-            .changed
-            .wait_timeout_while(queue, LINGER, |queue| queue.jobs.is_empty() && !queue.closed)
-            .unwrap_or_else(PoisonError::into_inner);
-        queue = woken;
+        queue = shared.wait(queue, REST);
+        if queue.is_idle() {
+            if queue.waiting == queue.threads {
+                drop(queue);
+                (shared.at_rest)();
+                queue = shared.queue();
+            }
+            queue = shared.wait(queue, LINGER);
+        }
         queue.waiting -= 1;
-        if wait.timed_out() && queue.jobs.is_empty() {
+        if queue.is_idle() {
             break;
         }
     }
@@ -121,7 +143,7 @@ mod tests {
     use super::*;
 
     fn lane(concurrency: usize) -> Lane {
-        Lane::new(NonZeroUsize::new(concurrency).unwrap())
+        Lane::new(NonZeroUsize::new(concurrency).unwrap(), || {})
     }
 
     #[test]
@@ -155,6 +177,19 @@ mod tests {
         lane.run(|| panic!("the host's own fault")).unwrap();
         lane.run(move || done_tx.send(()).unwrap()).unwrap();
         done_rx.recv().unwrap();
+    }
+
+    #[test]
+    fn it_is_at_rest_after_the_last_job_and_works_on() {
+        let (rest_tx, rest_rx) = mpsc::channel();
+        let rest_tx = Mutex::new(rest_tx);
+        let lane = Lane::new(NonZeroUsize::MIN, move || rest_tx.lock().unwrap().send(()).unwrap());
+        for _ in 0..2 {
+            lane.run(|| {}).unwrap();
+            rest_rx.recv_timeout(Duration::from_secs(30)).unwrap();
+            assert!(rest_rx.try_recv().is_err(), "once for each time that there is nothing to do");
+        }
+        assert_eq!(lane.shared.queue().threads, 1);
     }
 
     #[test]

@@ -15,6 +15,7 @@
 mod abi;
 mod artifact;
 mod cache;
+mod code;
 mod compile;
 mod engine;
 mod inspect;

@@ -51,11 +51,10 @@ impl Engine {
         let PluginSettings { expected, profile, limits, concurrency } = settings;
         let artifact = Artifact::read(parts, COMPONENT_BYTES, *expected)?;
         let inspection = inspect(&artifact.wasm, *profile, limits)?;
-        let component = self.shared.compile(&artifact)?;
-        let sandbox = Sandbox::link(Arc::clone(&self.shared), &component, artifact.digest, *profile, *limits)
-            .map_err(|error| LoadError::Link { message: format!("{error:#}") })?;
-        let lane = Lane::new(*concurrency);
+        let code = self.shared.load(&artifact, *profile)?;
+        let sandbox = Sandbox::new(Arc::clone(&self.shared), Arc::clone(&code), artifact.digest, *limits);
         let sandbox = Arc::new(sandbox);
+        let lane = Lane::new(*concurrency, move || code.rest());
         let manifest = describe(&lane, &sandbox).map_err(|source| LoadError::Describe { source })?;
         validate(&manifest, &inspection.interface)?;
         Ok(LoadedPlugin { digest: artifact.digest, manifest, sandbox, lane })

@@ -8,16 +8,13 @@ use std::{
 use dask_wasm_operator_core::{
     contract::{Call, Manifest, Outcome},
     ports::{CallError, CallReport},
-    spec::{LOG_LINE_BYTES, Limits, Profile, STACK_BYTES},
+    spec::{LOG_LINE_BYTES, Limits, STACK_BYTES},
 };
-use wasmtime::{
-    ResourceLimiter, Store, Trap,
-    component::{Component, Linker},
-};
+use wasmtime::{ResourceLimiter, Store, Trap};
 
 use crate::{
-    abi::v0_1,
     artifact::Digest,
+    code::Code,
     engine::Shared,
     log::GuestLog,
     ticker::Ticker,
@@ -31,40 +28,27 @@ pub(crate) struct CallState {
     memory: Memory,
 }
 
-/// A linked component with its limits: makes a store for each call.
+/// A plugin's code with its limits: makes a store for each call.
 pub(crate) struct Sandbox {
     engine: Arc<Shared>,
-    linked: v0_1::Linked,
+    code: Arc<Code>,
     limits: Limits,
     digest: Digest,
 }
 
 impl Sandbox {
-    /// Resolves the imports and checks the types of the exports.
-    pub(crate) fn link(
-        engine: Arc<Shared>,
-        component: &Component,
-        digest: Digest,
-        profile: Profile,
-        limits: Limits,
-    ) -> wasmtime::Result<Self> {
-        let mut linker = Linker::new(&engine.wasmtime);
-        v0_1::link(&mut linker)?;
-        if profile == Profile::Standard {
-            wasi::link(&mut linker, component)?;
-        }
-        let linked = v0_1::Linked::new(linker.instantiate_pre(component)?)?;
-        Ok(Self { engine, linked, limits, digest })
+    pub(crate) fn new(engine: Arc<Shared>, code: Arc<Code>, digest: Digest, limits: Limits) -> Self {
+        Self { engine, code, limits, digest }
     }
 
     pub(crate) fn describe(&self) -> Result<Manifest, CallError> {
-        self.run("", Duration::ZERO, |store| self.linked.describe(store)).0
+        self.run("", Duration::ZERO, |store| self.code.linked.describe(store)).0
     }
 
     pub(crate) fn call(&self, call: Call) -> CallReport {
         let started = Instant::now();
         let (now, uid) = (Duration::from_millis(call.now), call.subject.uid.clone());
-        let (answer, log) = self.run(&uid, now, |store| self.linked.handle(store, call));
+        let (answer, log) = self.run(&uid, now, |store| self.code.linked.handle(store, call));
         let result: Result<Outcome, _> = answer.and_then(|answer| answer.map_err(CallError::Handler));
         let (lines, log_dropped) = log.into_parts();
         CallReport { result, log: lines, log_dropped, duration: started.elapsed() }

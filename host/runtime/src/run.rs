@@ -91,6 +91,7 @@ async fn operate(settings: RunSettings) -> Result<(), Failure> {
         () = shutdown.requested() => return Ok(()),
     };
     let operator_namespace = &start.operator_namespace;
+    tokio::spawn(heap::give_back());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), operator_namespace, scope = %settings.scope, "starting");
 
     let leadership = match settings.leadership {

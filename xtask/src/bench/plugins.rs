@@ -37,6 +37,9 @@ const PARALLEL: usize = 16;
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// Until the operator has given back what is free of its heap.
+const SETTLED: Duration = Duration::from_secs(35);
+
 /// Handlers of each plugin.
 const HANDLERS: usize = 6;
 
@@ -323,6 +326,7 @@ impl Bench<'_> {
             let served = begun.elapsed() - mounted;
             let there = running.usage()?;
             self.unmount(&running).await?;
+            sleep(SETTLED).await;
             let gone = running.usage()?;
             println!(
                 "{count} plugins × {HANDLERS} handlers × {} Services, {what}: {calls} calls in {:.1} s; {:.1} MiB, peak {:.1} MiB, \

@@ -29,7 +29,7 @@ use dask_wasm_operator_core::{
 };
 use dask_wasm_operator_engine::Engine;
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, Semaphore, mpsc},
     task::{AbortHandle, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
@@ -100,6 +100,8 @@ pub(crate) struct PluginManager {
     marks: BTreeMap<PathBuf, u64>,
     surveys: JoinSet<Survey>,
     loads: JoinSet<Loaded>,
+    /// Who may load.
+    turns: Arc<Semaphore>,
     pub(super) sweeps: Sweeps,
     pub(super) awaited: Awaited,
     pub(super) definitions: Option<WatchHandle>,
@@ -181,6 +183,7 @@ impl PluginManager {
             marks: BTreeMap::new(),
             surveys: JoinSet::new(),
             loads: JoinSet::new(),
+            turns: Arc::new(Semaphore::new(loading::AT_ONCE)),
             sweeps: Sweeps::default(),
             awaited: Awaited::default(),
             definitions: None,
