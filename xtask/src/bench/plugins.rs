@@ -38,7 +38,7 @@ const PARALLEL: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Until the operator has given back what is free of its heap.
-const SETTLED: Duration = Duration::from_secs(35);
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// Handlers of each plugin.
 const HANDLERS: usize = 6;

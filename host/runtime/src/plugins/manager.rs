@@ -51,6 +51,7 @@ use super::{
 use crate::{
     Metrics, Shutdown,
     controller::Controller,
+    heap,
     served::{ServedWatch, ServedWatches},
 };
 
@@ -241,13 +242,17 @@ impl PluginManager {
             Event::Loaded(Some(load)) => {
                 let (name, looked_at, loaded) = *load;
                 self.loaded(&name, looked_at, loaded);
+                if self.loads.is_empty() {
+                    heap::much_is_free();
+                }
             }
             Event::Mounted(mount) => self.mounted(*mount),
             Event::KindsAsked => self.asked_for_kinds(),
             Event::StatusWritten(written) => self.shown(written),
             Event::CountsChanged => self.count_soon(),
             Event::Due => self.act_on_due(),
-            Event::DefinitionsChanged | Event::Surveyed(None) | Event::Loaded(None) | Event::Swept => {}
+            Event::Swept => heap::much_is_free(),
+            Event::DefinitionsChanged | Event::Surveyed(None) | Event::Loaded(None) => {}
         }
     }
 
