@@ -3,18 +3,25 @@
 use std::{
     collections::HashMap,
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
 };
 
 use dask_wasm_operator_core::spec::Profile;
 use wasmtime::component::{Component, Linker};
 
-use crate::{abi::v0_1, artifact::Digest, wasi};
+use crate::{abi::v0_1, artifact::Digest, lane::REST, wasi};
 
 /// A compiled component whose imports are resolved. It holds nothing of a call.
 pub(crate) struct Code {
     component: Component,
-    pub(crate) linked: v0_1::Linked,
+    linked: v0_1::Linked,
+    made: Instant,
+    /// When it was called last, by whichever plugin, in microseconds since it was made.
+    called: AtomicU64,
 }
 
 impl Code {
@@ -26,13 +33,26 @@ impl Code {
             wasi::link(&mut linker, &component)?;
         }
         let linked = v0_1::Linked::new(linker.instantiate_pre(&component)?)?;
-        Ok(Self { component, linked })
+        Ok(Self { component, linked, made: Instant::now(), called: AtomicU64::new(0) })
     }
 
-    /// Gives the memory of the code back. Whoever runs it then, also at this moment, gets it again from the file, page by page
-    /// and mostly from the kernel's cache.
+    /// Makes a call.
+    pub(crate) fn run<T>(&self, call: impl FnOnce(&v0_1::Linked) -> T) -> T {
+        let answer = call(&self.linked);
+        self.called.store(self.age(), Ordering::Relaxed);
+        answer
+    }
+
+    fn age(&self) -> u64 {
+        self.made.elapsed().as_micros().try_into().unwrap_or(u64::MAX)
+    }
+
+    /// Gives the memory of the code back, unless another plugin has called it a moment ago, and will do this. Whoever runs it
+    /// then, also at this moment, gets it again from the file, page by page and mostly from the kernel's cache.
     pub(crate) fn rest(&self) {
-        give_back(self.component.image_range());
+        if u128::from(self.age().saturating_sub(self.called.load(Ordering::Relaxed))) >= REST.as_micros() {
+            give_back(self.component.image_range());
+        }
     }
 }
 

@@ -22,8 +22,8 @@ const THREAD_STACK: usize = 16 * STACK_BYTES;
 /// How long a thread waits for the next call. Starting one takes about 50 µs.
 const LINGER: Duration = Duration::from_secs(10);
 
-/// How long there is no call until the lane is at rest.
-const REST: Duration = Duration::from_millis(100);
+/// How long there is no call until the lane is at rest: the handlers of a plugin follow each other at once.
+pub(crate) const REST: Duration = Duration::from_millis(25);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -120,14 +120,12 @@ fn work(shared: &Shared) {
         }
         queue.waiting += 1;
         queue = shared.wait(queue, REST);
-        if queue.is_idle() {
-            if queue.waiting == queue.threads {
-                drop(queue);
-                (shared.at_rest)();
-                queue = shared.queue();
-            }
-            queue = shared.wait(queue, LINGER);
+        if queue.is_idle() && queue.waiting == queue.threads {
+            drop(queue);
+            (shared.at_rest)();
+            queue = shared.queue();
         }
+        queue = shared.wait(queue, LINGER);
         queue.waiting -= 1;
         if queue.is_idle() {
             break;

@@ -42,13 +42,13 @@ impl Sandbox {
     }
 
     pub(crate) fn describe(&self) -> Result<Manifest, CallError> {
-        self.run("", Duration::ZERO, |store| self.code.linked.describe(store)).0
+        self.run("", Duration::ZERO, |store| self.code.run(|linked| linked.describe(store))).0
     }
 
     pub(crate) fn call(&self, call: Call) -> CallReport {
         let started = Instant::now();
         let (now, uid) = (Duration::from_millis(call.now), call.subject.uid.clone());
-        let (answer, log) = self.run(&uid, now, |store| self.code.linked.handle(store, call));
+        let (answer, log) = self.run(&uid, now, |store| self.code.run(|linked| linked.handle(store, call)));
         let result: Result<Outcome, _> = answer.and_then(|answer| answer.map_err(CallError::Handler));
         let (lines, log_dropped) = log.into_parts();
         CallReport { result, log: lines, log_dropped, duration: started.elapsed() }
