@@ -15,8 +15,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How often it is asked when nobody says that it is worth it. It takes 20 to 40 ms for a heap of 100 MiB in pieces of all sizes,
-/// and whoever needs memory waits for so long.
+/// How often it is asked when nobody says that it is worth it. It took 7 to 36 ms for a heap of 100 MiB in pieces of up to
+/// 500 bytes, on 2 busy cores, and whoever needs memory waits for so long.
 const INTERVAL: Duration = Duration::from_secs(300);
 
 /// Until whoever said so is done.

@@ -29,7 +29,7 @@ use dask_wasm_operator_core::{
 };
 use dask_wasm_operator_engine::Engine;
 use tokio::{
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Notify, mpsc},
     task::{AbortHandle, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
@@ -101,8 +101,6 @@ pub(crate) struct PluginManager {
     marks: BTreeMap<PathBuf, u64>,
     surveys: JoinSet<Survey>,
     loads: JoinSet<Loaded>,
-    /// Who may load.
-    turns: Arc<Semaphore>,
     pub(super) sweeps: Sweeps,
     pub(super) awaited: Awaited,
     pub(super) definitions: Option<WatchHandle>,
@@ -184,7 +182,6 @@ impl PluginManager {
             marks: BTreeMap::new(),
             surveys: JoinSet::new(),
             loads: JoinSet::new(),
-            turns: Arc::new(Semaphore::new(loading::AT_ONCE)),
             sweeps: Sweeps::default(),
             awaited: Awaited::default(),
             definitions: None,

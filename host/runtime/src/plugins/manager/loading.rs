@@ -18,9 +18,6 @@ use crate::plugins::{
     status::Newest,
 };
 
-/// Plugins whose code is read, checked and compiled at once: each takes memory of some times its component, which may have 32 MiB.
-pub(super) const AT_ONCE: usize = 4;
-
 /// A plugin that has described itself, and the specification that it was loaded for.
 #[derive(Clone)]
 pub(in super::super) struct Prepared {
@@ -47,10 +44,8 @@ impl PluginManager {
             entry.standing.newest =
                 Newest::new(PluginState::Compiling, "Loading", "its code is being checked and compiled");
         }
-        let (surroundings, turns) = (Arc::clone(&self.surroundings), Arc::clone(&self.turns));
+        let surroundings = Arc::clone(&self.surroundings);
         let loading = self.loads.spawn(async move {
-            // It is never closed.
-            let _turn = turns.acquire().await;
             let loaded = load(&surroundings, code, spec, loaded_of).await;
             (name, looked_at, loaded)
         });
