@@ -57,22 +57,22 @@ const PROVOKED: &[(&str, &str, &str)] = &[
     ("RetireIncomplete", "host/core/tests/removal/retiring.rs", "RetireIncomplete"),
     (
         "SchedulerUnreachable",
-        "host/core/tests/asked/autoscaler.rs",
+        "host/core/tests/asked/autoscaler/silent.rs",
         "what_keeps_a_scheduler_from_answering_is_told_with_its_remedy_until_it_answers",
     ),
     (
         "SchedulerAnswerUnusable",
-        "host/core/tests/asked/autoscaler.rs",
+        "host/core/tests/asked/autoscaler/silent.rs",
         "what_keeps_a_scheduler_from_answering_is_told_with_its_remedy_until_it_answers",
     ),
     (
         "SchedulerUnsupported",
-        "host/core/tests/asked/autoscaler.rs",
+        "host/core/tests/asked/autoscaler/silent.rs",
         "what_keeps_a_scheduler_from_answering_is_told_with_its_remedy_until_it_answers",
     ),
     (
         "SchedulerCertificates",
-        "host/core/tests/asked/autoscaler.rs",
+        "host/core/tests/asked/autoscaler/silent.rs",
         "what_keeps_a_scheduler_from_answering_is_told_with_its_remedy_until_it_answers",
     ),
     ("PythonOperatorActive", "host/core/tests/takeover.rs", "nothing_is_written_while_the_python_operator_is_at_work"),
