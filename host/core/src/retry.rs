@@ -22,6 +22,8 @@ pub const PARKED_LONGEST: Duration = Duration::from_secs(600);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backoff {
     attempts: u32,
+    /// Failures since something changed that gives reason to hope.
+    since_hope: Option<u32>,
 }
 
 /// What to do after a failure.
@@ -41,21 +43,33 @@ impl Backoff {
 
     /// All is well.
     pub fn succeed(&mut self) {
-        self.attempts = 0;
+        *self = Self::default();
+    }
+
+    /// What was in the way has changed. Whoever enforces it may not know that yet (the quota of an API server lags behind its
+    /// object), so that the next attempt may be too early and the delays begin anew. What was given up stays so until it
+    /// succeeds.
+    pub fn hope(&mut self) {
+        self.since_hope = Some(0);
     }
 
     /// Counts a failure. `seed` spreads subjects that fail together; `limit` is the number of attempts before parking;
     /// `asked` is a delay that the failing side asked for, honoured up to the longest delay.
     pub fn fail(&mut self, seed: &impl Hash, limit: Option<u32>, asked: Option<Duration>) -> Retry {
         self.attempts = self.attempts.saturating_add(1);
-        match limit.map(|limit| limit.max(1)).filter(|limit| self.attempts >= *limit) {
-            Some(limit) => {
-                Retry::Parked(self.jittered(seed, exponential(PARKED_FIRST, self.attempts - limit, PARKED_LONGEST)))
+        let limit = limit.map(|limit| limit.max(1)).filter(|limit| self.attempts >= *limit);
+        let (first, longest) = limit.map_or((FIRST, LONGEST), |_| (PARKED_FIRST, PARKED_LONGEST));
+        let own = match &mut self.since_hope {
+            Some(failures) => {
+                *failures = failures.saturating_add(1);
+                exponential(FIRST, *failures - 1, longest)
             }
-            None => {
-                let own = self.jittered(seed, exponential(FIRST, self.attempts - 1, LONGEST));
-                Retry::After(asked.map_or(own, |asked| asked.clamp(FIRST, LONGEST.saturating_mul(10))))
-            }
+            None => exponential(first, self.attempts - limit.unwrap_or(1), longest),
+        };
+        let own = self.jittered(seed, own);
+        match limit {
+            Some(_) => Retry::Parked(own),
+            None => Retry::After(asked.map_or(own, |asked| asked.clamp(FIRST, LONGEST.saturating_mul(10)))),
         }
     }
 
@@ -119,6 +133,28 @@ mod tests {
             assert!(delays[0] >= PARKED_FIRST / 2 && delays[0] <= PARKED_FIRST, "{delays:?}");
             assert!(delays.iter().all(|delay| *delay <= PARKED_LONGEST), "{delays:?}");
             assert!(delays.last().is_some_and(|delay| *delay >= PARKED_LONGEST / 2), "{delays:?}");
+        }
+    }
+
+    /// The belief that is attacked: that what was in the way of a write is out of it as soon as it is seen to be.
+    #[test]
+    fn when_there_is_hope_the_delays_begin_anew_and_what_was_given_up_stays_so() {
+        for limit in [None, Some(0), Some(PLUGIN_ATTEMPTS)] {
+            let mut backoff = Backoff::default();
+            let fail = |backoff: &mut Backoff| match backoff.fail(&1, limit, None) {
+                Retry::Parked(delay) => (true, delay),
+                Retry::After(delay) => (false, delay),
+            };
+            (0..20).for_each(|_| _ = fail(&mut backoff));
+            backoff.hope();
+            let delays: Vec<_> = (0..20).map(|_| fail(&mut backoff)).collect();
+            assert!(delays.iter().all(|(is_parked, _)| *is_parked == limit.is_some()), "{delays:?}");
+            let quick: Duration = delays[..6].iter().map(|(_, delay)| *delay).sum();
+            assert!(delays[0].1 <= FIRST && quick <= Duration::from_secs(7), "{delays:?}");
+            let longest = if limit.is_some() { PARKED_LONGEST } else { LONGEST };
+            assert!(delays[19].1 >= longest / 2 && delays[19].1 <= longest, "{delays:?}");
+            backoff.succeed();
+            assert_eq!(backoff, Backoff::default());
         }
     }
 

@@ -149,6 +149,11 @@ impl SubjectState {
         self.requeued = true;
     }
 
+    /// What its last pass met with has changed.
+    pub fn hope(&mut self) {
+        self.backoff.hope();
+    }
+
     /// A scheduler was called, and this came of it at `now`, in milliseconds since the Unix epoch.
     pub fn heard(&mut self, call: &SchedulerCall, result: Result<SchedulerReply, SchedulerError>, now: u64) {
         self.replies.note(call, result, now);

@@ -269,7 +269,9 @@ impl Controller {
     }
 
     async fn reconcile(self: &Arc<Self>, reconciler: Reconciler, at: &NamespacedName, state: &mut SubjectState) {
-        let writes = self.writes(Work::Reconcile(reconciler), at, Warrant::default());
+        let work = Work::Reconcile(reconciler);
+        self.lock().take_reminder(&(work.clone(), at.clone()), self.millis(), state);
+        let writes = self.writes(work, at, Warrant::default());
         let pass = self.pipeline(&writes).reconcile(&Handler::Native(reconciler), at, state, now()).await;
         let postings = self.conclude(reconciler, at, state, pass);
         if reconciler.announces() {
@@ -369,8 +371,12 @@ impl Controller {
         let Some(Mounted { handler, warrant }) = handler else { return };
         let work = Work::Call(Arc::clone(name));
         let key = (work.clone(), at.clone());
-        if self.lock().take_requeue(&key, self.millis()) {
-            state.requeue();
+        {
+            let (mut inner, now) = (self.lock(), self.millis());
+            let is_reminded = inner.take_reminder(&key, now, state);
+            if inner.take_requeue(&key, now) || is_reminded {
+                state.requeue();
+            }
         }
         let limit = handler.rights.limits.applies_per_minute;
         let wait = self.lock().budgets.entry(name.plugin.clone()).or_default().wait(limit, self.millis());
@@ -463,8 +469,10 @@ impl Controller {
             None if pass.findings.waits() => Some(pass.requeue_after.unwrap_or(PARKED_LONGEST).min(PARKED_LONGEST)),
             None => pass.requeue_after,
         };
-        if let Some(delay) = delay {
-            inner.queue.wake_at(work, at.clone(), self.millis_after(delay));
+        let due = delay.map(|delay| self.millis_after(delay));
+        let key = (work, at.clone());
+        if let Some(due) = due.into_iter().chain(inner.waiting.due(&key)).min() {
+            inner.queue.wake_at(key.0, key.1, due);
         }
     }
 

@@ -154,6 +154,30 @@ fn what_wakes_a_subject_before_its_time_does_not_change_its_appointment() {
     assert!(!inner.take_requeue(&key, 101), "it is kept once");
 }
 
+/// The belief that is attacked: that nothing changes while a call is under way. What it was told then was forgotten at its end.
+#[tokio::test]
+async fn a_change_during_a_call_that_fails_is_followed_by_another_call() {
+    let controller = controller(Arc::new(cluster()), Gate::open());
+    let name = HandlerName { plugin: "p".to_owned(), handler: "h".to_owned() };
+    let key = (Work::Call(Arc::new(name)), NamespacedName::new("ns1", "subject"));
+    let kind = GroupVersionKind::new("", "v1", "ResourceQuota");
+    let quota = ObjectKey { kind, at: NamespacedName::new("ns1", "full") };
+    let mut inner = controller.lock();
+    let problems = [Problem::passing("Forbidden", "exceeded quota").until(quota.clone())];
+    inner.waiting.note(&key.0, &key.1, &problems);
+    controller.remind(&mut inner, &quota);
+    let report = CallReport { result: Ok(Outcome::default()), log: Vec::new(), log_dropped: 0, duration: PATIENCE };
+    let retry = Some(Retry::Parked(Duration::from_secs(60)));
+    let pass = Pass { retry, call: Some(report), alive: true, ..Pass::default() };
+    controller.appoint(&mut inner, key.clone(), &pass);
+    controller.schedule(&mut inner, key.0.clone(), &key.1, &pass);
+
+    let now = controller.millis();
+    assert!(inner.queue.next(now, |_| 1).is_some(), "it is not tried before a minute has passed");
+    let mut state = SubjectState::default();
+    assert!(inner.take_reminder(&key, now, &mut state) && !inner.take_reminder(&key, now, &mut state));
+}
+
 #[tokio::test]
 async fn without_the_lease_it_rests_whatever_is_due_and_begins_as_soon_as_it_is_held() {
     let (until, gate) = watch::channel(None);

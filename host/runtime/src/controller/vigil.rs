@@ -4,7 +4,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use dask_wasm_operator_cluster::watch::{WatchHandle, WatchKey};
-use dask_wasm_operator_core::object::ObjectKey;
+use dask_wasm_operator_core::{
+    object::{NamespacedName, ObjectKey},
+    pipeline::SubjectState,
+};
 
 use super::{Controller, Inner, Work};
 
@@ -53,18 +56,32 @@ impl Controller {
         let mut inner = self.lock();
         let begun = |object: &&ObjectKey| object.kind.same_kind(&kind) && object.at.namespace == key.namespace;
         let objects: Vec<_> = inner.waiting.objects().filter(begun).cloned().collect();
-        objects.iter().for_each(|object| self.remind(&mut inner, object));
+        for object in objects {
+            let waiting = inner.waiting.look_again(&object, self.millis());
+            inner.wake_those(waiting);
+        }
         drop(inner);
         self.woken.notify_one();
     }
 
-    /// Has those try again who wait for an object.
+    /// Has those try again who wait for an object, which has changed.
     pub(super) fn remind(&self, inner: &mut Inner, object: &ObjectKey) {
-        for ((work, at), due) in inner.waiting.hear(object, self.millis()) {
-            if let Work::Call(_) = work {
-                inner.requeues.insert((work.clone(), at.clone()), due);
-            }
-            inner.queue.wake_at(work, at, due);
+        let waiting = inner.waiting.hear(object, self.millis());
+        inner.wake_those(waiting);
+    }
+}
+
+impl Inner {
+    fn wake_those(&mut self, waiting: Vec<((Work, NamespacedName), u64)>) {
+        waiting.into_iter().for_each(|((work, at), due)| self.queue.wake_at(work, at, due));
+    }
+
+    /// A subject is about to be tried: whether that is because of what it waits for.
+    pub(super) fn take_reminder(&mut self, key: &(Work, NamespacedName), now: u64, state: &mut SubjectState) -> bool {
+        let reminder = self.waiting.take(key, now);
+        if reminder.is_some_and(|reminder| reminder.is_news) {
+            state.hope();
         }
+        reminder.is_some()
     }
 }

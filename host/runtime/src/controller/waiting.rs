@@ -45,16 +45,41 @@ struct Wait {
     /// When a change was last heard, on the queue's clock.
     heard: Option<u64>,
     pause: u64,
+    reminder: Option<Reminder>,
+}
+
+/// A subject is to be tried again, since it was last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reminder {
+    /// From when on, on the queue's clock.
+    due: u64,
+    /// Whether what it waits for has changed, which seldom happens.
+    pub(super) is_news: bool,
 }
 
 impl Wait {
-    /// When a change that happens now is to be heard.
+    /// A change happens now. Answers when it is to be heard: what is still to be heard is not put off by it.
     fn hear(&mut self, now: u64) -> u64 {
-        let due = self.heard.map_or(now, |heard| now.max(heard.saturating_add(self.pause)));
         let is_rare = self.heard.is_none_or(|heard| now > heard.saturating_add(LONGEST));
-        self.pause = if is_rare { FIRST } else { (self.pause * 2).min(LONGEST) };
-        self.heard = Some(due);
+        let due = match self.reminder {
+            Some(reminder) => reminder.due,
+            None => {
+                let due = self.heard.map_or(now, |heard| now.max(heard.saturating_add(self.pause)));
+                self.pause = if is_rare { FIRST } else { (self.pause * 2).min(LONGEST) };
+                self.heard = Some(due);
+                due
+            }
+        };
+        let is_news = is_rare || self.reminder.is_some_and(|reminder| reminder.is_news);
+        self.reminder = Some(Reminder { due, is_news });
         due
+    }
+
+    /// Nobody knows what has happened before now.
+    fn look_again(&mut self, now: u64) -> u64 {
+        let is_news = self.reminder.is_some_and(|reminder| reminder.is_news);
+        self.reminder = Some(Reminder { due: now, is_news });
+        now
     }
 }
 
@@ -83,12 +108,31 @@ impl Waiting {
 
     /// The subjects that wait for an object which changes now, and when they are to hear of it.
     pub(super) fn hear(&mut self, object: &ObjectKey, now: u64) -> Vec<(Subject, u64)> {
+        self.of_each(object, |wait| wait.hear(now))
+    }
+
+    /// The subjects that wait for an object of which nobody knows what has happened to it before now.
+    pub(super) fn look_again(&mut self, object: &ObjectKey, now: u64) -> Vec<(Subject, u64)> {
+        self.of_each(object, |wait| wait.look_again(now))
+    }
+
+    fn of_each(&mut self, object: &ObjectKey, due: impl Fn(&mut Wait) -> u64) -> Vec<(Subject, u64)> {
         let waiting = self.objects.get(&Unversioned::of(object)).map(|awaited| awaited.by.clone()).unwrap_or_default();
-        let heard = |subject: Subject| {
-            let due = self.subjects.get_mut(&subject)?.hear(now);
+        let of = |subject: Subject| {
+            let due = due(self.subjects.get_mut(&subject)?);
             Some((subject, due))
         };
-        waiting.into_iter().filter_map(heard).collect()
+        waiting.into_iter().filter_map(of).collect()
+    }
+
+    /// When a subject is to be tried again because of what it waits for.
+    pub(super) fn due(&self, subject: &Subject) -> Option<u64> {
+        self.subjects.get(subject)?.reminder.map(|reminder| reminder.due)
+    }
+
+    /// The reminder of a subject that is about to be tried again, if its time has come.
+    pub(super) fn take(&mut self, subject: &Subject, now: u64) -> Option<Reminder> {
+        self.subjects.get_mut(subject)?.reminder.take_if(|reminder| reminder.due <= now)
     }
 
     /// The objects that somebody waits for.
@@ -156,15 +200,55 @@ mod tests {
         assert!(waiting.subjects.is_empty() && waiting.objects.is_empty());
     }
 
+    /// A subject that waits for `a`.
+    fn one() -> (Waiting, Subject) {
+        let subject = (Work::Reconcile(Reconciler::WorkerGroup), NamespacedName::new("ns1", "a"));
+        let mut waiting = Waiting::default();
+        waiting.note(&subject.0, &subject.1, &missing("a"));
+        (waiting, subject)
+    }
+
     #[test]
     fn what_changes_all_the_time_wakes_those_who_wait_ever_less_often_and_what_changes_seldom_at_once() {
-        let (mut waiting, at) = (Waiting::default(), NamespacedName::new("ns1", "a"));
-        waiting.note(&Work::Reconcile(Reconciler::WorkerGroup), &at, &missing("a"));
-        let mut hear = |now| waiting.hear(&cluster("a"), now)[0].1;
-        assert_eq!((hear(1_000), hear(1_001), hear(1_002)), (1_000, 1_100, 1_300));
-        let last = (0..40).fold(1_300, |now, _| hear(now));
-        assert_eq!(hear(last), last + LONGEST);
+        let (mut waiting, subject) = one();
+        let mut hear = |now: u64| {
+            let due = waiting.hear(&cluster("a"), now)[0].1;
+            let reminder = waiting.take(&subject, due).expect("it is tried then");
+            (due, reminder.is_news)
+        };
+        assert_eq!([hear(1_000), hear(1_001), hear(1_002)], [(1_000, true), (1_100, false), (1_300, false)]);
+        let last = (0..40).fold(1_300, |now, _| hear(now).0);
+        assert_eq!(hear(last), (last + LONGEST, false));
         let later = last + 3 * LONGEST;
-        assert_eq!(hear(later), later);
+        assert_eq!(hear(later), (later, true));
+    }
+
+    /// The belief that is attacked: that a subject is tried between two changes. Each change put it off.
+    #[test]
+    fn changes_do_not_put_off_what_is_to_be_heard() {
+        let (mut waiting, subject) = one();
+        let (mut now, mut tried) = (0, Vec::new());
+        while now < 10 * LONGEST {
+            waiting.hear(&cluster("a"), now);
+            now += 20;
+            tried.extend(waiting.take(&subject, now).map(|_| now));
+        }
+        let pauses: Vec<_> = tried.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(pauses.iter().all(|pause| *pause <= LONGEST + 20) && pauses.len() > 10, "{pauses:?}");
+    }
+
+    #[test]
+    fn a_change_that_nobody_has_tried_after_is_kept() {
+        let (mut waiting, subject) = one();
+        let reminded = |waiting: &mut Waiting, now| waiting.take(&subject, now).map(|reminder| reminder.is_news);
+        assert_eq!(waiting.look_again(&cluster("a"), 1), [(subject.clone(), 1)]);
+        assert_eq!((waiting.due(&subject), reminded(&mut waiting, 0)), (Some(1), None));
+        assert_eq!(reminded(&mut waiting, 1), Some(false), "nobody has seen a change");
+        assert_eq!((waiting.due(&subject), reminded(&mut waiting, 9)), (None, None));
+
+        waiting.hear(&cluster("a"), 10);
+        assert!(!waiting.note(&subject.0, &subject.1, &missing("a")), "a pass that began before ends the same");
+        waiting.look_again(&cluster("a"), 11);
+        assert_eq!(reminded(&mut waiting, 11), Some(true));
     }
 }
