@@ -8,6 +8,8 @@ use crate::{
     stage::on_stage_with_dask,
 };
 
+/// What a scheduler asks for grows with the time that it has seen the tasks take: no more are asked for while workers are to come,
+/// and nobody runs those that come here.
 #[tokio::test]
 async fn workers_come_with_the_work_and_stay_within_bounds() -> anyhow::Result<()> {
     on_stage_with_dask(&[], async |stage, dask| {
@@ -15,7 +17,9 @@ async fn workers_come_with_the_work_and_stay_within_bounds() -> anyhow::Result<(
         dask.run(
             "import time\n\
              work = client.map(time.sleep, [600] * 100, pure=False)\n\
-             client.publish_dataset(work, name='work')",
+             client.publish_dataset(work, name='work')\n\
+             asked = lambda dask_scheduler: dask_scheduler.adaptive_target()\n\
+             while client.run_on_scheduler(asked) < 3: time.sleep(0.05)",
         )?;
         let mut autoscaler = manifests::autoscaler(SIMPLE, 1, 3);
         autoscaler["spec"]["intervalSeconds"] = 1.into();
