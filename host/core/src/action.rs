@@ -197,6 +197,12 @@ pub enum WriteError {
         /// The fields that it names, as paths in the object.
         fields: Vec<String>,
     },
+    /// The server does not know the kind, any more.
+    #[error("the API server does not serve the kind of {object}; install its CustomResourceDefinition")]
+    NotServed {
+        /// The object.
+        object: ObjectKey,
+    },
     /// No answer, or one that says to try again.
     #[error("the API server could not be asked to {verb} {object}: {}", quote(message))]
     Unavailable {
@@ -217,7 +223,8 @@ pub enum WriteError {
 
 impl WriteError {
     /// The kinds that a person should know of: what can be found out only by writing.
-    pub const TOLD: [&str; 5] = ["ForeignObject", "FieldConflict", "Forbidden", "Refused", "ApiUnavailable"];
+    pub const TOLD: [&str; 6] =
+        ["ForeignObject", "FieldConflict", "Forbidden", "Refused", "ApiUnavailable", "KindNotServed"];
 
     /// The object that was not written; none: nothing was tried.
     pub fn object(&self) -> Option<&ObjectKey> {
@@ -226,15 +233,18 @@ impl WriteError {
             | Self::Conflict { object, .. }
             | Self::Stale { object, .. }
             | Self::Refused { object, .. }
+            | Self::NotServed { object }
             | Self::Unavailable { object, .. } => Some(object),
             Self::NotLeader | Self::Withdrawn => None,
         }
     }
 
-    /// An object that stands in the way: when it changes or goes, the same may be done.
+    /// An object that stands in the way: when it changes or goes, or its kind comes, the same may be done.
     pub fn in_the_way(&self) -> Option<ObjectKey> {
         match self {
-            Self::Foreign { object, .. } | Self::Conflict { object, .. } => Some(object.clone()),
+            Self::Foreign { object, .. } | Self::Conflict { object, .. } | Self::NotServed { object } => {
+                Some(object.clone())
+            }
             Self::Refused { object, code: 403, message, .. } => quota(object, message),
             Self::Refused { .. } | Self::Stale { .. } | Self::Unavailable { .. } => None,
             Self::NotLeader | Self::Withdrawn => None,
@@ -249,6 +259,7 @@ impl WriteError {
             Self::Stale { .. } => "Stale",
             Self::Refused { code: 403, .. } => "Forbidden",
             Self::Refused { .. } => "Refused",
+            Self::NotServed { .. } => "KindNotServed",
             Self::Unavailable { .. } => "ApiUnavailable",
             Self::NotLeader => "NotLeader",
             Self::Withdrawn => "Withdrawn",

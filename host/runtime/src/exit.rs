@@ -58,7 +58,7 @@ pub enum Failure {
 
 fn list(rights: &BTreeSet<Access>) -> String {
     rights.iter().fold(String::new(), |mut lines, right| {
-        let _ = write!(lines, "\n  {right}");
+        let _ = write!(lines, "\n{right}");
         lines
     })
 }
@@ -76,15 +76,16 @@ impl Failure {
         }
     }
 
-    /// The whole chain of causes. Of what others have to do with it nothing but line breaks gets to the terminal as it is.
+    /// The whole chain of causes. What others have to do with it rules no terminal, and forges no line: each but the first is
+    /// indented.
     fn message(&self) -> String {
-        let mut message = format!("error: {self}");
+        let mut message = format!("error: {}", indented(self));
         let mut cause = self.source();
         while let Some(error) = cause {
-            let _ = write!(message, "\n  because: {error}");
+            let _ = write!(message, "\n  because: {}", indented(error));
             cause = error.source();
         }
-        message.split('\n').map(|part| line(part, usize::MAX)).collect::<Vec<_>>().join("\n")
+        message
     }
 
     /// Tells people on stderr and answers the exit code.
@@ -93,6 +94,12 @@ impl Failure {
         let _ = writeln!(io::stderr(), "{}", self.message());
         ExitCode::from(self.code())
     }
+}
+
+fn indented(error: &dyn Error) -> String {
+    let text = error.to_string();
+    let lines: Vec<_> = text.split('\n').map(|part| line(part, usize::MAX)).collect();
+    lines.join("\n    ")
 }
 
 #[cfg(test)]
@@ -108,7 +115,10 @@ mod tests {
         let failure = Failure::MissingRights { rights: rights.clone() };
         let message = failure.message();
         for right in rights {
-            assert!(message.contains(&format!("\n  {right}")), "{right}");
+            assert!(
+                message.contains(&format!("\n    {right}\n")) || message.ends_with(&format!("\n    {right}")),
+                "{right}"
+            );
         }
         assert!(message.contains("chart"));
         assert_eq!(failure.code(), 77);
@@ -127,7 +137,7 @@ mod tests {
     #[test]
     fn what_others_say_does_not_rule_the_terminal() {
         let failure = Failure::Other(anyhow::anyhow!("a webhook said\u{1b}[2J\u{202e}\r\nno"));
-        assert_eq!(failure.message(), "error: a webhook said\\u{1b}[2J\\u{202e}\\r\nno");
+        assert_eq!(failure.message(), "error: a webhook said\\u{1b}[2J\\u{202e}\\r\n    no");
     }
 
     #[test]

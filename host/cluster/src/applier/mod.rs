@@ -119,6 +119,7 @@ impl Applier {
         match judge(status, apply) {
             Verdict::Taken => self.who_has(apply).await,
             Verdict::Conflict => WriteError::Conflict { object, message: conflicts(status) },
+            Verdict::NotServed => WriteError::NotServed { object },
             Verdict::Refused => refused(object, status.code, &status.reason, &error),
             Verdict::Stale => {
                 if names_uid(status) {

@@ -21,6 +21,8 @@ pub(super) enum Verdict {
     Conflict,
     /// A precondition did not hold.
     Stale,
+    /// The kind is not served.
+    NotServed,
     /// The object is refused as it is.
     Refused,
 }
@@ -35,6 +37,7 @@ pub(super) fn judge(status: &Status, apply: &Apply) -> Verdict {
         409 => Verdict::Stale,
         422 if has_second_controller(status) => Verdict::Taken,
         404 if is_about(status, apply) && apply.target == ApplyTarget::Status => Verdict::Stale,
+        404 if is_not_served(status) => Verdict::NotServed,
         _ => Verdict::Refused,
     }
 }
@@ -118,6 +121,13 @@ fn is_about(status: &Status, apply: &Apply) -> bool {
         .is_some_and(|details| details.name == apply.object.at.name && details.kind == apply.resource.plural)
 }
 
+/// Whether a "not found" is about the kind: what the server says of a group or of a resource that it does not know. Admission may
+/// answer the same code in words of its own.
+pub(super) fn is_not_served(status: &Status) -> bool {
+    status.code == 404
+        && matches!(status.message.as_str(), "404 page not found" | "the server could not find the requested resource")
+}
+
 fn causes(status: &Status) -> impl Iterator<Item = &StatusCause> {
     status.details.iter().flat_map(|details| &details.causes)
 }
@@ -193,6 +203,16 @@ mod tests {
             (422, "spec is invalid", &json!({}), absent, object, Verdict::Refused),
             (404, "", &gone, present, ApplyTarget::Status, Verdict::Stale),
             (404, "", &no_namespace, present, ApplyTarget::Status, Verdict::Refused),
+            (404, "404 page not found", &json!({}), absent, object, Verdict::NotServed),
+            (404, "the server could not find the requested resource", &json!({}), present, object, Verdict::NotServed),
+            (
+                404,
+                "admission webhook \"w\" denied the request: 404 page not found",
+                &json!({}),
+                absent,
+                object,
+                Verdict::Refused,
+            ),
             (403, "exceeded quota", &json!({}), absent, object, Verdict::Refused),
         ] {
             let verdict = judge(&status(code, message, details.clone()), &apply(precondition.clone(), target));

@@ -138,9 +138,9 @@ fn unanswered(reconciler: Reconciler, seen: &Snapshot, error: &WriteError, state
 }
 
 /// Reasons of problems that are found out by writing only: a name may be refused, too.
-const TOLD_BY_WRITES: [&str; 6] = {
-    let [foreign, conflict, forbidden, refused, unavailable] = WriteError::TOLD;
-    [foreign, conflict, forbidden, refused, unavailable, INVALID_NAME]
+const TOLD_BY_WRITES: [&str; 7] = {
+    let [foreign, conflict, forbidden, refused, unavailable, not_served] = WriteError::TOLD;
+    [foreign, conflict, forbidden, refused, unavailable, not_served, INVALID_NAME]
 };
 
 /// Of a cluster once, not for its idleness, too.

@@ -92,6 +92,7 @@ impl Pipeline<'_> {
             | Err(WriteError::Refused { .. } | WriteError::Conflict { .. } | WriteError::Foreign { .. }) => Ok(false),
             Err(
                 error @ (WriteError::Stale { .. }
+                | WriteError::NotServed { .. }
                 | WriteError::Unavailable { .. }
                 | WriteError::NotLeader
                 | WriteError::Withdrawn),

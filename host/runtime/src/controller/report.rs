@@ -91,8 +91,12 @@ impl Controller {
 
 /// When a handler is called again for a subject that is parked. Of many objects that it waits for, one is named.
 fn when_tried_again(problems: &[Problem], delay: Duration) -> String {
-    let mut awaited = problems.iter().filter_map(|problem| problem.waits_for.as_ref());
-    let changes = awaited.next().map(|object| format!("when {object} changes or is gone, ")).unwrap_or_default();
+    let mut awaited = problems.iter().filter_map(|problem| Some((problem.reason, problem.waits_for.as_ref()?)));
+    let changes = match awaited.next() {
+        Some(("KindNotServed", object)) => format!("when {} is served, ", object.kind),
+        Some((_, object)) => format!("when {object} changes or is gone, "),
+        None => String::new(),
+    };
     format!("tried again {changes}when the object itself changes, and in {} s at the latest", delay.as_secs())
 }
 

@@ -184,12 +184,18 @@ impl PluginManager {
     /// Mounts what can be served with the kinds that are there now.
     pub(super) fn asked_for_kinds(&mut self) {
         let table = self.surroundings.discovery.table();
+        let mut names = Vec::new();
         // Where newer code or grants are no good, what serves stays as it was mounted.
-        let can_be_served = self.plugins.iter().filter(|(_, entry)| {
-            matches!(entry.standing.newest.state, PluginState::Ready | PluginState::NotServed)
-                && entry.missing.iter().any(|kind| table.resolve(kind).is_ok())
-        });
-        let names: Vec<_> = can_be_served.map(|(name, _)| name.clone()).collect();
+        for (name, entry) in &mut self.plugins {
+            let is_current = matches!(entry.standing.newest.state, PluginState::Ready | PluginState::NotServed);
+            let Some(prepared) = entry.prepared.as_ref().filter(|_| is_current) else { continue };
+            if entry.missing.iter().any(|kind| table.resolve(kind).is_ok()) {
+                names.push(name.clone());
+            } else {
+                // What has vanished is waited for, too.
+                entry.missing = prepared.kinds().filter(|kind| table.resolve(kind).is_err()).cloned().collect();
+            }
+        }
         names.iter().for_each(|name| self.prepare_mount(name));
     }
 }

@@ -4,7 +4,9 @@ use std::ops::Deref;
 
 use dask_wasm_operator_api::crds;
 use dask_wasm_operator_test_support::{
-    Dask, DaskOptions, DaskProcesses, Installation, Kubeconfig, Operator, TestCluster, with_namespace,
+    Dask, DaskOptions, DaskProcesses, Installation, Kubeconfig, Operator, TestCluster,
+    control_plane::{Binaries, ControlPlane},
+    with_namespace,
 };
 use serde_json::{Value, json};
 
@@ -54,6 +56,22 @@ pub(crate) async fn on_stage_with(
     body: impl AsyncFnOnce(&mut Stage) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     in_namespace(async |objects, admin| play(objects, &admin, values, arguments, body).await).await
+}
+
+/// As [`on_stage_with`], with an API server of its own: for who changes what all namespaces see.
+pub(crate) async fn on_own_stage(
+    values: &Value,
+    body: impl AsyncFnOnce(&mut Stage) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let binaries = tokio::task::spawn_blocking(|| Binaries::ensure(&|line| eprintln!("{line}"))).await??;
+    let control_plane = ControlPlane::start(&binaries, &crds()).await?;
+    let admin = control_plane.kubeconfig();
+    let client = admin.client().await?;
+    with_namespace(&client, async |namespace| {
+        let objects = Objects { client: client.clone(), namespace: namespace.to_owned() };
+        play(objects, admin, values, &[], body).await
+    })
+    .await
 }
 
 /// As [`on_stage`], with a real scheduler, which the operator takes for that of DaskCluster [`SIMPLE`], and with further

@@ -119,7 +119,7 @@ fn withdrawal(handler: &MountedHandler, subject: &ObjectKey, uid: &str) -> Actio
 
 /// Whether there is nothing left to be removed: the object is gone, or its namespace or kind.
 fn is_over(error: &WriteError) -> bool {
-    matches!(error, WriteError::Stale { .. } | WriteError::Refused { code: 404, .. })
+    matches!(error, WriteError::Stale { .. } | WriteError::NotServed { .. } | WriteError::Refused { code: 404, .. })
 }
 
 /// What was made for the subject is still there.

@@ -2,9 +2,10 @@
 
 use anyhow::ensure;
 use dask_wasm_operator_test_support::wait_for;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, PostParams};
+use kube::api::{Api, DeleteParams, DynamicObject};
 use serde_json::json;
 
+use super::admission::{forget, install};
 use crate::{
     objects::{CONFIG_MAP, Kind, PLUGIN, TIMEOUT},
     stage::{Stage, on_stage},
@@ -14,12 +15,6 @@ const POLICIES: [Kind<'_>; 2] = [
     Kind("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy"),
     Kind("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding"),
 ];
-
-fn policies(stage: &Stage, Kind(api_version, kind): Kind<'_>) -> Api<DynamicObject> {
-    let plural = format!("{}s", kind.to_lowercase()).replace("policys", "policies");
-    let resource = ApiResource { plural, ..Kind(api_version, kind).resource() };
-    Api::all_with(stage.client.clone(), &resource)
-}
 
 /// Forbids the operator to delete a ConfigMap of its namespace, and returns when that is in force.
 async fn forbid_deletion(stage: &Stage, name: &str) -> anyhow::Result<()> {
@@ -39,10 +34,7 @@ async fn forbid_deletion(stage: &Stage, name: &str) -> anyhow::Result<()> {
         }),
         json!({"policyName": namespace, "validationActions": ["Deny"]}),
     ];
-    for (kind, spec) in POLICIES.into_iter().zip(specs) {
-        let object = json!({"apiVersion": kind.0, "kind": kind.1, "metadata": {"name": namespace}, "spec": spec});
-        policies(stage, kind).create(&PostParams::default(), &serde_json::from_value(object)?).await?;
-    }
+    install(stage, POLICIES.into_iter().zip(specs)).await?;
     let as_operator = stage.kubeconfig.client().await?;
     let api: Api<DynamicObject> = Api::namespaced_with(as_operator, namespace, &CONFIG_MAP.resource());
     wait_for("the policy to be in force", TIMEOUT, async || {
@@ -53,10 +45,7 @@ async fn forbid_deletion(stage: &Stage, name: &str) -> anyhow::Result<()> {
 }
 
 async fn allow_deletion(stage: &Stage) -> anyhow::Result<()> {
-    for kind in POLICIES {
-        policies(stage, kind).delete(&stage.namespace, &DeleteParams::default()).await?;
-    }
-    Ok(())
+    forget(stage, POLICIES).await
 }
 
 /// Two children, of which one may not be deleted.

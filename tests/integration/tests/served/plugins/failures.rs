@@ -1,20 +1,16 @@
 //! Plugins that fail, or answer what they may not.
 
-use std::time::Duration;
-
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use super::SOON;
 use crate::{
     objects::{CONFIG_MAP, Kind, PLUGIN, text},
     stage::on_stage,
 };
 
 const QUOTA: Kind<'_> = Kind("v1", "ResourceQuota");
-
-/// Sooner than what is parked is tried again by itself.
-const SOON: Duration = Duration::from_secs(20);
 
 fn count(plugin: &Value, count: &str) -> u64 {
     plugin["status"]["counts"][count].as_u64().unwrap_or_default()

@@ -1,5 +1,6 @@
 //! Plugins on a real API server.
 
+mod admission;
 mod children;
 mod code;
 mod dask_kinds;
@@ -14,3 +15,8 @@ mod sources;
 mod strangers;
 mod subjects;
 mod words;
+
+use std::time::Duration;
+
+/// Sooner than what is parked is tried again by itself.
+const SOON: Duration = Duration::from_secs(20);
