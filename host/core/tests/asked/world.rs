@@ -9,7 +9,7 @@ use dask_wasm_operator_core::{
     memory::{MemoryCluster, built_in_resources},
     object::{NamespacedName, Object, ObjectKey},
     pipeline::{Handler, Pipeline, SubjectState},
-    ports::Writes,
+    ports::{Observed, Writes},
     retry::Retry,
     scheduler::{SchedulerCall, SchedulerError, SchedulerReply},
     wanted::Problem,
@@ -24,8 +24,20 @@ type Answer = Result<SchedulerReply, SchedulerError>;
 type Scheduler = dyn FnMut(&SchedulerCall, u64) -> Answer;
 type Subject = (Reconciler, NamespacedName);
 
+/// What the operator sees of the cluster, and sends to it.
+pub(crate) trait Api: Observed + Writes {
+    /// The time at which it is asked from now on.
+    fn set_now(&self, _now: u64) {}
+
+    /// An Event is posted on this object.
+    fn post(&self, _subject: &ObjectKey, _event: &EventNote) {}
+}
+
+impl Api for MemoryCluster {}
+
 pub(crate) struct World {
     pub(crate) cluster: Arc<MemoryCluster>,
+    api: Arc<dyn Api>,
     /// Those that run.
     pub(crate) reconcilers: Vec<Reconciler>,
     pub(crate) now: u64,
@@ -45,7 +57,7 @@ pub(crate) struct World {
 }
 
 /// Polls a future that never waits: the cluster in memory answers at once.
-fn now<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
     match std::pin::pin!(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
         std::task::Poll::Ready(value) => value,
         std::task::Poll::Pending => panic!("the cluster in memory made somebody wait"),
@@ -61,8 +73,21 @@ impl World {
         objects.into_iter().for_each(|object| {
             cluster.create(object).unwrap();
         });
-        let mut world = Self {
-            cluster: Arc::new(cluster),
+        let cluster = Arc::new(cluster);
+        let mut world = Self::over(Arc::clone(&cluster), cluster, scheduler);
+        world.settle();
+        world
+    }
+
+    /// One whose operator sees of the cluster what this API lets it see. No pass is made yet.
+    pub(crate) fn over(
+        cluster: Arc<MemoryCluster>,
+        api: Arc<dyn Api>,
+        scheduler: impl FnMut(&SchedulerCall, u64) -> Answer + 'static,
+    ) -> Self {
+        Self {
+            cluster,
+            api,
             reconcilers: Reconciler::ALL.to_vec(),
             now: BEGIN,
             scheduler: Box::new(scheduler),
@@ -73,9 +98,7 @@ impl World {
             states: BTreeMap::new(),
             due: BTreeMap::new(),
             environment: Environment::default(),
-        };
-        world.settle();
-        world
+        }
     }
 
     /// Passes over every subject until there is nothing left to do at this moment.
@@ -122,13 +145,14 @@ impl World {
 
     /// One pass, with its status; whether anything came of it.
     pub(crate) fn pass(&mut self, reconciler: Reconciler, at: &NamespacedName) -> bool {
-        self.pass_over(reconciler, at, &*Arc::clone(&self.cluster))
+        self.pass_over(reconciler, at, &*Arc::clone(&self.api))
     }
 
     /// One pass that writes to something else than the cluster itself, except for the status.
     pub(crate) fn pass_over(&mut self, reconciler: Reconciler, at: &NamespacedName, writes: &dyn Writes) -> bool {
         let key = (reconciler, at.clone());
-        let pipeline = Pipeline { observed: &*self.cluster, writes, environment: &self.environment };
+        self.api.set_now(self.now);
+        let pipeline = Pipeline { observed: &*self.api, writes, environment: &self.environment };
         let state = self.states.entry(key.clone()).or_default();
         let found_before = state.found();
         let pass = now(pipeline.reconcile(&Handler::Native(reconciler), at, state, self.now));
@@ -138,19 +162,28 @@ impl World {
         });
         if killed {
             if self.publishes_late {
-                let pipeline = Pipeline { writes: &*self.cluster, ..pipeline };
+                let pipeline = Pipeline { writes: &*self.api, ..pipeline };
                 now(pipeline.publish(reconciler, at, found_before.as_ref(), self.now)).unwrap();
             }
             self.restart();
             return true;
         }
         let exists = self.cluster.objects().iter().any(|object| object.at() == *at);
-        self.events.extend(pass.events.iter().map(|event| (event.clone(), exists)));
-        let pipeline = Pipeline { writes: &*self.cluster, ..pipeline };
+        let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
+        let mut notes = pass.events.clone();
+        if !reconciler.has_conditions() {
+            let before = found_before.map(|found| found.findings.problems).unwrap_or_default();
+            let new = pass.findings.problems.iter().filter(|problem| !problem.is_among(&before));
+            notes.extend(new.map(Problem::as_event));
+        }
+        let pipeline = Pipeline { writes: &*self.api, ..pipeline };
+        notes.iter().for_each(|event| self.api.post(&subject, event));
+        self.events.extend(notes.into_iter().map(|event| (event, exists)));
         let notes = match pass.is_told {
             true => Vec::new(),
             false => now(pipeline.publish(reconciler, at, state.found().as_ref(), self.now)).unwrap(),
         };
+        notes.iter().for_each(|event| self.api.post(&subject, event));
         self.events.extend(notes.into_iter().map(|event| (event, exists)));
         let mut busy = !self.cluster.take_written().is_empty();
         for (_, call) in pass.calls {

@@ -25,7 +25,7 @@ pub(crate) struct Kill {
 }
 
 pub(crate) struct Kubernetes {
-    pub(crate) cluster: MemoryCluster,
+    pub(crate) cluster: Arc<MemoryCluster>,
     state: Mutex<State>,
 }
 
@@ -56,7 +56,8 @@ struct State {
 impl Kubernetes {
     pub(crate) fn new(now: u64) -> Self {
         let state = State { now, ..State::default() };
-        Self { cluster: MemoryCluster::new(built_in_resources(), &rfc3339(now)), state: Mutex::new(state) }
+        let cluster = MemoryCluster::new(built_in_resources(), &rfc3339(now));
+        Self { cluster: Arc::new(cluster), state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
