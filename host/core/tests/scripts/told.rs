@@ -97,6 +97,7 @@ fn below(path: &str, name: &str) -> String {
         "" => name.to_owned(),
         "metadata.annotations" => format!("annotation {name}"),
         "metadata.labels" => format!("label {name}"),
+        _ if name.contains(['.', '/']) => format!("{path}[{name}]"),
         _ => format!("{path}.{name}"),
     }
 }
