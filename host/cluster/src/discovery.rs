@@ -192,7 +192,7 @@ impl Discovery {
             }
             sleep(AWAIT_INTERVAL).await;
             if let Err(error) = self.ask_again(&mut *self.asked.lock().await).await {
-                tracing::debug!(%error, "whether the kinds are served can't be seen");
+                tracing::debug!(%error, "the API server does not answer which kinds it serves");
             }
         }
     }

@@ -331,7 +331,7 @@ impl Candidate {
                     if self.has_run_out(held) && !std::mem::replace(&mut has_run_out, true) {
                         tracing::warn!(
                             lease = self.name(),
-                            "the Lease has run out; nothing is written until it is renewed"
+                            "the Lease has expired; nothing is written until it is renewed"
                         );
                     }
                     sleep(self.settings.retry_interval).await;
@@ -380,7 +380,7 @@ impl Candidate {
         let call = Call::json(Method::PUT, &self.path, &released(lease, Timestamp::now()));
         match call.send(&self.client, REQUEST_DEADLINE).await {
             Ok(_) => tracing::info!(lease = self.name(), "the Lease is released"),
-            Err(error) => self.report(&error, "the Lease could not be released; it runs out by itself"),
+            Err(error) => self.report(&error, "the Lease could not be released; it expires by itself"),
         }
     }
 

@@ -217,7 +217,7 @@ pub enum WriteError {
     #[error("not written: this process does not hold the Lease")]
     NotLeader,
     /// What allowed it was withdrawn meanwhile: its plugin was suspended, removed, replaced, or is granted less.
-    #[error("not written: the plugin may not any more, or was mounted anew")]
+    #[error("not written: the plugin may not any more, or was remounted")]
     Withdrawn,
 }
 

@@ -275,9 +275,9 @@ fn outdated(child: &WantedChild) -> Option<Problem> {
     }
     let (kind, name) = target(&child.object);
     let remedy = if kind.same_kind(&pod_kind()) {
-        "set spec.suspend to true and then to false to begin anew"
+        "set spec.suspend to true and then to false to start over"
     } else {
-        "delete it to have it made anew"
+        "delete it to have it recreated"
     };
     let message = format!("{} {name} was made from an older template and is left as it is; {remedy}", kind.kind);
     Some(Problem { permanent: !kind.same_kind(&pod_kind()), ..Problem::permanent(OUTDATED, message) })

@@ -370,7 +370,7 @@ fn names_that_nothing_can_be_made_from_are_named_whatever_the_kind() {
         let status = world.get(kind, name)["status"].clone();
         let degraded = status["conditions"].as_array().unwrap().iter().find(|one| one["type"] == "Degraded").unwrap();
         assert_eq!(degraded["reason"], "InvalidName", "{kind} {name}");
-        assert!(degraded["message"].as_str().unwrap().contains("make it anew under another name"));
+        assert!(degraded["message"].as_str().unwrap().contains("recreate it under another name"));
     }
     assert!(world.workers().is_empty() && world.of_kind("Service").is_empty() && world.of_kind("Pod").is_empty());
 }

@@ -123,7 +123,7 @@ fn no_thread(error: &std::io::Error) -> CallError {
 }
 
 fn lost() -> CallError {
-    CallError::Host("its thread ended before it had answered; this is a fault of the operator".into())
+    CallError::Host("its thread ended before it had answered; this is a bug in the operator".into())
 }
 
 /// Why a plugin is not ready.

@@ -31,14 +31,14 @@ pub enum Failure {
         source: anyhow::Error,
     },
     /// The cluster does not know our kinds.
-    #[error("the cluster has no {}; install the definitions: dask-wasm-operator crds | kubectl apply --server-side -f -", .names.join(", "))]
+    #[error("the cluster has no {}; install the CRDs: dask-wasm-operator crds | kubectl apply --server-side -f -", .names.join(", "))]
     MissingCrds {
         /// Names of the definitions, `daskclusters.kubernetes.dask.org`.
         names: Vec<String>,
     },
     /// The account may not do what the operator has to.
     #[error(
-        "the account of the operator (kubectl auth whoami) lacks rights; bind it to the roles that the chart renders:{}",
+        "the account of the operator (kubectl auth whoami) lacks permissions; bind it to the roles that the chart renders:{}",
         list(.rights)
     )]
     MissingRights {
@@ -129,8 +129,8 @@ mod tests {
         let failure = Failure::MissingCrds { names: vec!["daskjobs.kubernetes.dask.org".into()] };
         assert_eq!(
             failure.message(),
-            "error: the cluster has no daskjobs.kubernetes.dask.org; install the definitions: \
-             dask-wasm-operator crds | kubectl apply --server-side -f -"
+            "error: the cluster has no daskjobs.kubernetes.dask.org; install the CRDs: dask-wasm-operator crds | \
+             kubectl apply --server-side -f -"
         );
     }
 

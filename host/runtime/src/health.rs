@@ -42,7 +42,7 @@ impl Health for OperatorHealth {
         if self.in_sync.load(Ordering::Acquire) {
             Ok(())
         } else {
-            Err("what is in the cluster is still being read".to_owned())
+            Err("the first lists of objects are still being read".to_owned())
         }
     }
 

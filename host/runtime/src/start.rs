@@ -74,7 +74,7 @@ async fn await_definitions(discovery: &Discovery) -> Result<(), Failure> {
     }
     tracing::warn!(
         definitions = names.join(", "),
-        "the cluster does not serve these definitions; the operator begins as soon as it does, or ends in {} s",
+        "the cluster does not serve these CRDs; the operator starts as soon as it does, or exits in {} s",
         DEFINITIONS_PATIENCE.as_secs()
     );
     let names = missing(DEFINITIONS_PATIENCE).await;

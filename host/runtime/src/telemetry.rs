@@ -53,7 +53,7 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
         thread = thread::current().name(),
         location = panic.location().map(tracing::field::display),
         reason = panic.payload_as_str(),
-        "panic: this is a fault of the operator, please report it",
+        "panic: this is a bug in the operator, please report it",
     );
 }
 

@@ -16,7 +16,7 @@ use crate::RequestError;
 
 /// The API server refuses to forward.
 #[derive(Debug, Error)]
-#[error("its port can't be forwarded (that needs the right to create pods/portforward)")]
+#[error("its port can't be forwarded (that needs the permission to create pods/portforward)")]
 pub(super) struct ForwardError(#[source] RequestError);
 
 /// Opens a connection to a port of a pod.

@@ -40,7 +40,7 @@ const PRIVATE_KEY: &str = "tls.key";
 pub(super) enum CertificatesError {
     /// We may not read it.
     #[error(
-        "Secret {secret} can't be read: the operator has no right to; allow it to get Secrets in namespace {namespace}"
+        "Secret {secret} can't be read: the operator has no permission; allow it to get Secrets in namespace {namespace}"
     )]
     Forbidden {
         /// Name of the Secret.

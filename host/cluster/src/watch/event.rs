@@ -106,7 +106,7 @@ impl Place<'_> {
             return Err(Garbled::new("an object does not say which it is"));
         }
         if self.namespace.is_some() && namespace != self.namespace {
-            return Err(Garbled::new("an object of another namespace was told"));
+            return Err(Garbled::new("an object of another namespace was received"));
         }
         Ok(Box::new(object))
     }

@@ -123,7 +123,7 @@ impl fmt::Display for WatchProblem {
             Self::NotServed => {
                 f.write_str("the API server does not serve this kind; is its CustomResourceDefinition installed?")
             }
-            Self::Forbidden(message) => write!(f, "a right to list or watch is missing: {message}"),
+            Self::Forbidden(message) => write!(f, "a permission to list or watch is missing: {message}"),
             Self::Refused(message) => write!(f, "the API server refuses the watch: {message}"),
             Self::Unavailable(message) => write!(f, "the API server can't be reached: {message}"),
             Self::Undecodable(message) => write!(f, "what the API server says can't be understood: {message}"),

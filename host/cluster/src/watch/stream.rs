@@ -351,7 +351,7 @@ impl WatchTask {
             let known = self.index.get(&self.kind, &object.at());
             if known.is_none_or(|known| known.unreadable != object.unreadable) {
                 let (path, why) = (&unreadable.path, &unreadable.why);
-                tracing::warn!(object = %object.key(), path, why, "an object can't be read as a whole; it is left as it is, and what was made for it, too");
+                tracing::warn!(object = %object.key(), path, why, "an object can't be read as a whole; it and its children are left as they are");
             }
         }
         object
@@ -386,7 +386,7 @@ impl WatchTask {
         self.failures.count(&self.kind, kind);
         if self.said.is_none_or(|(said, when)| said != kind || when.elapsed() > QUIET_TIME) {
             self.said = Some((kind, Instant::now()));
-            tracing::warn!(watch = %self.key, reason = kind, %problem, "a watch does not get all news; it goes on trying");
+            tracing::warn!(watch = %self.key, reason = kind, %problem, "a watch misses events; it keeps trying");
         } else {
             tracing::debug!(watch = %self.key, reason = kind, %problem, "a watch still does not get all news");
         }

@@ -66,8 +66,7 @@ pub(crate) fn unusable(subject: &Object, now: u64) -> impl Iterator<Item = Probl
         let text = subject.metadata.annotations.get(*name).filter(|text| !is_usable(text, now))?;
         let shown: String = text.chars().take(SHOWN).collect();
         let message = format!(
-            "{} {}: the annotation {name} is {shown:?}, which is not {expected}: it counts as if it were not there; correct or \
-             remove it",
+            "{} {}: the annotation {name} is {shown:?}, which is not {expected}: it is ignored; correct or remove it",
             subject.kind.kind, subject.metadata.name
         );
         Some(Problem::permanent("InvalidAnnotation", message))

@@ -169,7 +169,7 @@ impl<'a> Target<'a> {
         for object in [cluster, group] {
             if object.is_paused() {
                 let message =
-                    format!("the annotation {PAUSED} of {} stops all changes; remove it to go on", object.key());
+                    format!("the annotation {PAUSED} of {} pauses reconciliation; remove it to resume", object.key());
                 return Err(Obstacle::new("Paused", message));
             }
         }
@@ -207,7 +207,7 @@ fn owning_cluster<'a>(seen: &'a Snapshot, spec: &DaskAutoscalerSpec) -> Result<&
         return Err(Obstacle::new("ClusterDeleting", message));
     }
     if !seen.subject.metadata.owner_references.iter().any(|owner| owner.uid == cluster.metadata.uid) {
-        return Err(Obstacle::new("Starting", format!("DaskCluster {name} is made its owner first")));
+        return Err(Obstacle::new("Starting", format!("DaskCluster {name} is set as its owner first")));
     }
     Ok(cluster)
 }
@@ -400,7 +400,7 @@ fn with_replicas(group: &Arc<Object>, replicas: u32) -> WantedFields {
 fn scaled(group: &Object, change: &Change) -> EventNote {
     let Change { from, to, asked, .. } = change;
     let why = asked.map_or_else(
-        || "the scheduler does not answer, and spec.minimum counts".to_owned(),
+        || "the scheduler does not answer; spec.minimum applies".to_owned(),
         |asked| format!("the scheduler asks for {asked}"),
     );
     let message = format!("Scaled workers of {} from {from} to {to}: {why}", group.metadata.name);
@@ -411,7 +411,7 @@ fn contradiction(seen: &Snapshot, spec: &DaskAutoscalerSpec) -> Option<Problem> 
     let DaskAutoscalerSpec { minimum, maximum, .. } = spec;
     (minimum > maximum).then(|| {
         let message = format!(
-            "DaskAutoscaler {}: spec.minimum ({minimum}) is greater than spec.maximum ({maximum}), which counts; correct one of them",
+            "DaskAutoscaler {}: spec.minimum ({minimum}) is greater than spec.maximum ({maximum}), which applies; correct one of them",
             seen.subject.metadata.name
         );
         Problem::permanent("MinimumAboveMaximum", message)
@@ -425,7 +425,7 @@ fn available(problems: &[Problem], facts: &Facts) -> Finding {
         (
             ConditionStatus::True,
             "SchedulerAnswers".to_owned(),
-            "the scheduler says how many workers it needs".to_owned(),
+            "the scheduler reports how many workers it needs".to_owned(),
         )
     } else {
         (ConditionStatus::Unknown, "SchedulerNotAsked".to_owned(), "the scheduler has not answered yet".to_owned())
@@ -449,13 +449,13 @@ fn progressing(target: &Target<'_>, facts: &Facts) -> Finding {
     };
     let (reason, why) = match facts.hold {
         None => ("Scaling", "it is scaled step by step".to_owned()),
-        Some(Hold::Cooldown(until)) => (COOLDOWN, format!("after the last change it waits until {}", rfc3339(until))),
+        Some(Hold::Cooldown(until)) => {
+            (COOLDOWN, format!("the cooldown after the last change ends at {}", rfc3339(until)))
+        }
         Some(Hold::Stabilizing) => {
-            (STABILIZING, "within the stabilization window something else was wanted".to_owned())
+            (STABILIZING, "another number was recommended within the stabilization window".to_owned())
         }
-        Some(Hold::WorkersStarting) => {
-            (WORKERS_STARTING, "workers that were asked for before are not ready yet".to_owned())
-        }
+        Some(Hold::WorkersStarting) => (WORKERS_STARTING, "workers requested before are not ready yet".to_owned()),
     };
     let message = format!("the group has {current} workers, {desired} are wanted: {why}");
     (ConditionStatus::True, reason.to_owned(), message)

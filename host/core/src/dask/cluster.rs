@@ -55,8 +55,8 @@ pub(super) fn check_name(name: &str) -> Result<(), Problem> {
     Err(Problem::permanent(
         "InvalidName",
         format!(
-            "DaskCluster {name}: metadata.name {why}; a cluster's name is a DNS label of at most {NAME_MAX} characters, because \
-             its Service is named <name>-scheduler: make it anew under another name"
+            "DaskCluster {name}: metadata.name {why}; a cluster's name is a DNS label of at most {NAME_MAX} \
+             characters, because its Service is named <name>-scheduler: recreate it under another name"
         ),
     ))
 }

@@ -59,7 +59,7 @@ pub const PAUSED: &str = "operator.dask.org/paused";
 
 /// How to end that.
 pub(crate) fn end_of_pause() -> String {
-    format!("the annotation {PAUSED} stops all changes; remove it to go on")
+    format!("the annotation {PAUSED} pauses reconciliation; remove it to resume")
 }
 
 impl Object {

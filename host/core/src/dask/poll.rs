@@ -68,7 +68,7 @@ pub(super) fn silence(seen: &Snapshot, call: &SchedulerCall, cluster: &str) -> O
     let error = heard.result.as_ref().err().filter(|_| silent_for(heard) >= PATIENCE)?;
     let remedy = match error {
         SchedulerError::Unreachable(_) => format!(
-            "look at the pod of Deployment {cluster}-scheduler and its log, and for network policies between the operator and it"
+            "check the pod of Deployment {cluster}-scheduler and its log, and NetworkPolicies between the operator and the pod"
         ),
         SchedulerError::Unusable(_) | SchedulerError::Unsupported(_) => {
             format!(

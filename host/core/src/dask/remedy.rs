@@ -98,7 +98,7 @@ pub(super) fn of_refusal(
 ) -> Option<String> {
     // The field may have another name where a person wrote it: clusterIPs follows from clusterIP.
     if let Some(place) = place.filter(|_| is_about_what_cannot_change(words)) {
-        return Some(format!("delete it to have it made anew with the new value, or undo the change in {place}"));
+        return Some(format!("delete it to have it recreated with the new value, or undo the change in {place}"));
     }
     // These list no fields.
     if words.contains("duplicate entries for key") {
@@ -154,7 +154,9 @@ pub(super) fn by_cause(words: &str, place: Option<&Place>) -> Option<String> {
         return Some(or_within(remedy, "change what it names in "));
     }
     if words.contains("cannot ") && words.contains("User \"") {
-        return Some("grant this right to the account of the operator: the chart renders all of them".to_owned());
+        return Some(
+            "grant this permission to the ServiceAccount of the operator: the chart renders all of them".to_owned(),
+        );
     }
     None
 }

@@ -170,7 +170,7 @@ fn remove_newest(set: &mut WorkerSet, candidates: &[Candidate], wanted: u32) {
 fn failure(heard: &Heard) -> Option<String> {
     match &heard.result {
         Ok(SchedulerReply::Workers(_)) => None,
-        Ok(_) => Some("it answered something else than was asked".to_owned()),
+        Ok(_) => Some("its answer does not fit the request".to_owned()),
         Err(error) => Some(error.to_string()),
     }
 }

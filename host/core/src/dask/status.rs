@@ -294,7 +294,7 @@ fn progress(components_exist: bool, outdated: Option<u32>, workers: &Workers, wa
     if !components_exist {
         (ConditionStatus::True, "Creating".to_owned(), "parts are still to be made".to_owned())
     } else if let Some(outdated @ 1..) = outdated {
-        let message = format!("{outdated} workers of an older template are still to be replaced");
+        let message = format!("{outdated} workers of an older template remain to be replaced");
         (ConditionStatus::True, "Updating".to_owned(), message)
     } else if workers.exist != wanted {
         (ConditionStatus::True, "Scaling".to_owned(), format!("{} workers exist, {wanted} are wanted", workers.exist))
@@ -311,7 +311,7 @@ fn progress(components_exist: bool, outdated: Option<u32>, workers: &Workers, wa
 
 fn degradation(problems: &[Problem]) -> Finding {
     match problems {
-        [] => (ConditionStatus::False, "AsWanted".to_owned(), "the operator has made everything as wanted".to_owned()),
+        [] => (ConditionStatus::False, "AsWanted".to_owned(), "everything is as specified".to_owned()),
         [first, rest @ ..] => (ConditionStatus::True, first.reason.to_owned(), and_more(&first.message, rest.len())),
     }
 }

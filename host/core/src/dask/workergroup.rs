@@ -68,7 +68,7 @@ fn checked_spec(subject: &Object) -> Result<DaskWorkerGroupSpec, Problem> {
     let group = subject.metadata.name.as_str();
     // As a name of an object it has no other characters than a label's value may have.
     check_label_value(group).map_err(|error| {
-        let remedy = "make it anew under a name of at most 63 characters, because workers carry it as a label";
+        let remedy = "recreate it under a name of at most 63 characters, because workers carry it as a label";
         Problem::permanent("InvalidName", format!("DaskWorkerGroup {group}: metadata.name {error}; {remedy}"))
     })?;
     let spec: DaskWorkerGroupSpec = decode_spec(subject)?;
@@ -232,8 +232,8 @@ fn workers(seen: &Snapshot) -> (WorkerSet, Option<EventNote>) {
 
 fn lost_record(group: &str, why: &str) -> EventNote {
     let message = format!(
-        "DaskWorkerGroup {group}: the annotation {WORKER_ORDINALS} was not written by the operator: {why}. It is written anew from \
-         the workers that exist; names of workers that were removed before may be used again"
+        "DaskWorkerGroup {group}: the annotation {WORKER_ORDINALS} was not written by the operator: {why}. The \
+         operator rebuilds it from the workers that exist; names of workers that were removed before may be used again"
     );
     EventNote { severity: EventSeverity::Warning, reason: "RecordLost".to_owned(), message }
 }
@@ -255,7 +255,7 @@ fn is_taking_in(seen: &Snapshot, workers: &WorkerSet) -> bool {
 fn scheduler(seen: &Snapshot, name: &str, cluster: &Object) -> Reach {
     let missing = |kind: &str| {
         let scheduler = cluster::scheduler_name(name);
-        Reach::Missing(format!("there is no {kind} {scheduler} of this cluster to reach it by"))
+        Reach::Missing(format!("there is no {kind} {scheduler} of this cluster to reach the scheduler by"))
     };
     let Some(deployment) = seen.related_one(SCHEDULER) else { return missing("Deployment") };
     let pods = Pods::of(seen, Some(SCHEDULER));

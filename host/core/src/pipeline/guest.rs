@@ -327,7 +327,7 @@ fn tell(state: &mut SubjectState, mut problems: Vec<Problem>, retry: Retry) -> P
 fn problem(handler: &HandlerName, error: &WriteError) -> Problem {
     match error {
         WriteError::Refused { object, message, .. } if is_about_what_cannot_change(message) => {
-            let remedy = "delete it to have it made anew with the new value, or have the plugin return the former one";
+            let remedy = "delete it to have it recreated with the new value, or have the plugin return the former one";
             Problem::passing(error.kind(), format!("{handler}: {error}; {remedy}")).until(object.clone())
         }
         _ => {

@@ -167,7 +167,7 @@ fn problem(reconciler: Reconciler, seen: &Snapshot, error: &WriteError) -> Optio
     };
     let is_about_its_name = fields.iter().any(|field| field == "metadata.name");
     let (reason, remedy) = if is_about_its_name || message.contains("metadata.name:") {
-        let remedy = format!("names are made from that of {kind} {name}: make it anew under another one");
+        let remedy = format!("names are made from that of {kind} {name}: recreate it under another name");
         (INVALID_NAME, Some(remedy))
     } else {
         (error.kind(), reconciler.remedy(seen, &object.kind, message, fields))

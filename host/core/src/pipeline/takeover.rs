@@ -150,8 +150,9 @@ fn position(object: &Object) -> Option<usize> {
 
 fn contested(subject: &Object) -> Problem {
     let message = format!(
-        "{}: the Python operator (dask-kubernetes) looks after it, too: its finalizer {KOPF_FINALIZER} was removed and came back. \
-         Nothing is changed until it stops: uninstall its Helm release, or delete its Deployment; then this goes on by itself",
+        "{}: the Python operator (dask-kubernetes) manages it, too: its finalizer {KOPF_FINALIZER} was removed and \
+         came back. Nothing is changed until the Python operator stops: uninstall its Helm release, or delete its \
+         Deployment; this operator then continues by itself",
         subject.key()
     );
     Problem::passing("PythonOperatorActive", message)

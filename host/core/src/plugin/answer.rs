@@ -179,7 +179,7 @@ fn check_metadata(object: &Value, namespace: &str) -> Result<(), String> {
     let metadata = object.get("metadata").and_then(Value::as_object).ok_or("metadata is no object")?;
     for field in RESERVED_METADATA {
         if metadata.get(field).is_some_and(|value| !value.is_null()) {
-            return Err(format!("metadata.{field} is not for a plugin to set; leave it out"));
+            return Err(format!("metadata.{field} can't be set by a plugin; leave it out"));
         }
     }
     match metadata.get("namespace").map(Value::as_str) {

@@ -325,7 +325,9 @@ fn that_it_is_paused_is_told_once() {
     let mut world = World::new(simple());
     world.edit(|job| job["metadata"]["annotations"]["operator.dask.org/paused"] = json!("true"));
     assert_eq!(world.pass().events.len(), 1);
-    assert!(world.was_told("Paused: the annotation operator.dask.org/paused stops all changes; remove it to go on"));
+    assert!(
+        world.was_told("Paused: the annotation operator.dask.org/paused pauses reconciliation; remove it to resume")
+    );
     assert_eq!((world.pass().events.len(), world.made()), (0, (false, false)));
     world.edit(|job| job["metadata"]["annotations"]["operator.dask.org/paused"] = json!("false"));
     world.settle();
@@ -349,7 +351,7 @@ fn a_container_that_outlives_the_jobs_own_is_told_after_a_while() {
     assert!(!world.was_told("RunnerNotEnding"), "it may be about to end");
     assert_eq!(pass.requeue_after, Some(std::time::Duration::from_secs(10)));
     world.wait(10);
-    assert!(world.was_told("proxy runs on; have it end too, or move it to initContainers with restartPolicy Always"));
+    assert!(world.was_told("proxy still runs; let it end too, or move it to initContainers with restartPolicy Always"));
     assert!(world.was_told("spec.job.spec of DaskJob simple-job"));
     assert_eq!(world.job_status(), "Running", "clients compare it");
     world.ends("Succeeded", 0);

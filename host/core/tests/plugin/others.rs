@@ -112,7 +112,7 @@ fn a_field_that_can_t_be_changed_is_told_with_the_remedy_and_waited_for() {
     world.restart();
     let pass = world.pass(&plugin);
     let told = problems(&pass);
-    assert!(told[0].contains("field is immutable") && told[0].contains("; delete it to have it made anew"), "{told:?}");
+    assert!(told[0].contains("field is immutable") && told[0].contains("; delete it to have it recreated"), "{told:?}");
     let awaited = pass.findings.problems[0].waits_for.as_ref().map(ToString::to_string);
     assert_eq!(awaited.as_deref(), Some("ConfigMap ns1/one"));
 }

@@ -81,7 +81,7 @@ fn the_remedy_for_a_field_that_can_not_change_is_named() {
         let (_, reason, message) = world.condition("DaskCluster", "c", "Degraded");
         assert_eq!(reason, "Refused");
         for part in
-            [words, "delete it to have it made anew", "or undo the change in spec.scheduler.service of DaskCluster c"]
+            [words, "delete it to have it recreated", "or undo the change in spec.scheduler.service of DaskCluster c"]
         {
             assert!(message.contains(part), "{message}");
         }
@@ -103,7 +103,7 @@ fn a_name_that_the_api_server_refuses_is_an_error_of_the_cluster() {
     world.pass(Reconciler::Cluster);
     let (_, reason, message) = world.condition("DaskCluster", "c", "Degraded");
     assert_eq!(reason, "InvalidName");
-    assert!(message.contains("make it anew under another one"), "{message}");
+    assert!(message.contains("recreate it under another name"), "{message}");
     assert_eq!(world.value("DaskCluster", "c")["status"]["phase"], "Error");
 }
 

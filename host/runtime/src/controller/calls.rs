@@ -127,8 +127,8 @@ impl Controller {
                 let answer = places.make(pace, controller.surroundings.schedulers.call(scheduler, call.clone()));
                 // Passes rely on it that each call ends.
                 let result = AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
-                    tracing::error!(subject = %at, call = call.name(), reason = "Panic", "a call of a scheduler broke off; this is a fault of the operator");
-                    Err(SchedulerError::Unusable("the call broke off by a fault of the operator".to_owned()))
+                    tracing::error!(subject = %at, call = call.name(), reason = "Panic", "a call to a scheduler panicked; this is a bug in the operator");
+                    Err(SchedulerError::Unusable("the call panicked, a bug in the operator".to_owned()))
                 });
                 controller.surroundings.metrics.called_scheduler(call.name(), &result);
                 if let Err(error) = &result {

@@ -257,7 +257,7 @@ impl Controller {
     ) {
         let words = panic.downcast_ref::<&str>().copied();
         let words = words.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or_default();
-        tracing::error!(handler = work.label(), subject = %at, reason = "Panic", problem = words, "a pass broke off; this is a fault of the operator");
+        tracing::error!(handler = work.label(), subject = %at, reason = "Panic", problem = words, "a reconcile panicked; this is a bug in the operator");
         self.surroundings.metrics.reconcile_failed(&work.label(), "Panic");
         let retry = match work {
             Work::Publish(reconciler) => {

@@ -38,7 +38,7 @@ impl Controller {
                     });
                     inner.vigils.insert(key, handle);
                 }
-                Err(error) => tracing::debug!(%error, "what somebody waits for can't be watched"),
+                Err(error) => tracing::debug!(%error, "an awaited object can't be watched"),
             }
         }
     }

@@ -57,7 +57,7 @@ pub enum MigrateError {
         count: usize,
     },
     /// The Python operator is at work, which can't write the status of clusters with our definitions.
-    #[error("the Python operator runs, or it can't be seen whether it does; stop it first. {}", .findings.join("; "))]
+    #[error("the Python operator runs, or may run; stop it first. {}", .findings.join("; "))]
     PythonRuns {
         /// Its Deployments, and those of which nobody knows what they run.
         findings: Vec<String>,
@@ -75,8 +75,8 @@ pub enum MigrateError {
     },
     /// Some objects were not marked as handled.
     #[error(
-        "{count} of the lines above are about what was not handed over. Correct or delete it, and run this again, before the Python \
-         operator is started: it would take each for new, and run a job once more"
+        "{count} of the lines above are about objects that were not handed over. Correct or delete it, and run this \
+         again, before the Python operator is started: it would treat each as new, and run a job again"
     )]
     Left {
         /// How many.
@@ -144,7 +144,7 @@ async fn apply(site: &Site) -> Result<(), Failure> {
     }
     let definitions: Result<Vec<_>, _> = crds().into_iter().map(serde_json::to_value).collect();
     install(site, &definitions.context("encoding the definitions")?).await?;
-    print("restart the operator if it runs: it looks at its start what the definitions offer\n")
+    print("restart the operator if it runs: it reads the CRDs at its start\n")
 }
 
 async fn install(site: &Site, definitions: &[Value]) -> Result<(), Failure> {

@@ -65,7 +65,7 @@ pub(super) fn definition(name: &str, definition: &Definition) -> Finding {
         Definition::Ours => fine(object, "as this release needs it"),
         Definition::Missing => attention(object, format!("is not installed; {upgrade}")),
         Definition::Python => {
-            attention(object, format!("is the Python operator's, in which little of a status can be stored; {upgrade}"))
+            attention(object, format!("is the Python operator's, which stores little of a status; {upgrade}"))
         }
         Definition::Older(fields) => attention(object, format!("drops fields of this release, {fields}; {upgrade}")),
     }
@@ -101,8 +101,9 @@ pub(super) fn dask_object(object: &Value, known: &KnownFields) -> Vec<Finding> {
         "DaskCluster" => findings.extend(service_name(object, "its Service")),
         "DaskWorkerGroup" => {
             if let Err(problem) = check_label_value(text(object, "/metadata/name")) {
-                let message =
-                    format!("its workers can't carry its name as a label: it {problem}; make it anew by another name");
+                let message = format!(
+                    "its workers can't carry its name as a label: it {problem}; recreate it under another name"
+                );
                 findings.push(attention(title(), message));
             }
         }
@@ -111,14 +112,15 @@ pub(super) fn dask_object(object: &Value, known: &KnownFields) -> Vec<Finding> {
             let status = text(object, "/status/jobStatus");
             if !["Successful", "Failed"].contains(&status) {
                 let status = if status.is_empty() { "without a status" } else { status };
-                findings.push(fine(title(), &format!("is not over ({status}), and goes on after the takeover")));
+                findings.push(fine(title(), &format!("is not finished ({status}), and continues after the takeover")));
             }
         }
         _ => {}
     }
     if let Some(fields) = unknown_fields(text(object, "/kind"), object, known) {
-        let message =
-            format!("has what the API server does not know, which is left out, as by the Python operator: {fields}");
+        let message = format!(
+            "has fields that the API server does not know; they are dropped, as by the Python operator: {fields}"
+        );
         findings.push(fine(title(), &message));
     }
     findings
@@ -128,7 +130,7 @@ pub(super) fn dask_object(object: &Value, known: &KnownFields) -> Vec<Finding> {
 fn service_name(object: &Value, what: &str) -> Option<Finding> {
     let service = format!("{}-scheduler", text(object, "/metadata/name"));
     let problem = check_dns_label(&service).err()?;
-    let message = format!("{what} can't be named {service}, which {problem}; make it anew by another name");
+    let message = format!("{what} can't be named {service}, which {problem}; recreate it under another name");
     Some(attention(name(object), message))
 }
 

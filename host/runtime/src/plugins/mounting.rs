@@ -163,7 +163,7 @@ impl PluginManager {
             let key = WatchKey { resource: definitions.clone(), namespace: None, labels: None };
             match self.surroundings.watches.start(&key) {
                 Ok(handle) => self.definitions = Some(handle),
-                Err(error) => tracing::warn!(%error, "that kinds are defined is not noticed at once"),
+                Err(error) => tracing::warn!(%error, "CRDs can't be watched; new kinds are noticed later"),
             }
         }
     }

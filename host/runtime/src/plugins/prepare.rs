@@ -59,7 +59,7 @@ pub(crate) fn engine(cache_directory: PathBuf) -> Result<Engine, EngineStartErro
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EngineStartError {
     /// The program's own path is not known.
-    #[error("this program's own file can't be found, which it starts anew to compile plugins")]
+    #[error("this program's own file can't be found, which it starts again to compile plugins")]
     Executable(#[from] io::Error),
     /// The engine's word.
     #[error(transparent)]

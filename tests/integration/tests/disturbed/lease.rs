@@ -128,7 +128,7 @@ async fn outlasts_outage(control_plane: &ControlPlane) -> anyhow::Result<()> {
     signal(control_plane, "STOP")?;
     let run_out = wait_for("the Lease to run out", TIMEOUT, async || {
         operator.must_run()?;
-        Ok(operator.log().contains("the Lease has run out").then_some(()))
+        Ok(operator.log().contains("the Lease has expired").then_some(()))
     });
     let run_out = run_out.await;
     let health = get(port, "/healthz").await?.0;

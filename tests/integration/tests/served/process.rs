@@ -98,13 +98,12 @@ async fn missing_definitions_are_named() -> anyhow::Result<()> {
     some.retain(|crd| !matches!(crd.spec.names.kind.as_str(), "DaskJob" | "DaskPluginRecord"));
     let control_plane = ControlPlane::start(&binaries, &some).await?;
     let mut operator = Operator::start(control_plane.kubeconfig(), &[])?;
-    operator.until_logged(&["the cluster does not serve these definitions", "daskjobs.kubernetes.dask.org"]).await?;
+    operator.until_logged(&["the cluster does not serve these CRDs", "daskjobs.kubernetes.dask.org"]).await?;
     let status = operator.ended(TIMEOUT).await?;
     assert_eq!(status.code(), Some(78));
     let log = operator.log();
-    assert_eq!(log.matches("does not serve these definitions").count(), 1, "{log}");
-    let says =
-        "the cluster has no daskjobs.kubernetes.dask.org, daskpluginrecords.plugins.dask.org; install the definitions";
+    assert_eq!(log.matches("does not serve these CRDs").count(), 1, "{log}");
+    let says = "the cluster has no daskjobs.kubernetes.dask.org, daskpluginrecords.plugins.dask.org; install the CRDs";
     ensure!(log.contains(says), "{log}");
     Ok(())
 }
@@ -116,9 +115,7 @@ async fn fault_09_definitions_that_are_applied_after_the_start_are_waited_for() 
     let port = free_port()?;
     let admin_address = format!("--admin-address=127.0.0.1:{port}");
     let mut operator = Operator::start(control_plane.kubeconfig(), &["--standalone", &admin_address])?;
-    operator
-        .until_logged(&["the cluster does not serve these definitions", "daskclusters.kubernetes.dask.org"])
-        .await?;
+    operator.until_logged(&["the cluster does not serve these CRDs", "daskclusters.kubernetes.dask.org"]).await?;
     // Whoever starts again what is not healthy lets it wait.
     assert_eq!(get(port, "/healthz").await?.0, StatusCode::OK);
     assert_eq!(get(port, "/readyz").await?.0, StatusCode::SERVICE_UNAVAILABLE);

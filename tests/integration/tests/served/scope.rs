@@ -184,7 +184,7 @@ async fn fault_18_a_list_of_namespaces_is_served_by_roles_alone() -> anyhow::Res
         let status = operator.stop().await?;
         ensure!(status.success(), "{status}:\n{}", operator.log());
         let log = operator.log();
-        ensure!(!log.contains("gets no news") && !log.contains("has no right"), "{log}");
+        ensure!(!log.contains("misses events") && !log.contains("has no right"), "{log}");
         for (request, code) in requests(&installation).await? {
             ensure!(!spans_namespaces(&request), "{request}");
             ensure!(code != 403, "{request} was forbidden");

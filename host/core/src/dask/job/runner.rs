@@ -36,8 +36,8 @@ fn left_behind(pod: &Object) -> Option<(u64, String)> {
     let ended = epoch_millis(status.ended_at(main)?)?;
     let others = status.running().join(", ");
     let message = format!(
-        "container {main} of Pod {} has ended, and the job ends when all do: {others} runs on; have it end too, or move it to \
-         initContainers with restartPolicy Always",
+        "container {main} of Pod {} has terminated, and the job ends when all containers have: {others} still runs; \
+         let it end too, or move it to initContainers with restartPolicy Always",
         pod.metadata.name
     );
     (!others.is_empty() && status.phase == "Running").then_some((ended, message))
@@ -48,8 +48,8 @@ pub(super) fn trouble(job: &Object, pod: &Object, now: u64) -> Option<Problem> {
     let name = &pod.metadata.name;
     if pod.is_being_deleted() {
         let message = format!(
-            "Pod {name} is being deleted, and not by the operator; the job goes on when it is gone: if its node is lost, \
-             delete it with --force"
+            "Pod {name} is being deleted, and not by the operator; the job continues when it is gone: if its node is \
+             lost, delete it with --force"
         );
         return Some(Problem::passing("RunnerTerminating", message));
     }

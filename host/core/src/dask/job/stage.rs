@@ -171,11 +171,11 @@ impl<'a> Job<'a> {
             ),
             Attempt::Active(runner) => {
                 let why = PodStatus::of(runner).failure();
-                ("BackoffLimitExceeded", format!("containers of Pod {pod} failed again and again: {why}"))
+                ("BackoffLimitExceeded", format!("containers of Pod {pod} kept failing: {why}"))
             }
             Attempt::Lost => (
                 "RunnerLost",
-                format!("Pod {pod} was deleted before it ended; spec.backoffLimit says how often it is to be replaced"),
+                format!("Pod {pod} was deleted before it ended; spec.backoffLimit sets how often it is replaced"),
             ),
             _ => ("BackoffLimitExceeded", "its pods failed again and again".to_owned()),
         };

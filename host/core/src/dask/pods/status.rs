@@ -164,7 +164,7 @@ impl Trouble {
                 format!("container {container} of Pod {pod} can't be started: {why}; {remedy}")
             }
             TroubleKind::CrashLoop => format!(
-                "container {container} of Pod {pod} fails again and again: {why}; read kubectl logs --previous {pod} -c {container}"
+                "container {container} of Pod {pod} keeps failing: {why}; read kubectl logs --previous {pod} -c {container}"
             ),
         }
     }

@@ -36,16 +36,16 @@ impl Silence<'_> {
         if waited < deadline || !is_certain || count == 0 {
             let count = count.max(set.retiring().len());
             let message = format!(
-                "DaskWorkerGroup {group}: {count} workers are to go, and which can is for the scheduler to say; {why}; it is \
-                 asked again, and after {} s the newest that are too many go without it",
+                "DaskWorkerGroup {group}: scale-down of {count} workers waits for the scheduler: {why}; the operator \
+                 asks again, and after {} s deletes the newest workers without retiring",
                 deadline.as_secs()
             );
             return Removal { problems: vec![Problem::passing(WAITING, message)], ..Removal::of(memory) };
         }
         remove_newest(set, candidates, wanted);
         let message = format!(
-            "{count} workers of DaskWorkerGroup {group} are removed, the newest, without their scheduler, which was not to be \
-             reached for {} s ({why}): what only they held is lost, and is computed again if it can be",
+            "Deleted the newest {count} workers of DaskWorkerGroup {group} without retiring: the scheduler did not \
+             answer for {} s ({why}); results that only they held are lost, and are computed again if possible",
             waited.as_secs()
         );
         Removal { events: vec![blindly(message)], ..Removal::of(memory) }
@@ -68,13 +68,13 @@ pub(super) fn unrecognized(
     // Their names are what somebody told the scheduler; of an address no more is told than an IP has.
     let place = ip_of(&stranger.address).map(|ip| format!(" (the first runs at {ip})")).unwrap_or_default();
     let strangers = format!(
-        "the scheduler knows {} workers{place} of which neither name nor address tells in which Deployment they run",
+        "the scheduler knows {} workers{place} that match no Deployment, neither by name nor by address",
         unplaced.len(),
     );
     if waited < deadline {
         let message = format!(
-            "DaskWorkerGroup {group}: {count} workers are too many and may be what the scheduler knows under other names: \
-             {strangers}; have them started with --name $(DASK_WORKER_NAME); after {} s they go as they are",
+            "DaskWorkerGroup {group}: {count} workers too many may be known to the scheduler under other names: \
+             {strangers}; start workers with --name $(DASK_WORKER_NAME); after {} s they are deleted as they are",
             deadline.as_secs()
         );
         removal.problems.push(Problem::passing(NOT_RECOGNIZED, message));
@@ -83,8 +83,8 @@ pub(super) fn unrecognized(
     held.iter().for_each(|candidate| set.remove(&candidate.name));
     removal.memory.held_since = None;
     let message = format!(
-        "{count} workers of DaskWorkerGroup {group} are removed that are not registered under their names: {strangers}, also \
-         after {} s; what only those that are removed held is lost, and is computed again if it can be",
+        "Deleted {count} workers of DaskWorkerGroup {group} that are not registered under their names: {strangers}, \
+         for {} s; results that only they held are lost, and are computed again if possible",
         waited.as_secs()
     );
     removal.events.push(blindly(message));
@@ -111,8 +111,8 @@ pub(super) fn not_emptied(
     let what = format!("DaskWorkerGroup {group}: the scheduler could not move what {count} workers hold{why}");
     if others {
         let message = format!(
-            "{what}; they stay until it can: look for memory that is short or workers that are paused, for actors, which can't \
-             be moved, and for tasks that hold on to their worker"
+            "{what}; they stay until it can: look for workers that are short of memory or paused, for actors, which \
+             can't be moved, and for tasks that are bound to their worker"
         );
         return removal.problems.push(Problem::passing(NOT_EMPTIED, message));
     }
@@ -120,7 +120,7 @@ pub(super) fn not_emptied(
     let waited = waited(seen, Some(since)).unwrap_or_default();
     if waited < deadline {
         let message = format!(
-            "{what}, as no other worker of the cluster is left to take it: let one stay; after {} s they go as they are",
+            "{what}: the cluster has no other worker to take it; let one stay; after {} s they are deleted as they are",
             deadline.as_secs()
         );
         return removal.problems.push(Problem::passing(NOT_EMPTIED, message));
@@ -128,8 +128,8 @@ pub(super) fn not_emptied(
     names.iter().for_each(|name| set.remove(name));
     removal.memory.stranded_since = None;
     let message = format!(
-        "{count} workers of DaskWorkerGroup {group} are removed with what they hold: for {} s no other worker of the cluster \
-         was left to take it; what only they held is lost, and is computed again if it can be",
+        "Deleted {count} workers of DaskWorkerGroup {group} with what they hold: for {} s the cluster had no other \
+         worker to take it; results that only they held are lost, and are computed again if possible",
         waited.as_secs()
     );
     removal.events.push(blindly(message));

@@ -129,7 +129,7 @@ fn unfinished(handler: &MountedHandler, subject: &ObjectKey, done: &Done, state:
     let problem = |error: &WriteError| {
         let name = &handler.name;
         let message = format!(
-            "{name}: what it has made for {subject}, which is gone or no subject of it any more, can't be removed: {error}"
+            "{name}: children made for {subject}, which is gone or no longer selected, can't be deleted: {error}"
         );
         Problem { waits_for: error.object().cloned(), ..Problem::passing(error.kind(), message) }
     };

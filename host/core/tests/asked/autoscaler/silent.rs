@@ -28,7 +28,7 @@ fn what_keeps_a_scheduler_from_answering_is_told_with_its_remedy_until_it_answer
         (
             SchedulerError::Unreachable("refused".into()),
             "SchedulerUnreachable",
-            "look at the pod of Deployment a-scheduler",
+            "check the pod of Deployment a-scheduler",
         ),
         (SchedulerError::Unusable("a page".into()), "SchedulerAnswerUnusable", "run distributed 2022.8 or newer"),
         (SchedulerError::Unsupported("old".into()), "SchedulerUnsupported", "run distributed 2022.8 or newer"),

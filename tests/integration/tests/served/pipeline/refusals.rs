@@ -24,7 +24,7 @@ async fn names_that_no_service_can_have_are_errors() -> anyhow::Result<()> {
             stage.create(&manifests::cluster(name, 1)).await?;
             let message = stage.until_condition(CLUSTER, name, ["Degraded", "True", "InvalidName"]).await?;
             ensure!(
-                message.contains("metadata.name") && message.contains("make it anew under another name"),
+                message.contains("metadata.name") && message.contains("recreate it under another name"),
                 "{message}"
             );
             assert_eq!(stage.until_event(CLUSTER, name, "InvalidName").await?, message);

@@ -22,7 +22,7 @@ async fn a_changed_service_is_applied_and_for_what_can_not_change_the_remedy_is_
         let message = stage.until_condition(CLUSTER, "simple", ["Degraded", "True", "Refused"]).await?;
         for words in [
             "may not change once set",
-            "delete it to have it made anew",
+            "delete it to have it recreated",
             "undo the change in spec.scheduler.service of DaskCluster simple",
         ] {
             ensure!(message.contains(words), "no {words} in: {message}");

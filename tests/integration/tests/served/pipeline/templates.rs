@@ -53,7 +53,7 @@ async fn workers_of_an_older_template_are_left_alone_until_they_are_deleted() ->
         let message = degraded["message"].as_str().unwrap_or_default();
         let named = |worker| message.contains(&format!("Deployment {} was made from an older template", name(worker)));
         ensure!(
-            workers.iter().any(named) && message.contains("delete it to have it made anew (and 1 more)"),
+            workers.iter().any(named) && message.contains("delete it to have it recreated (and 1 more)"),
             "{message}"
         );
         for worker in &workers {

@@ -148,7 +148,7 @@ async fn a_field_that_can_t_be_changed_says_so_and_the_remedy_helps() -> anyhow:
         stage.merge(PLUGIN, "puppet", &json!({"spec": {"config": config("c")}})).await?;
         let message = stage.until_condition(PLUGIN, "puppet", ["Degraded", "True", "Refused"]).await?;
         ensure!(message.contains("Deployment") && message.contains("subject-d"), "{message}");
-        ensure!(message.contains("delete it to have it made anew"), "{message}");
+        ensure!(message.contains("delete it to have it recreated"), "{message}");
         stage.delete(DEPLOYMENT, "subject-d").await?;
         let anew = stage.until_new(DEPLOYMENT, "subject-d", &made).await?;
         assert_eq!(anew["spec"]["selector"]["matchLabels"], json!({"a": "c"}));

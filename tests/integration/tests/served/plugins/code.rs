@@ -92,7 +92,7 @@ async fn grants_beyond_the_default_need_a_digest() -> anyhow::Result<()> {
         stage.merge(PLUGIN, "mirror", &json!({"spec": {"source": {"sha256": sha256(odd()?)}}})).await?;
         // A grant gives the operator itself no right, which is for its role to do.
         let message = stage.until_state("mirror", "Failed", "Forbidden").await?;
-        ensure!(message.contains("a right to list or watch is missing: jobs.batch is forbidden"), "{message}");
+        ensure!(message.contains("a permission to list or watch is missing: jobs.batch is forbidden"), "{message}");
 
         stage
             .merge(
