@@ -4,6 +4,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
 
 mod api;
+mod plugin;
 mod pods;
 mod scheduler;
 mod script;
@@ -11,6 +12,9 @@ mod stage;
 mod steps;
 mod told;
 
+#[expect(dead_code, reason = "scripts have a world of their own")]
+#[path = "../plugin/world.rs"]
+mod guests;
 #[expect(dead_code, reason = "scripts kill no process between two writes")]
 #[path = "../update/kubernetes.rs"]
 mod kubernetes;
@@ -71,10 +75,16 @@ scripts! {
     a_job_fails
     a_job_is_suspended
     a_job_is_tried_again
+    a_job_loses_its_pod
     a_job_misses_its_deadline
     a_job_succeeds
+    a_job_with_a_wrong_image_is_corrected
+    a_name_that_cannot_be_used
+    a_number_set_by_hand_stands_until_the_next_decision
     a_paused_cluster_is_not_changed
+    a_plugin_says_what_it_wants
     a_quota_refuses_and_is_raised
+    a_record_that_was_edited_is_made_anew
     a_rolling_update_keeps_its_bounds
     a_strangers_object_is_left_alone
     an_autoscaler_scales_down_slowly
@@ -85,11 +95,14 @@ scripts! {
     an_invalid_field_stops_nothing_else
     an_object_that_cannot_be_read_is_left_alone
     an_unknown_field_is_named
+    labels_follow_to_objects_and_never_to_pods
+    only_workers_of_the_own_group_go
     pods_that_a_quota_refuses
     restart_in_the_middle_of_scaling_down
     scale_down_lets_tasks_finish
     scale_down_retires_first
     scale_down_stays_with_what_cannot_be_moved
+    scale_down_to_nothing
     scale_down_with_a_silent_scheduler
     scale_up
     scaled_up_again_while_a_worker_retires
