@@ -4,6 +4,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
 
 mod api;
+mod plugin;
 mod pods;
 mod scheduler;
 mod script;
@@ -11,6 +12,9 @@ mod stage;
 mod steps;
 mod told;
 
+#[expect(dead_code, reason = "scripts have a world of their own")]
+#[path = "../plugin/world.rs"]
+mod guests;
 #[expect(dead_code, reason = "scripts kill no process between two writes")]
 #[path = "../update/kubernetes.rs"]
 mod kubernetes;
@@ -65,38 +69,47 @@ macro_rules! scripts {
 scripts! {
     a_changed_template_restarts_nothing
     a_cluster_is_created
-    a_deleted_cluster_takes_everything_with_it
+    a_deleted_cluster_leaves_nothing_behind
     a_finished_job_is_cleaned_up
+    a_foreign_object_is_left_alone
     a_group_without_its_cluster
     a_job_fails
+    a_job_is_retried
     a_job_is_suspended
-    a_job_is_tried_again
+    a_job_loses_its_pod
     a_job_misses_its_deadline
     a_job_succeeds
+    a_job_with_a_wrong_image_is_corrected
+    a_number_set_by_hand_stands_until_the_next_decision
     a_paused_cluster_is_not_changed
+    a_plugin_says_what_it_wants
     a_quota_refuses_and_is_raised
     a_rolling_update_keeps_its_bounds
-    a_strangers_object_is_left_alone
+    a_spoilt_record_is_recovered
     an_autoscaler_scales_down_slowly
     an_autoscaler_scales_up
     an_autoscaler_with_a_silent_scheduler
     an_idle_cluster_ends
     an_invalid_annotation_counts_as_none
     an_invalid_field_stops_nothing_else
-    an_object_that_cannot_be_read_is_left_alone
+    an_invalid_name
     an_unknown_field_is_named
+    an_unreadable_object_is_left_alone
+    labels_follow_to_objects_and_never_to_pods
+    only_workers_of_the_own_group_go
     pods_that_a_quota_refuses
     restart_in_the_middle_of_scaling_down
     scale_down_lets_tasks_finish
     scale_down_retires_first
-    scale_down_stays_with_what_cannot_be_moved
+    scale_down_to_nothing
+    scale_down_waits_for_data_that_cannot_be_moved
     scale_down_with_a_silent_scheduler
     scale_up
     scaled_up_again_while_a_worker_retires
     taken_over_from_the_python_operator
     the_python_operator_is_still_at_work
-    what_is_deleted_comes_back
-    what_is_edited_is_put_back
+    what_is_deleted_is_recreated
+    what_is_edited_is_repaired
     what_never_ran_gets_a_corrected_template
     workers_that_never_started_go_first
 }

@@ -22,15 +22,8 @@ pub(crate) fn wait(cluster: &MemoryCluster, deployment: &Object, words: &str) {
         }))
         .unwrap();
     let set_uid = cluster.objects().iter().find(|object| object.key() == set_key).unwrap().metadata.uid.clone();
-    let (reason, message) = words.split_once(": ").unwrap_or((words, ""));
     let whole = deployment.to_value();
-    let container = container_of(&whole["spec"]["template"]["spec"]);
-    let status = match reason {
-        "Unschedulable" => json!({"phase": "Pending", "conditions": [
-            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]}),
-        reason => json!({"phase": "Pending", "containerStatuses": [
-            {"name": container, "restartCount": 0, "state": {"waiting": {"reason": reason, "message": message}}}]}),
-    };
+    let spec = &whole["spec"]["template"]["spec"];
     cluster
         .create(json!({
             "apiVersion": "v1", "kind": "Pod",
@@ -43,10 +36,22 @@ pub(crate) fn wait(cluster: &MemoryCluster, deployment: &Object, words: &str) {
                 },
                 "ownerReferences": owner("ReplicaSet", &set, &set_uid),
             },
-            "spec": {"containers": [{"name": container}]},
-            "status": status,
+            "spec": spec,
+            "status": waiting(spec, words),
         }))
         .unwrap();
+}
+
+/// The status of a pod that waits for these words.
+pub(crate) fn waiting(pod_spec: &Value, words: &str) -> Value {
+    let (reason, message) = words.split_once(": ").unwrap_or((words, ""));
+    match reason {
+        "Unschedulable" => json!({"phase": "Pending", "conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}]}),
+        reason => json!({"phase": "Pending", "containerStatuses": [
+            {"name": container_of(pod_spec), "restartCount": 0,
+                "state": {"waiting": {"reason": reason, "message": message}}}]}),
+    }
 }
 
 /// Takes that pod away.

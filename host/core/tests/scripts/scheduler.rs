@@ -66,13 +66,13 @@ impl Scheduler {
     pub(crate) fn answer(&self, recorder: &Recorder, call: &SchedulerCall) -> Result<SchedulerReply, SchedulerError> {
         let mut state = self.state();
         let question = match call {
-            SchedulerCall::Workers => "which workers can go".to_owned(),
-            SchedulerCall::AdaptiveTarget => "how many workers it needs".to_owned(),
-            SchedulerCall::IdleSince => "since when it has been idle".to_owned(),
-            SchedulerCall::Retire(addresses) => format!("to retire {}", names(addresses)),
+            SchedulerCall::Workers => "query the scheduler: which workers can go?".to_owned(),
+            SchedulerCall::AdaptiveTarget => "query the scheduler: how many workers does it want?".to_owned(),
+            SchedulerCall::IdleSince => "query the scheduler: idle since when?".to_owned(),
+            SchedulerCall::Retire(addresses) => format!("retire {}:", names(addresses)),
         };
         if state.is_silent {
-            recorder.note(format!("ask the scheduler {question}: no answer"));
+            recorder.note(format!("{question} no answer"));
             return Err(SchedulerError::Unreachable("connection refused".to_owned()));
         }
         let workers = registered(recorder);
@@ -108,12 +108,12 @@ impl Scheduler {
                 let left: Vec<_> = addresses.iter().filter(|address| !is_empty(address)).cloned().collect();
                 let answer = match left.is_empty() {
                     true => "done".to_owned(),
-                    false => format!("it can't move what is on {}", names(&left)),
+                    false => format!("the data of {} can't be moved", names(&left)),
                 };
                 (answer, SchedulerReply::Retired(empty))
             }
         };
-        recorder.note(format!("ask the scheduler {question}: {answer}"));
+        recorder.note(format!("{question} {answer}"));
         Ok(reply)
     }
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{Recorder, short_name},
+    plugin::Plugin,
     pods,
     scheduler::Scheduler,
     script::Step,
@@ -29,6 +30,8 @@ pub(crate) struct Stage {
     world: World,
     recorder: Arc<Recorder>,
     scheduler: Scheduler,
+    /// The plugin, from the first step on that speaks of it.
+    plugin: Option<Plugin>,
     /// Where the objects are that scripts name as files.
     files: PathBuf,
     is_stopped: bool,
@@ -42,7 +45,7 @@ impl Stage {
         let (noted, asked) = (Arc::clone(&recorder), scheduler.clone());
         let cluster = Arc::clone(&recorder.kubernetes.cluster);
         let world = World::over(cluster, Arc::clone(&recorder) as _, move |call, _| asked.answer(&noted, call));
-        Self { world, recorder, scheduler, files, is_stopped: false, uids: BTreeMap::new() }
+        Self { world, recorder, scheduler, plugin: None, files, is_stopped: false, uids: BTreeMap::new() }
     }
 
     /// Performs a step, has the operator do what it does then, and tells what happened.
@@ -55,7 +58,7 @@ impl Stage {
             return shown.lines().map(|line| self.readable(line)).collect();
         }
         if !self.is_stopped {
-            self.world.settle();
+            self.settle();
         }
         if step.call.step == "begin with FILE" {
             self.recorder.take_lines();
@@ -89,12 +92,10 @@ impl Stage {
 
     /// What a step does before the operator looks; a text that it shows instead.
     fn act(&mut self, step: &Step<'_>, words: &[&str]) -> Result<Option<String>, String> {
-        let kubernetes = &self.recorder.kubernetes;
+        let recorder = Arc::clone(&self.recorder);
+        let kubernetes = &recorder.kubernetes;
         match (step.call.step, words) {
-            ("apply:", []) => {
-                let yaml: Vec<_> = step.block.iter().map(|line| self.real(line)).collect();
-                self.apply(&yaml.join("\n"))?;
-            }
+            ("apply:", []) => self.apply(&self.block(step))?,
             ("apply FILE" | "begin with FILE", [file]) => {
                 let path = self.files.join(file);
                 let yaml = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -132,6 +133,9 @@ impl Stage {
             }
             ("no pods can be made: WORDS", [words]) => kubernetes.without_pods(Some(words)),
             ("pods can be made again", []) => kubernetes.without_pods(None),
+            ("pod NAME waits: WORDS", [name, words]) => {
+                self.edit("Pod", name, |pod| pod["status"] = pods::waiting(&pod["spec"], words))?;
+            }
             ("pod NAME runs", [name]) => self.report(name, "Running", 0)?,
             ("pod NAME succeeds", [name]) => self.report(name, "Succeeded", 0)?,
             ("pod NAME fails with exit code N", [name, code]) => self.report(name, "Failed", count(code)?)?,
@@ -159,14 +163,39 @@ impl Stage {
             ("WORKER begins a long task", [worker]) => self.scheduler.set_at_work(worker, true),
             ("WORKER ends its task", [worker]) => self.scheduler.set_at_work(worker, false),
             ("stop the operator", []) => self.is_stopped = true,
+            ("the plugin wants:", []) => {
+                let objects = serde_saphyr::from_str(&self.block(step)).map_err(|error| error.to_string())?;
+                self.plugin().answer(objects);
+            }
+            ("the plugin wants nothing", []) => self.plugin().answer(Vec::new()),
+            ("the plugin fails: WORDS", [words]) => self.plugin().fail(words),
             ("start the operator" | "restart the operator", []) => {
                 self.is_stopped = false;
                 self.world.restart();
+                self.plugin.iter_mut().for_each(Plugin::restart);
             }
             ("advance N UNIT", [number, unit]) => self.advance(number, unit)?,
             (step, words) => return Err(format!("nobody performs {step:?} with {words:?}")),
         }
         Ok(None)
+    }
+
+    /// The operator does what there is to do, until nothing is left.
+    fn settle(&mut self) {
+        self.world.settle();
+        let now = self.world.now;
+        if self.plugin.as_mut().is_some_and(|plugin| plugin.settle(now)) {
+            self.world.settle();
+        }
+    }
+
+    fn plugin(&mut self) -> &Plugin {
+        self.plugin.get_or_insert_with(|| Plugin::new(&self.recorder))
+    }
+
+    /// The YAML below a step.
+    fn block(&self, step: &Step<'_>) -> String {
+        step.block.iter().map(|line| self.real(line)).collect::<Vec<_>>().join("\n")
     }
 
     fn advance(&mut self, number: &str, unit: &str) -> Result<(), String> {
@@ -286,7 +315,7 @@ impl Stage {
 
 /// Whether a step changes what is around the operator only, so that it need not follow that something happens.
 fn is_of_surroundings(step: &str) -> bool {
-    ["the scheduler ", "the API server ", "WORKER ", "pods ", "no pods ", "stop "]
+    ["the scheduler ", "the API server ", "WORKER ", "pods ", "no pods ", "stop ", "the plugin "]
         .iter()
         .any(|begin| step.starts_with(begin))
 }

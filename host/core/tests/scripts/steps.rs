@@ -5,7 +5,7 @@ const PLACES: [&str; 12] =
     ["CODE", "DEPLOYMENT", "FIELDS", "FILE", "KIND", "N", "NAME", "PATH", "UNIT", "VALUE", "WORDS", "WORKER"];
 
 /// All steps.
-const STEPS: [&str; 37] = [
+const STEPS: [&str; 41] = [
     "begin with FILE",
     "apply FILE",
     "apply:",
@@ -21,6 +21,7 @@ const STEPS: [&str; 37] = [
     "the pod of DEPLOYMENT waits: WORDS",
     "no pods can be made: WORDS",
     "pods can be made again",
+    "pod NAME waits: WORDS",
     "pod NAME runs",
     "pod NAME succeeds",
     "pod NAME fails with exit code N",
@@ -39,6 +40,9 @@ const STEPS: [&str; 37] = [
     "the scheduler can do without WORKER",
     "WORKER begins a long task",
     "WORKER ends its task",
+    "the plugin wants:",
+    "the plugin wants nothing",
+    "the plugin fails: WORDS",
     "stop the operator",
     "start the operator",
     "restart the operator",

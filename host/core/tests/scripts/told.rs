@@ -188,7 +188,7 @@ pub(crate) fn lines(begin: u64, happened: Vec<(u64, String)>) -> Vec<String> {
             block.extend(["\n", &line]);
             continue;
         }
-        let (is_question, is_failure) = (line.starts_with("ask "), line.starts_with("failed: "));
+        let (is_question, is_failure) = (is_said_to_scheduler(&line), line.starts_with("failed: "));
         let is_again = |first: u64| is_failure || is_question && first < at;
         match told.iter_mut().find(|(first, block, _)| *block == line && is_again(*first)) {
             Some((first, _, again)) => *again += usize::from(*first < at),
@@ -206,12 +206,16 @@ pub(crate) fn lines(begin: u64, happened: Vec<(u64, String)>) -> Vec<String> {
         lines.extend(block.lines().map(str::to_owned));
         if let (1.., Some(line)) = (again, lines.last_mut()) {
             *line += if block.starts_with("failed: ") { " (again and again)" } else { "" };
-            if block.starts_with("ask ") {
+            if is_said_to_scheduler(&block) {
                 *line += &format!(" ({} times)", again + 1);
             }
         }
     }
     lines
+}
+
+fn is_said_to_scheduler(line: &str) -> bool {
+    ["query ", "retire "].iter().any(|begin| line.starts_with(begin))
 }
 
 /// `90 s` as people say it.
