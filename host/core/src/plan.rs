@@ -15,6 +15,7 @@ use crate::{
     fields::{contains, fingerprint, holds_exactly, says_exactly, without_emptied},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     ownership::Author,
+    quote::quote,
     wanted::{OnNewTemplate, Problem, Snapshot, SubjectPatch, WantedChild, target},
 };
 
@@ -279,6 +280,8 @@ fn outdated(child: &WantedChild) -> Option<Problem> {
     } else {
         "delete it to have it recreated"
     };
+    // One of several stands for all: when it has gone, the problem of the others is not a new one.
+    let name = quote(name);
     let message = format!("{} {name} was made from an older template and is left as it is; {remedy}", kind.kind);
     Some(Problem { permanent: !kind.same_kind(&pod_kind()), ..Problem::permanent(OUTDATED, message) })
 }

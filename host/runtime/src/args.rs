@@ -66,7 +66,7 @@ pub(crate) struct RunArgs {
     /// DNS domain of the cluster; schedulers are reached at `NAME.NAMESPACE.svc.DOMAIN`.
     #[arg(long, value_name = "DOMAIN", default_value = DEFAULT_CLUSTER_DOMAIN, value_parser = subdomain, env = "DASK_WASM_OPERATOR_CLUSTER_DOMAIN")]
     pub(crate) cluster_domain: String,
-    /// Where a scheduler is reached, if not at its Service: `NAMESPACE/CLUSTER=HOST:PORT[,HOST:DASHBOARD_PORT]`.
+    /// Where the scheduler of a cluster is reached, if not at its pod: `NAMESPACE/CLUSTER=HOST:PORT[,HOST:DASHBOARD_PORT]`.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) scheduler_address: Vec<Given>,
     /// Make at most so many workers of a group at a time; 0: all at once.
@@ -75,7 +75,7 @@ pub(crate) struct RunArgs {
     /// Seconds from one batch of workers to the next.
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = inherited(seconds), env = "DASK_KUBERNETES__CONTROLLER__WORKER_ALLOCATION__DELAY")]
     pub(crate) worker_allocation_delay: Inherited<Duration>,
-    /// Labels and annotations that begin so stay with the Dask object; give it once for each, in place of the defaults.
+    /// Labels and annotations with this prefix stay with the Dask object; give it once for each, in place of the defaults.
     #[arg(long, value_name = "PREFIX", default_values = EXCLUDED_PREFIXES)]
     pub(crate) excluded_prefix: Vec<String>,
     /// Post Events from this level on: `info` (all), `warning`, `none`; levels of the Python operator mean the same.
@@ -96,7 +96,7 @@ pub(crate) struct RunArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Scope")]
 pub(crate) struct ScopeArgs {
-    /// Serve the Dask objects of all namespaces; so it is without --namespace, too.
+    /// Serve the Dask objects of all namespaces: the default without --namespace.
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub(crate) all_namespaces: bool,
     /// Serve only the Dask objects of this namespace; may be given several times.

@@ -174,7 +174,7 @@ pub struct DaskJobSpec {
     /// Delete the job so many seconds after it ended. Not set: it stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds_after_finished: Option<u32>,
-    /// The job fails when it takes longer than this, in seconds from its creation, or from the last time it was resumed.
+    /// The job fails when it takes longer than this, in seconds from when its runner was created first, or from the last time it was resumed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_deadline_seconds: Option<u32>,
     /// How often a pod that failed or was lost is replaced, after 10 s, 20 s, 40 s, … at most 6 minutes. If set, restarts of

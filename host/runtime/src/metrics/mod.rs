@@ -123,7 +123,7 @@ impl Metrics {
         ours.register_with_unit("reconcile_duration", help, Unit::Seconds, reconcile_duration.clone());
 
         let reconcile_errors = Family::default();
-        let help = "Reconciles that failed and are tried again, by handler and kind of error";
+        let help = "Reconciles that failed, by handler and kind of error";
         ours.register("reconcile_errors", help, reconcile_errors.clone());
 
         let queue_depth = Gauge::default();
@@ -312,11 +312,11 @@ mod tests {
     #[test]
     fn every_metric_has_its_name_and_labels() {
         let metrics = Metrics::new();
-        metrics.reconciled("dask-operator/cluster", Duration::from_millis(3));
-        metrics.reconcile_failed("dask-operator/cluster", "Stale");
+        metrics.reconciled("cluster", Duration::from_millis(3));
+        metrics.reconcile_failed("cluster", "Stale");
         metrics.set_queue_depth(7);
-        metrics.waited("dask-operator/cluster", Duration::from_millis(30));
-        metrics.stalled("dask-operator/cluster");
+        metrics.waited("cluster", Duration::from_millis(30));
+        metrics.stalled("cluster");
         metrics.wrote("create", &Ok(Written::Deleted));
         metrics.wrote("create", &Err(WriteError::NotLeader));
         let deadline = Duration::from_secs(1);
@@ -328,12 +328,12 @@ mod tests {
         let text = metrics.encode();
         for line in [
             concat!("dask_operator_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
-            "dask_operator_reconcile_duration_seconds_bucket{le=\"0.0025\",handler=\"dask-operator/cluster\"} 0",
-            "dask_operator_reconcile_duration_seconds_bucket{le=\"0.005\",handler=\"dask-operator/cluster\"} 1",
-            "dask_operator_reconcile_errors_total{handler=\"dask-operator/cluster\",kind=\"Stale\"} 1",
+            "dask_operator_reconcile_duration_seconds_bucket{le=\"0.0025\",handler=\"cluster\"} 0",
+            "dask_operator_reconcile_duration_seconds_bucket{le=\"0.005\",handler=\"cluster\"} 1",
+            "dask_operator_reconcile_errors_total{handler=\"cluster\",kind=\"Stale\"} 1",
             "dask_operator_queue_depth 7",
-            "dask_operator_queue_duration_seconds_bucket{le=\"0.1\",handler=\"dask-operator/cluster\"} 1",
-            "dask_operator_stalls_total{handler=\"dask-operator/cluster\"} 1",
+            "dask_operator_queue_duration_seconds_bucket{le=\"0.1\",handler=\"cluster\"} 1",
+            "dask_operator_stalls_total{handler=\"cluster\"} 1",
             "dask_operator_api_writes_total{verb=\"create\",result=\"Success\"} 1",
             "dask_operator_api_writes_total{verb=\"create\",result=\"NotLeader\"} 1",
             "dask_operator_plugin_calls_total{plugin=\"istio\",handler=\"expose\",result=\"DeadlineExceeded\"} 1",

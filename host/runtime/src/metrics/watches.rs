@@ -32,7 +32,7 @@ fn labels(kind: &str, problem: &'static str) -> [(&'static str, String); 2] {
 
 impl Collector for WatchFailures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let help = "Attempts of watches that did not bring all news, by kind of the objects and reason";
+        let help = "Attempts of watches that missed events, by kind of the objects and reason";
         let mut family = encoder.encode_descriptor("watch_failures", help, None, MetricType::Counter)?;
         let failures = self.watches.failures();
         for (kind, problem, count) in &failures {
@@ -46,7 +46,7 @@ impl Collector for WatchFailures {
                 *failing.entry((key.resource.kind.kind, problem.kind())).or_default() += 1;
             }
         }
-        let help = "Watches that do not get all news at the moment, by kind of the objects and reason";
+        let help = "Watches that miss events at the moment, by kind of the objects and reason";
         let mut family = encoder.encode_descriptor("watches_failing", help, None, MetricType::Gauge)?;
         for ((kind, problem), count) in failing {
             ConstGauge::new(count).encode(family.encode_family(&labels(&kind, problem))?)?;

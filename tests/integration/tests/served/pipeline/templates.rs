@@ -51,7 +51,8 @@ async fn workers_of_an_older_template_are_left_alone_until_they_are_deleted() ->
         let degraded = condition(&group, "Degraded");
         assert_eq!((&degraded["status"], &degraded["reason"]), (&json!("True"), &json!("TemplateOutdated")));
         let message = degraded["message"].as_str().unwrap_or_default();
-        let named = |worker| message.contains(&format!("Deployment {} was made from an older template", name(worker)));
+        let named =
+            |worker| message.contains(&format!("Deployment “{}” was made from an older template", name(worker)));
         ensure!(
             workers.iter().any(named) && message.contains("delete it to have it recreated (and 1 more)"),
             "{message}"
