@@ -319,7 +319,7 @@ async fn lacks(start: impl AsyncFn() -> anyhow::Result<Operator>, missing: &[Str
         let mut operator = start().await?;
         let ended = operator.ended(Duration::from_secs(10)).await;
         last = operator.log();
-        let mut named: Vec<_> = last.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+        let mut named: Vec<_> = last.lines().filter_map(|line| line.strip_prefix("    ")).collect();
         let mut wanted: Vec<_> = missing.iter().map(String::as_str).collect();
         named.sort_unstable();
         wanted.sort_unstable();

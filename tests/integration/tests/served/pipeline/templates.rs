@@ -88,7 +88,7 @@ async fn so_is_the_scheduler() -> anyhow::Result<()> {
         let scheduler = stage.get(DEPLOYMENT, "simple-scheduler").await?;
         set_image(stage, "scheduler", NEW).await?;
         let message = stage.until_condition(CLUSTER, "simple", ["Degraded", "True", "TemplateOutdated"]).await?;
-        ensure!(message.contains("Deployment simple-scheduler"), "{message}");
+        ensure!(message.contains("Deployment “simple-scheduler”"), "{message}");
         let cluster = stage.until_running("simple", 1).await?;
         assert_eq!(cluster["status"]["outdatedReplicas"], 1);
         let now = stage.get(DEPLOYMENT, "simple-scheduler").await?;
