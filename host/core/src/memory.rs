@@ -133,17 +133,19 @@ impl MemoryCluster {
         self.remove(&mut self.lock(), key);
     }
 
-    /// Changes an object as a person would: what they change is theirs from then on, as with an update.
-    pub fn edit(&self, key: &ObjectKey, change: impl FnOnce(&mut Value)) {
+    /// Changes an object as a person would: what they change is theirs from then on, as with an update. False: there is no such
+    /// object, or the API server would refuse the change.
+    pub fn edit(&self, key: &ObjectKey, change: impl FnOnce(&mut Value)) -> bool {
         let mut objects = self.lock();
-        let Some(mut stored) = objects.stored.get(key).cloned() else { return };
+        let Some(mut stored) = objects.stored.get(key).cloned() else { return false };
         let before = stored.seen.to_value();
         let mut after = before.clone();
         change(&mut after);
+        if !stored.update(Rules::of(&key.kind), &before, &after) {
+            return false;
+        }
         stored.deletion = after["metadata"]["deletionTimestamp"].as_str().map(str::to_owned);
-        stored.update(Rules::of(&key.kind), &before, &after);
-        // The edited object can only be one that was decoded before.
-        let _ = self.put(&mut objects, key, stored);
+        self.put(&mut objects, key, stored).is_ok()
     }
 
     /// Removes what a manager applied to an object.

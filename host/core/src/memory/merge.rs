@@ -221,8 +221,7 @@ impl Rules<'_> {
                 });
             }
             Value::Array(items) => {
-                let Some(steps) = self.steps(above, name, items) else { return None };
-                let mut steps = steps.into_iter();
+                let mut steps = self.steps(above, name, items)?.into_iter();
                 items.retain_mut(|item| {
                     let Some(step) = steps.next() else { return true };
                     let outcome = self.prune_below((name, ITEM), &step, item, (before, held));
@@ -246,6 +245,10 @@ impl Rules<'_> {
     ) -> Outcome {
         let Some(before) = before.below(step) else { return Outcome::Stays };
         let Some(held) = held.below(step) else { return Outcome::Gone };
+        // Others may hold fields of an item that they have not put there.
+        if place.1 == ITEM && before.is_member() && !held.is_member() {
+            return Outcome::Gone;
+        }
         let was_empty = is_empty(Some(value));
         let below = self.prune(place, value, before, held);
         match below {

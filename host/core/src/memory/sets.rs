@@ -38,6 +38,11 @@ impl Fields {
         !self.member && self.below.is_empty()
     }
 
+    /// Whether the field itself is a member.
+    pub(super) fn is_member(&self) -> bool {
+        self.member
+    }
+
     /// Makes the field itself a member.
     pub(super) fn join(&mut self) {
         self.member = true;

@@ -188,19 +188,23 @@ impl Stored {
         self.set(rules, live);
     }
 
-    /// A person changes it: what they change is theirs from then on.
-    pub(super) fn update(&mut self, rules: Rules<'_>, before: &Value, after: &Value) {
+    /// A person changes it: what they change is theirs from then on. False: the API server refuses it.
+    pub(super) fn update(&mut self, rules: Rules<'_>, before: &Value, after: &Value) -> bool {
         let (before, after) = (substance(before), substance(after));
         let mut live = self.live.clone();
         put_changes(&mut live, &before, &after);
         rules.drop_empty(&mut live);
         complete(rules, &mut live);
+        if self.deletion.is_some() && has_new_finalizers(&self.live, &live) {
+            return false;
+        }
         // Where nobody holds anything, nothing is noted before the first apply.
         if !self.managers.is_empty() || self.generation == 0 {
             let before = std::mem::take(&mut self.live);
             self.take(rules, GIVEN, &before, &live);
         }
         self.set(rules, live);
+        true
     }
 
     /// What is different between two states becomes that of who writes it by a plain request.
@@ -340,4 +344,44 @@ fn has_new_finalizers(before: &Value, after: &Value) -> bool {
     let of = |object: &Value| object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
     let old = of(before);
     of(after).iter().any(|finalizer| !old.contains(finalizer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        fields::{contains, holds_exactly},
+        object::{GroupVersionKind, NamespacedName, Resource},
+    };
+
+    /// The two are written apart: what is recorded here, and what is looked for there.
+    #[test]
+    fn who_applies_holds_exactly_what_was_applied() {
+        let kind = GroupVersionKind::new("apps", "v1", "Deployment");
+        let object = ObjectKey { kind: kind.clone(), at: NamespacedName::new("n", "a") };
+        let mut wanted = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "a", "labels": {"a": "1"}, "ownerReferences": [{"uid": "u", "controller": true}]},
+            "spec": {"replicas": 1, "template": {"metadata": {"annotations": {}}, "spec": {"containers": [
+                {"name": "c", "image": "i", "args": ["a"], "ports": [{"containerPort": 8786}], "env": []},
+            ]}}},
+        });
+        let mut stored = Stored::new(&object).unwrap();
+        for replicas in [1, 2] {
+            wanted["spec"]["replicas"] = json!(replicas);
+            let apply = Apply {
+                resource: Resource { kind: kind.clone(), plural: "deployments".to_owned(), namespaced: true },
+                object: object.clone(),
+                target: ApplyTarget::Object,
+                manager: "m".to_owned(),
+                precondition: crate::action::Precondition::Absent,
+                body: wanted.clone(),
+                force: false,
+            };
+            assert!(stored.apply(Rules::of(&kind), &apply).is_ok());
+            let entries = stored.managed_fields();
+            assert!(holds_exactly(&entries[0]["fieldsV1"], &wanted), "{entries}");
+            assert!(contains(&stored.live, &substance(&wanted)), "{}", stored.live);
+        }
+    }
 }

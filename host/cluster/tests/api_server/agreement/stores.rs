@@ -120,8 +120,7 @@ impl Store for Memory<'_> {
         if self.get(key).await?.is_none() {
             return Ok(Answer::Absent);
         }
-        self.cluster.edit(key, change);
-        Ok(Answer::Done)
+        Ok(if self.cluster.edit(key, change) { Answer::Done } else { Answer::Refused })
     }
 
     async fn merge(&self, key: &ObjectKey, patch: &Value) -> anyhow::Result<Answer> {
