@@ -1,11 +1,14 @@
 //! A cluster in memory: what `render` and fast tests run the pipeline over.
 //!
 //! It does what the pipeline relies on, checked against a real API server by the integration tests: server-side apply with a
-//! set of fields per manager, uids, resource versions, preconditions, removal of children. It simplifies: nothing is
-//! defaulted, lists of custom kinds are replaced as a whole, Deployments are available at once, conflicts are for force only.
+//! set of fields per manager, conflicts, uids, resource versions, generations, preconditions, finalizers, removal of what has
+//! lost its owners. It simplifies: nothing is defaulted or validated, Deployments are available at once.
 
 mod kinds;
-mod layers;
+mod merge;
+mod rules;
+mod sets;
+mod stored;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,10 +19,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
+    action::{Action, Apply, Precondition, WriteError, Written},
     dask::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, pod_kind, pod_summary_kind, summary},
-    fields::{fields_of, fingerprint, held_part, hex},
-    inheritance::inherited,
+    fields::hex,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     ownership::is_of_author,
     ports::{Observed, Pending, Schedulers, Writes},
@@ -27,7 +29,8 @@ use crate::{
     schema::KnownFields,
 };
 pub use kinds::{built_in_kinds, built_in_resources};
-use layers::{first_difference, first_null, give, lay_over, take_changed, take_conflicts, take_held};
+use rules::Rules;
+use stored::{Refusal, Stored};
 
 /// A cluster in memory.
 pub struct MemoryCluster {
@@ -49,24 +52,6 @@ struct Objects {
     changed: Option<String>,
     /// Addresses of the workers that the schedulers were asked to retire.
     retired: BTreeSet<String>,
-}
-
-#[derive(Clone)]
-struct Stored {
-    /// As a person gave it, before anything was applied; empty for what handlers made.
-    given: Value,
-    /// The last apply of each manager, by manager and target, in the order of their first apply.
-    applied: Vec<(String, ApplyTarget, Value)>,
-    seen: Arc<Object>,
-    generation: i64,
-    /// Fingerprint of the specification that has this generation.
-    spec: Option<u64>,
-}
-
-impl Stored {
-    fn new(given: Value, seen: Object) -> Self {
-        Self { given, applied: Vec::new(), seen: Arc::new(seen), generation: 0, spec: None }
-    }
 }
 
 impl MemoryCluster {
@@ -101,9 +86,13 @@ impl MemoryCluster {
         // Whatever version is given, an object is stored once.
         let key = ObjectKey { kind: resource.kind, at: NamespacedName { namespace, name } };
         let mut objects = self.lock();
-        let stored = Stored::new(object, placeholder(&key)?);
-        objects.stored.insert(key.clone(), stored);
-        self.refresh(&mut objects, &key)?;
+        if objects.stored.contains_key(&key) {
+            return Err(format!("{key} exists already"));
+        }
+        let mut stored = Stored::new(&key)?;
+        stored.is_given = true;
+        stored.update(Rules::of(&key.kind), &Value::Null, &object);
+        self.put(&mut objects, &key, stored)?;
         Ok(key)
     }
 
@@ -121,12 +110,12 @@ impl MemoryCluster {
     pub fn authors(&self, key: &ObjectKey) -> Vec<String> {
         let objects = self.lock();
         let stored = objects.stored.get(key);
-        stored.into_iter().flat_map(|stored| &stored.applied).map(|(manager, _, _)| manager.clone()).collect()
+        stored.into_iter().flat_map(Stored::appliers).map(str::to_owned).collect()
     }
 
     /// Whether a person gave the object, and no handler made it.
     pub fn was_given(&self, key: &ObjectKey) -> bool {
-        self.lock().stored.get(key).is_some_and(|stored| !stored.given.is_null())
+        self.lock().stored.get(key).is_some_and(|stored| stored.is_given)
     }
 
     /// What was written since this was last asked: object and manager.
@@ -139,32 +128,32 @@ impl MemoryCluster {
         self.lock().changed.clone()
     }
 
-    /// Deletes an object and what it controls, without a trace.
+    /// Deletes an object as a person would. Finalizers keep it.
     pub fn delete(&self, key: &ObjectKey) {
-        remove(&mut self.lock(), key);
+        self.remove(&mut self.lock(), key);
     }
 
-    /// Changes an object as a person would: what they change is theirs from then on, as with an update.
-    pub fn edit(&self, key: &ObjectKey, change: impl FnOnce(&mut Value)) {
+    /// Changes an object as a person would: what they change is theirs from then on, as with an update. False: there is no such
+    /// object, or the API server would refuse the change.
+    pub fn edit(&self, key: &ObjectKey, change: impl FnOnce(&mut Value)) -> bool {
         let mut objects = self.lock();
-        let Some(stored) = objects.stored.get_mut(key) else { return };
+        let Some(mut stored) = objects.stored.get(key).cloned() else { return false };
         let before = stored.seen.to_value();
         let mut after = before.clone();
         change(&mut after);
-        for (_, _, body) in &mut stored.applied {
-            take_changed(body, &before, &after);
+        if !stored.update(Rules::of(&key.kind), &before, &after) {
+            return false;
         }
-        give(&mut stored.given, &before, &after);
-        // The edited object can only be one that was decoded before.
-        let _ = self.refresh(&mut objects, key);
+        stored.deletion = after["metadata"]["deletionTimestamp"].as_str().map(str::to_owned);
+        self.put(&mut objects, key, stored).is_ok()
     }
 
     /// Removes what a manager applied to an object.
     pub fn forget_apply(&self, key: &ObjectKey, manager: &str) {
         let mut objects = self.lock();
-        let Some(stored) = objects.stored.get_mut(key) else { return };
-        stored.applied.retain(|(name, _, _)| name != manager);
-        let _ = self.refresh(&mut objects, key);
+        let Some(mut stored) = objects.stored.get(key).cloned() else { return };
+        stored.forget(Rules::of(&key.kind), manager);
+        let _ = self.put(&mut objects, key, stored);
     }
 
     fn lock(&self) -> MutexGuard<'_, Objects> {
@@ -182,63 +171,44 @@ impl MemoryCluster {
         let key = &ObjectKey { kind, at: apply.object.at.clone() };
         let stale = |message: &str| WriteError::Stale { object: key.clone(), message: message.to_owned() };
         let live = objects.stored.get(key).map(|stored| Arc::clone(&stored.seen));
-        let before = if key.kind.is_built_in() { None } else { objects.stored.get(key).cloned() };
-        let version = |live: &Object| live.metadata.resource_version.clone();
         match (&apply.precondition, &live) {
-            (Precondition::Absent, None) => {
-                let seen = placeholder(key).map_err(|message| refused(key, message))?;
-                objects.stored.insert(key.clone(), Stored::new(Value::Null, seen));
-            }
             (Precondition::Absent, Some(live)) if is_of_author(apply, live) => return Err(stale("it exists already")),
             (Precondition::Absent, Some(_)) => {
                 return Err(WriteError::Foreign { object: key.clone(), owner: "somebody else".to_owned() });
             }
-            (Precondition::Uid(uid) | Precondition::Unchanged { uid, .. }, live)
-                if live.as_ref().is_none_or(|live| live.metadata.uid != *uid) =>
-            {
-                return Err(stale("uid mismatch"));
-            }
-            (Precondition::Unchanged { resource_version, .. }, Some(live)) if version(live) != *resource_version => {
-                return Err(stale("the object has been modified"));
-            }
-            (_, Some(live)) if has_other_controller(apply, live) => {
+            (Precondition::Uid(_) | Precondition::Unchanged { .. }, None) => return Err(stale("no existing object")),
+            _ => {}
+        }
+        let before = objects.stored.get(key).cloned();
+        let mut stored = match &before {
+            Some(before) => before.clone(),
+            None => Stored::new(key).map_err(|message| refused(key, message))?,
+        };
+        // As the API server, which tells of conflicts first and of what is invalid last.
+        let outcome = stored.apply(Rules::of(&key.kind), apply);
+        if let Err(Refusal::Conflict(message)) = outcome {
+            return Err(WriteError::Conflict { object: key.clone(), message });
+        }
+        if let Some(live) = &live {
+            check(&apply.precondition, live).map_err(stale)?;
+        }
+        match outcome {
+            Ok(()) => {}
+            Err(Refusal::SecondController) => {
                 return Err(WriteError::Foreign { object: key.clone(), owner: "another controller".to_owned() });
             }
-            (Precondition::Uid(_) | Precondition::Unchanged { .. }, _) => {}
+            Err(Refusal::Conflict(message) | Refusal::Invalid(message)) => return Err(refused(key, message)),
         }
-        let body = apply.body.clone();
-        let Some(stored) = objects.stored.get_mut(key) else { return Err(stale("no existing object")) };
-        if apply.force {
-            let others = stored.applied.iter_mut().filter(|(manager, _, _)| *manager != apply.manager);
-            others.for_each(|(_, _, theirs)| take_conflicts(theirs, &body));
+        let had_applied = before.as_ref().is_some_and(|before| before.appliers().any(|name| name == apply.manager));
+        let changed = before.as_ref().and_then(|before| stored.changed_since(before)).filter(|_| had_applied);
+        let written = self.put(&mut objects, key, stored).map_err(|message| refused(key, message))?;
+        if written.is_news {
+            objects.written.push((key.clone(), apply.manager.clone()));
         }
-        let mut changed = None;
-        match stored
-            .applied
-            .iter_mut()
-            .find(|(manager, target, _)| *manager == apply.manager && *target == apply.target)
-        {
-            Some((_, _, before)) if *before == body => return Ok(Written::Applied(Arc::clone(&stored.seen))),
-            Some((_, _, before)) => {
-                changed = first_difference(before, &body);
-                *before = body;
-            }
-            None => stored.applied.push((apply.manager.clone(), apply.target, body)),
-        }
-        self.refresh(&mut objects, key).map_err(|message| refused(key, message))?;
-        let after = objects.stored.get(key).map(|stored| Arc::clone(&stored.seen));
-        if let (Some(before), Some(after)) = (before, after)
-            && let Some(path) = first_null(&apply.body, &before.seen.to_value(), &after.to_value())
-        {
-            objects.stored.insert(key.clone(), before);
-            return Err(refused(key, format!("{path} in body must be of type object: \"null\"")));
-        }
-        objects.written.push((key.clone(), apply.manager.clone()));
         if let Some(path) = changed {
             objects.changed = Some(format!("{key}: {path}, applied by {}", apply.manager));
         }
-        let seen = objects.stored.get(key).map(|stored| Arc::clone(&stored.seen));
-        seen.map(Written::Applied).ok_or_else(|| stale("no existing object"))
+        Ok(Written::Applied(written.seen))
     }
 
     /// Leaves everything as it was.
@@ -249,106 +219,123 @@ impl MemoryCluster {
         result
     }
 
-    /// What was given with the object becomes the last apply of a manager.
+    /// What was given with the object becomes a manager's.
     fn inherit(&self, key: &ObjectKey, uid: &str, controller: &str, manager: &str) -> Result<Written, WriteError> {
         let stale = || WriteError::Stale { object: key.clone(), message: "there is nothing to inherit".to_owned() };
         let mut objects = self.lock();
-        let stored = objects.stored.get_mut(key).filter(|stored| stored.seen.metadata.uid == uid).ok_or_else(stale)?;
-        let mut object = stored.seen.to_value();
-        object["metadata"]["managedFields"] = json!([given_entry(&stored.given)]);
-        let fields = inherited(&object, manager, controller).ok_or_else(stale)?[0]["fieldsV1"].take();
-        let body = held_part(&fields, &stored.given);
-        take_held(&mut stored.given, &fields);
-        stored.applied.push((manager.to_owned(), ApplyTarget::Object, body));
-        self.refresh(&mut objects, key).map_err(|message| refused(key, message))?;
+        let Some(live) = objects.stored.get(key) else { return Ok(Written::Deleted) };
+        let mut stored = live.clone();
+        if stored.seen.metadata.uid != uid || !stored.inherit(manager, controller) {
+            return Err(stale());
+        }
+        let written = self.put(&mut objects, key, stored).map_err(|message| refused(key, message))?;
         objects.written.push((key.clone(), manager.to_owned()));
-        let seen = objects.stored.get(key).map(|stored| Arc::clone(&stored.seen));
-        seen.map(Written::Applied).ok_or_else(stale)
+        Ok(Written::Applied(written.seen))
     }
 
     fn remove_finalizer(
         &self,
         key: &ObjectKey,
-        uid: &str,
+        precondition: &Precondition,
         position: usize,
         annotations: &BTreeMap<String, String>,
     ) -> Result<Written, WriteError> {
-        let stale = || WriteError::Stale { object: key.clone(), message: "uid mismatch".to_owned() };
-        let live = |objects: &Objects| objects.stored.get(key).map(|stored| Arc::clone(&stored.seen));
-        live(&self.lock()).filter(|live| live.metadata.uid == uid).ok_or_else(stale)?;
-        self.edit(key, |object| {
-            if let Some(finalizers) = object["metadata"]["finalizers"].as_array_mut() {
-                finalizers.remove(position);
-            }
-            object["metadata"]["annotations"] = json!(annotations);
-        });
+        let stale = |message: &str| WriteError::Stale { object: key.clone(), message: message.to_owned() };
         let mut objects = self.lock();
+        let Some(live) = objects.stored.get(key) else { return Ok(Written::Deleted) };
+        let mut stored = live.clone();
+        check(precondition, &stored.seen).map_err(stale)?;
+        let before = stored.seen.to_value();
+        let mut after = before.clone();
+        match after["metadata"]["finalizers"].as_array_mut() {
+            Some(finalizers) if position < finalizers.len() => drop(finalizers.remove(position)),
+            _ => return Err(stale("there is no such finalizer")),
+        }
+        after["metadata"]["annotations"] = json!(annotations);
+        stored.update(Rules::of(&key.kind), &before, &after);
+        let written = self.put(&mut objects, key, stored).map_err(|message| refused(key, message))?;
         objects.written.push((key.clone(), "remove-finalizer".to_owned()));
-        live(&objects).map(Written::Applied).ok_or_else(stale)
+        Ok(if written.is_gone { Written::Deleted } else { Written::Applied(written.seen) })
     }
 
-    /// Computes an object anew from what was given and applied.
-    fn refresh(&self, objects: &mut Objects, key: &ObjectKey) -> Result<(), String> {
-        objects.version += 1;
-        let version = objects.version;
-        let by_keys = self.served(&key.kind).is_some_and(|resource| resource.kind.is_built_in());
+    /// Stores an object, if anything of it is new. What is being deleted goes with its last finalizer.
+    fn put(&self, objects: &mut Objects, key: &ObjectKey, mut stored: Stored) -> Result<Put, String> {
+        let before = objects.stored.get(key);
+        if let Some(before) = before.filter(|before| before.is_same(&stored)) {
+            return Ok(Put { seen: Arc::clone(&before.seen), is_news: false, is_gone: false });
+        }
+        let had_finalizers = before.is_some_and(|before| !before.finalizers().is_empty());
+        let is_gone = stored.deletion.is_some() && had_finalizers && stored.finalizers().is_empty();
         let earlier = objects.earlier.get(key).copied().unwrap_or(0);
-        let Some(stored) = objects.stored.get_mut(key) else { return Ok(()) };
-        let mut object = if stored.given.is_null() { json!({}) } else { stored.given.clone() };
-        for (_, _, body) in &stored.applied {
-            lay_over(&mut object, body, by_keys);
+        stored.refresh(key, &uid(key, earlier), objects.version + 1, &self.created_at)?;
+        objects.version += 1;
+        let seen = Arc::clone(&stored.seen);
+        objects.stored.insert(key.clone(), stored);
+        if is_gone {
+            self.end(objects, key);
         }
-        let spec = object.get("spec").map(fingerprint);
-        if stored.generation == 0 || stored.spec != spec {
-            stored.generation += 1;
-            stored.spec = spec;
+        Ok(Put { seen, is_news: true, is_gone })
+    }
+
+    /// Deletes an object, unless finalizers keep it.
+    fn remove(&self, objects: &mut Objects, key: &ObjectKey) {
+        let Some(mut stored) = objects.stored.get(key).cloned() else { return };
+        if stored.finalizers().is_empty() {
+            return self.end(objects, key);
         }
-        object["apiVersion"] = json!(key.kind.api_version());
-        object["kind"] = json!(key.kind.kind);
-        object["metadata"]["name"] = json!(key.at.name);
-        if let Some(namespace) = &key.at.namespace {
-            object["metadata"]["namespace"] = json!(namespace);
+        stored.begin_deletion(&self.created_at);
+        let _ = self.put(objects, key, stored);
+    }
+
+    /// An object is gone, and with it what nobody else owns.
+    fn end(&self, objects: &mut Objects, key: &ObjectKey) {
+        let Some(gone) = objects.stored.remove(key) else { return };
+        objects.version += 1;
+        *objects.earlier.entry(key.clone()).or_default() += 1;
+        let uid = gone.seen.metadata.uid.clone();
+        let is_owned = |stored: &Stored| stored.seen.metadata.owner_references.iter().any(|owner| owner.uid == uid);
+        let owned = objects.stored.iter().filter(|(_, stored)| is_owned(stored));
+        let owned: Vec<_> = owned.map(|(key, _)| key.clone()).collect();
+        for key in owned {
+            let Some(mut stored) = objects.stored.get(&key).cloned() else { continue };
+            let is_there = |uid: &str| objects.stored.values().any(|stored| stored.seen.metadata.uid == uid);
+            if !stored.seen.metadata.owner_references.iter().any(|owner| is_there(&owner.uid)) {
+                self.remove(objects, &key);
+                continue;
+            }
+            let before = stored.seen.to_value();
+            let mut after = before.clone();
+            if let Some(owners) = after["metadata"]["ownerReferences"].as_array_mut() {
+                owners.retain(|owner| owner["uid"] != *uid);
+            }
+            stored.update(Rules::of(&key.kind), &before, &after);
+            let _ = self.put(objects, &key, stored);
         }
-        object["metadata"]["uid"] = json!(uid(key, earlier));
-        object["metadata"]["resourceVersion"] = json!(version.to_string());
-        object["metadata"]["generation"] = json!(stored.generation);
-        object["metadata"]["creationTimestamp"] = json!(self.created_at);
-        let applied = stored.applied.iter().filter_map(|(manager, target, body)| {
-            let subresource = if *target == ApplyTarget::Status { "status" } else { "" };
-            let fields = fields_of(body);
-            // As the API server, which keeps no entry of who holds nothing.
-            let is_empty = [json!({}), json!({"f:metadata": {}})].contains(&fields);
-            let entry =
-                json!({"manager": manager, "operation": "Apply", "subresource": subresource, "fieldsV1": fields});
-            (!is_empty).then_some(entry)
-        });
-        let given = (!stored.given.is_null()).then(|| given_entry(&stored.given));
-        object["metadata"]["managedFields"] = applied.chain(given).collect();
-        simulate_controllers(&key.kind, &mut object);
-        stored.seen = Arc::new(Object::from_value(&object).map_err(|error| error.to_string())?);
-        Ok(())
     }
 }
 
-/// What a person holds of an object that was given.
-fn given_entry(given: &Value) -> Value {
-    json!({"manager": "given", "operation": "Update", "fieldsV1": fields_of(given)})
+/// What became of an object that was to be stored.
+struct Put {
+    seen: Arc<Object>,
+    is_news: bool,
+    is_gone: bool,
 }
 
-/// Whether an object would have a second controller, which the API server refuses.
-fn has_other_controller(apply: &Apply, live: &Object) -> bool {
-    let (wanted, controller) = (apply.controller_uid(), live.metadata.controller());
-    wanted.is_some_and(|wanted| controller.is_some_and(|controller| controller.uid != wanted))
+/// Whether an object is the one that is meant; if not, in what it is another.
+fn check(precondition: &Precondition, live: &Object) -> Result<(), &'static str> {
+    match precondition {
+        Precondition::Uid(uid) | Precondition::Unchanged { uid, .. } if live.metadata.uid != *uid => {
+            Err("uid mismatch")
+        }
+        Precondition::Unchanged { resource_version, .. } if live.metadata.resource_version != *resource_version => {
+            Err("the object has been modified")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn refused(key: &ObjectKey, message: String) -> WriteError {
     WriteError::Refused { object: key.clone(), code: 422, reason: "Invalid".to_owned(), message, fields: Vec::new() }
-}
-
-fn placeholder(key: &ObjectKey) -> Result<Object, String> {
-    let object =
-        json!({"apiVersion": key.kind.api_version(), "kind": key.kind.kind, "metadata": {"name": key.at.name}});
-    Object::from_value(&object).map_err(|error| error.to_string())
 }
 
 fn object_kind(object: &Value) -> GroupVersionKind {
@@ -372,20 +359,6 @@ fn simulate_controllers(kind: &GroupVersionKind, object: &mut Value) {
             "replicas": replicas, "updatedReplicas": replicas, "readyReplicas": replicas, "availableReplicas": replicas,
         });
     }
-}
-
-fn remove(objects: &mut Objects, key: &ObjectKey) {
-    let Some(removed) = objects.stored.remove(key) else { return };
-    objects.version += 1;
-    *objects.earlier.entry(key.clone()).or_default() += 1;
-    let uid = removed.seen.metadata.uid.clone();
-    let owned: Vec<_> = objects
-        .stored
-        .iter()
-        .filter(|(_, stored)| stored.seen.metadata.owner_references.iter().any(|owner| owner.uid == uid))
-        .map(|(key, _)| key.clone())
-        .collect();
-    owned.iter().for_each(|key| remove(objects, key));
 }
 
 impl Observed for MemoryCluster {
@@ -438,15 +411,17 @@ impl Writes for MemoryCluster {
                         Err(WriteError::Stale { object: object.clone(), message })
                     }
                     (Some(_), _) => {
-                        remove(&mut objects, object);
+                        self.remove(&mut objects, object);
                         objects.written.push((object.clone(), "delete".to_owned()));
                         Ok(Written::Deleted)
                     }
                     (None, _) => Ok(Written::Deleted),
                 }
             }
-            Action::RemoveFinalizer { object, uid, position, annotations, .. } => {
-                self.remove_finalizer(object, uid, *position, annotations)
+            Action::RemoveFinalizer { object, uid, resource_version, position, annotations, .. } => {
+                let (uid, resource_version) = (uid.clone(), resource_version.clone());
+                let precondition = Precondition::Unchanged { uid, resource_version };
+                self.remove_finalizer(object, &precondition, *position, annotations)
             }
         };
         Box::pin(std::future::ready(result))

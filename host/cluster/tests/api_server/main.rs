@@ -1,6 +1,7 @@
 //! The cluster side against a real API server: what is only true if Kubernetes behaves as the decisions say.
 
 mod accepted;
+mod agreement;
 mod applier;
 mod emptied;
 mod inheritance;

@@ -182,22 +182,38 @@ pub fn settle(mut child: WantedChild, live: Option<&Object>, manager: &str, is_s
 }
 
 /// The live spec as far as we hold it: applying that changes nothing. None: we hold nothing of it.
-fn held_spec(live: &Object, live_value: &Value, manager: &str) -> Option<Value> {
+fn held_spec(wanted: &Value, live: &Object, live_value: &Value, manager: &str) -> Option<Value> {
     let held = live.applied_by(manager).and_then(ManagedFields::decoded)?;
-    Some(held_part(held.get("f:spec")?, live_value.get("spec")?))
+    let held = held.get("f:spec")?;
+    let mut spec = held_part(held, live_value.get("spec")?);
+    keep_empty(&mut spec, wanted.get("spec")?, held);
+    Some(spec)
+}
+
+/// What is applied empty is held, but not stored. Without it the apply would be one that gives it up.
+fn keep_empty(part: &mut Value, wanted: &Value, held: &Value) {
+    let (Some(part), Some(wanted)) = (part.as_object_mut(), wanted.as_object()) else { return };
+    for (name, value) in wanted {
+        let Some(held) = held.get(format!("f:{name}")) else { continue };
+        match part.get_mut(name) {
+            Some(part) => keep_empty(part, value, held),
+            None if *value == json!({}) || *value == json!([]) => drop(part.insert(name.clone(), value.clone())),
+            None => {}
+        }
+    }
 }
 
 /// Sends a running pod's own values back for what we hold of it: what a webhook changed when it was made (the image's registry,
 /// say) stays changed.
 fn keep_pod(wanted: &mut Value, live: &Object, live_value: &Value, manager: &str) {
-    if let Some(spec) = held_spec(live, live_value, manager) {
+    if let Some(spec) = held_spec(wanted, live, live_value, manager) {
         wanted["spec"] = spec;
     }
 }
 
 /// Only metadata is applied, and what was applied or inherited before stays ours. Where we hold nothing, nothing is taken.
 fn leave_alone(wanted: &mut Value, live: &Object, live_value: &Value, manager: &str) {
-    match held_spec(live, live_value, manager) {
+    match held_spec(wanted, live, live_value, manager) {
         Some(spec) => wanted["spec"] = spec,
         None => drop(wanted.as_object_mut().and_then(|wanted| wanted.remove("spec"))),
     }

@@ -1,0 +1,161 @@
+//! Sets of fields, as the API server keeps one for each manager of an object. Pure.
+//! <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/object-meta/#ObjectMeta>
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use serde_json::{Map, Value};
+
+/// A set of fields: of each whether it is a member, and which members are below it. Steps are written as in `FieldsV1`:
+/// `f:name`, `k:{"name":"a"}`, `v:"a"`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Fields {
+    member: bool,
+    below: BTreeMap<String, Fields>,
+}
+
+impl Fields {
+    pub(super) fn from_json(fields: &Value) -> Self {
+        let below = fields.as_object().into_iter().flatten();
+        let mut set = Self::default();
+        for (step, below) in below {
+            match step.as_str() {
+                "." => set.member = true,
+                _ => drop(set.below.insert(step.clone(), Self::from_json(below))),
+            }
+        }
+        set.member |= set.below.is_empty();
+        set
+    }
+
+    /// As `FieldsV1`, in which a member without anything below it is an empty object.
+    pub(super) fn to_json(&self) -> Value {
+        let dot = (self.member && !self.below.is_empty()).then(|| (".".to_owned(), Value::Object(Map::new())));
+        let below = self.below.iter().map(|(step, below)| (step.clone(), below.to_json()));
+        dot.into_iter().chain(below).collect::<Map<_, _>>().into()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        !self.member && self.below.is_empty()
+    }
+
+    /// Whether the field itself is a member.
+    pub(super) fn is_member(&self) -> bool {
+        self.member
+    }
+
+    /// Makes the field itself a member.
+    pub(super) fn join(&mut self) {
+        self.member = true;
+    }
+
+    pub(super) fn below(&self, step: &str) -> Option<&Self> {
+        self.below.get(step)
+    }
+
+    /// Puts a set in the place of what is below a step.
+    pub(super) fn put(&mut self, step: String, set: Self) {
+        if !set.is_empty() {
+            self.below.insert(step, set);
+        }
+    }
+
+    /// Takes a field out, and all below it.
+    pub(super) fn remove(&mut self, step: &str) {
+        self.below.remove(step);
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        self.member |= other.member;
+        for (step, below) in &other.below {
+            self.below.entry(step.clone()).or_default().add(below);
+        }
+    }
+
+    /// Takes out the members of another set. What is below them stays.
+    pub(super) fn subtract(&mut self, other: &Self) {
+        self.member &= !other.member;
+        self.below.retain(|step, below| {
+            if let Some(other) = other.below.get(step) {
+                below.subtract(other);
+            }
+            !below.is_empty()
+        });
+    }
+
+    pub(super) fn common(&self, other: &Self) -> Self {
+        let mut common = Self { member: self.member && other.member, below: BTreeMap::new() };
+        for (step, below) in &self.below {
+            if let Some(other) = other.below.get(step) {
+                common.put(step.clone(), below.common(other));
+            }
+        }
+        common
+    }
+
+    /// The paths of all members, as the API server writes them: `.spec.ports[port=80,protocol="TCP"].name`.
+    pub(super) fn paths(&self) -> Vec<String> {
+        let mut paths = Vec::new();
+        self.collect_paths(&mut String::new(), &mut paths);
+        paths
+    }
+
+    fn collect_paths(&self, path: &mut String, paths: &mut Vec<String>) {
+        if self.member {
+            paths.push(path.clone());
+        }
+        for (step, below) in &self.below {
+            let length = path.len();
+            write_step(step, path);
+            below.collect_paths(path, paths);
+            path.truncate(length);
+        }
+    }
+}
+
+fn write_step(step: &str, path: &mut String) {
+    // Nothing that is written to text fails.
+    let _ = match step.split_once(':') {
+        Some(("f", name)) => write!(path, ".{name}"),
+        Some(("k", keys)) => {
+            let keys: Map<String, Value> = serde_json::from_str(keys).unwrap_or_default();
+            let keys: Vec<_> = keys.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            write!(path, "[{}]", keys.join(","))
+        }
+        Some((_, value)) => write!(path, "[={value}]"),
+        None => write!(path, "{step}"),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn set(fields: Value) -> Fields {
+        Fields::from_json(&fields)
+    }
+
+    #[test]
+    fn they_are_read_and_written_as_the_server_does() {
+        let fields = json!({"f:a": {".": {}, "f:b": {}}, "f:c": {"k:{\"name\":\"x\"}": {".": {}, "f:d": {}}}});
+        assert_eq!(set(fields.clone()).to_json(), fields);
+        let paths = [".a", ".a.b", r#".c[name="x"]"#, r#".c[name="x"].d"#];
+        assert_eq!(set(fields).paths(), paths);
+        assert_eq!(set(json!({"f:finalizers": {"v:\"a\"": {}}})).paths(), [r#".finalizers[="a"]"#]);
+    }
+
+    #[test]
+    fn members_are_taken_out_one_by_one() {
+        let mut left = set(json!({"f:a": {".": {}, "f:b": {}, "f:c": {}}}));
+        left.subtract(&set(json!({"f:a": {"f:b": {}}})));
+        assert_eq!(left.to_json(), json!({"f:a": {".": {}, "f:c": {}}}));
+        left.subtract(&set(json!({"f:a": {}})));
+        assert_eq!(left.to_json(), json!({"f:a": {"f:c": {}}}));
+        assert!(left.common(&set(json!({"f:a": {}}))).is_empty());
+        left.add(&set(json!({"f:a": {}})));
+        assert_eq!(left.common(&set(json!({"f:a": {}, "f:x": {}}))).to_json(), json!({"f:a": {}}));
+        left.subtract(&set(json!({"f:a": {".": {}, "f:c": {}}})));
+        assert!(left.is_empty());
+    }
+}
