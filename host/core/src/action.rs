@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    claim::FieldPath,
     names::check_dns_subdomain,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     quote::quote,
@@ -54,6 +55,21 @@ pub enum Action {
         uid: String,
         /// Precondition: the uid of its controller, for which it was made.
         controller: String,
+        /// Field manager.
+        manager: String,
+    },
+    /// Items of lists become the manager's, so that its next apply takes them away, see [`crate::claim`].
+    Claim {
+        /// The object's kind.
+        resource: Resource,
+        /// The object.
+        object: ObjectKey,
+        /// Precondition.
+        uid: String,
+        /// Precondition: the items are there.
+        resource_version: String,
+        /// The items.
+        items: Vec<FieldPath>,
         /// Field manager.
         manager: String,
     },
@@ -129,7 +145,10 @@ impl Action {
     pub fn object(&self) -> &ObjectKey {
         match self {
             Self::Apply(apply) | Self::DryRun(apply) => &apply.object,
-            Self::Delete { object, .. } | Self::RemoveFinalizer { object, .. } | Self::Inherit { object, .. } => object,
+            Self::Delete { object, .. }
+            | Self::RemoveFinalizer { object, .. }
+            | Self::Inherit { object, .. }
+            | Self::Claim { object, .. } => object,
         }
     }
 
@@ -143,6 +162,7 @@ impl Action {
             Self::Delete { .. } => "delete",
             Self::RemoveFinalizer { .. } => "remove-finalizer",
             Self::Inherit { .. } => "inherit",
+            Self::Claim { .. } => "claim",
         }
     }
 }

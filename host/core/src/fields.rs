@@ -7,14 +7,18 @@
 
 mod emptied;
 mod lists;
+mod sets;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-pub use self::emptied::without_emptied;
 use self::lists::{HeldItems, Items};
+pub use self::{
+    emptied::without_emptied,
+    sets::{add_part, take_part},
+};
 
 /// Whether the set of fields that a manager holds is exactly that of `wanted`: nothing lost, nothing left over.
 pub fn holds_exactly(held: &Value, wanted: &Value) -> bool {

@@ -9,6 +9,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::{
+    fields::take_part,
     object::{ManagedFields, Object},
     spec::DASK_GROUP,
 };
@@ -17,22 +18,22 @@ use crate::{
 const KOPF_PREFIXES: [&str; 2] = ["f:kopf.zalando.org/", "f:kopf.dev/"];
 
 /// What is not inherited of any kind.
-const NOT_OURS: &[&[&str]] = &[&["metadata", "finalizers"], &["status"]];
+const NOT_OURS: &[&[&str]] = &[&["f:metadata", "f:finalizers"], &["f:status"]];
 
 /// What is not inherited of a kind.
 fn not_ours(kind: &str) -> &'static [&'static [&'static str]] {
     match kind {
         // Whoever scales it has it.
-        "DaskCluster" | "DaskWorkerGroup" => &[&["spec", "worker", "replicas"]],
+        "DaskCluster" | "DaskWorkerGroup" => &[&["f:spec", "f:worker", "f:replicas"]],
         // Never applied by us, and never to be removed: that would change the template, and restart the pod.
         "Deployment" => &[
-            &["spec", "selector"],
-            &["spec", "template", "metadata", "name"],
-            &["spec", "template", "metadata", "namespace"],
-            &["spec", "template", "metadata", "ownerReferences"],
+            &["f:spec", "f:selector"],
+            &["f:spec", "f:template", "f:metadata", "f:name"],
+            &["f:spec", "f:template", "f:metadata", "f:namespace"],
+            &["f:spec", "f:template", "f:metadata", "f:ownerReferences"],
         ],
         // Hardly anything of it can be changed.
-        "Pod" => &[&["spec"]],
+        "Pod" => &[&["f:spec"]],
         _ => &[],
     }
 }
@@ -102,28 +103,12 @@ pub fn inherited(object: &Value, manager: &str, controller: &str) -> Option<Valu
     let entry = entries.iter_mut().find(made)?;
     let fields = entry["fieldsV1"].as_object_mut()?;
     for path in NOT_OURS.iter().chain(not_ours(object["kind"].as_str()?)) {
-        remove(fields, path);
+        take_part(fields, path);
     }
     remove_annotations_of_kopf(fields);
     entry["manager"] = json!(manager);
     entry["operation"] = json!("Apply");
     Some(entries.into())
-}
-
-/// Takes a field out of a set, and what is empty without it: an empty entry would stand for the field as a whole.
-fn remove(fields: &mut Map<String, Value>, path: &[&str]) {
-    let Some((first, rest)) = path.split_first() else { return };
-    let name = format!("f:{first}");
-    let is_empty = match fields.get_mut(&name).and_then(Value::as_object_mut) {
-        Some(below) if !rest.is_empty() && !below.is_empty() => {
-            remove(below, rest);
-            below.is_empty()
-        }
-        _ => rest.is_empty(),
-    };
-    if is_empty {
-        fields.remove(&name);
-    }
 }
 
 fn remove_annotations_of_kopf(fields: &mut Map<String, Value>) {
@@ -132,9 +117,11 @@ fn remove_annotations_of_kopf(fields: &mut Map<String, Value>) {
         .into_iter()
         .flatten()
         .filter(|(name, _)| KOPF_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
-        .filter_map(|(name, _)| name.strip_prefix("f:").map(str::to_owned))
+        .map(|(name, _)| name.clone())
         .collect();
-    names.iter().for_each(|name| remove(fields, &["metadata", "annotations", name]));
+    for name in &names {
+        take_part(fields, &["f:metadata", "f:annotations", name]);
+    }
 }
 
 #[cfg(test)]

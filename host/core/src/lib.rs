@@ -3,6 +3,7 @@
 //! Nothing here can do I/O: no client, no runtime, no clock. Time, randomness and limits arrive as arguments.
 
 pub mod action;
+pub mod claim;
 pub mod contract;
 pub mod dask;
 pub mod error;

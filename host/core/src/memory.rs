@@ -20,8 +20,10 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     action::{Action, Apply, Precondition, WriteError, Written},
+    claim::claimed,
     dask::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, pod_kind, pod_summary_kind, summary},
     fields::hex,
+    inheritance::inherited,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     ownership::is_of_author,
     ports::{Observed, Pending, Schedulers, Writes},
@@ -219,13 +221,19 @@ impl MemoryCluster {
         result
     }
 
-    /// What was given with the object becomes a manager's.
-    fn inherit(&self, key: &ObjectKey, uid: &str, controller: &str, manager: &str) -> Result<Written, WriteError> {
-        let stale = || WriteError::Stale { object: key.clone(), message: "there is nothing to inherit".to_owned() };
+    /// Fields of an object become a manager's.
+    fn hand_over(
+        &self,
+        key: &ObjectKey,
+        uid: &str,
+        manager: &str,
+        change: impl FnOnce(&Value) -> Option<Value>,
+    ) -> Result<Written, WriteError> {
+        let stale = || WriteError::Stale { object: key.clone(), message: "its fields changed hands".to_owned() };
         let mut objects = self.lock();
         let Some(live) = objects.stored.get(key) else { return Ok(Written::Deleted) };
         let mut stored = live.clone();
-        if stored.seen.metadata.uid != uid || !stored.inherit(manager, controller) {
+        if stored.seen.metadata.uid != uid || !stored.hand_over(change) {
             return Err(stale());
         }
         let written = self.put(&mut objects, key, stored).map_err(|message| refused(key, message))?;
@@ -400,7 +408,13 @@ impl Writes for MemoryCluster {
         let result = match &action {
             Action::Apply(apply) => self.apply(apply),
             Action::DryRun(apply) => self.dry_run(apply),
-            Action::Inherit { object, uid, controller, manager, .. } => self.inherit(object, uid, controller, manager),
+            Action::Inherit { object, uid, controller, manager, .. } => {
+                self.hand_over(object, uid, manager, |live| inherited(live, manager, controller))
+            }
+            Action::Claim { object, uid, resource_version, items, manager, .. } => {
+                let is_as_seen = |live: &Value| live["metadata"]["resourceVersion"] == **resource_version;
+                self.hand_over(object, uid, manager, |live| is_as_seen(live).then(|| claimed(live, manager, items)))
+            }
             Action::Delete { object, uid, resource_version, .. } => {
                 let mut objects = self.lock();
                 let live = objects.stored.get(object).map(|stored| &stored.seen.metadata);

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition},
+    claim::obstacles,
     dask::{OUTDATED, Settled, deployment_kind, pod_kind},
     fields::{contains, fingerprint, holds_exactly, says_exactly, without_emptied},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
@@ -180,6 +181,17 @@ impl Planner<'_> {
         }
         if is_applied(self.memory, self.author.manager, &child.object, &live) {
             return;
+        }
+        let items = obstacles(&child.object, &live, self.author.manager);
+        if self.author.force && !items.is_empty() {
+            return plan.children.push(Action::Claim {
+                resource,
+                object,
+                uid: live.metadata.uid.clone(),
+                resource_version: live.metadata.resource_version.clone(),
+                items,
+                manager: self.author.manager.to_owned(),
+            });
         }
         let body = next_apply(self.author.manager, child.object, &live);
         plan.children.push(self.apply(resource, object, present(&live, child.guarded), body));

@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use dask_wasm_operator_core::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
+    claim::claimed,
     inheritance::inherited,
     object::{Object, ObjectKey, Resource, WireObject},
     ownership::is_of_author,
@@ -85,7 +86,13 @@ impl Applier {
                 self.patch(&resource, object, &uid, &patch).await
             }
             Action::Inherit { resource, object, uid, controller, manager } => {
-                self.inherit(&resource, object, &uid, &controller, &manager).await
+                let inherit = |live: &Value| inherited(live, &manager, &controller);
+                self.hand_over(&resource, object, &uid, inherit).await
+            }
+            Action::Claim { resource, object, uid, resource_version, items, manager } => {
+                let is_as_seen = |live: &Value| live["metadata"]["resourceVersion"] == *resource_version;
+                let claim = |live: &Value| is_as_seen(live).then(|| claimed(live, &manager, &items));
+                self.hand_over(&resource, object, &uid, claim).await
             }
         }
     }
@@ -130,14 +137,14 @@ impl Applier {
         }
     }
 
-    /// Hands over an entry of the managed fields, which no watch and no index has whole.
-    async fn inherit(
+    /// Changes the managed fields of an object and nothing else. No watch and no index has them whole. None: they are not as
+    /// they were any more.
+    async fn hand_over(
         &self,
         resource: &Resource,
         object: ObjectKey,
         uid: &str,
-        controller: &str,
-        manager: &str,
+        change: impl FnOnce(&Value) -> Option<Value>,
     ) -> Result<Written, WriteError> {
         let path = path::object(resource, &object.at).map_err(|error| bad_name(object.clone(), &error))?;
         let live: Value = match self.read(&path).await.and_then(|answer| answer.decode()) {
@@ -148,8 +155,8 @@ impl Applier {
             }
             Err(error) => return Err(unavailable(object, "read", &error)),
         };
-        let Some(entries) = inherited(&live, manager, controller) else {
-            let message = "there is nothing to inherit any more".to_owned();
+        let Some(entries) = change(&live) else {
+            let message = "its fields changed hands meanwhile".to_owned();
             return Err(WriteError::Stale { object, message });
         };
         let patch = json!([

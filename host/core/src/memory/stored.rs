@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 use crate::{
     action::{Apply, ApplyTarget},
     fields::fingerprint,
-    inheritance::inherited,
     object::{Object, ObjectKey},
 };
 
@@ -237,11 +236,11 @@ impl Stored {
         self.live = live;
     }
 
-    /// What somebody else has set becomes a manager's; false if there is nothing of that kind.
-    pub(super) fn inherit(&mut self, manager: &str, controller: &str) -> bool {
+    /// Changes who holds what; false if nothing is to be changed.
+    pub(super) fn hand_over(&mut self, change: impl FnOnce(&Value) -> Option<Value>) -> bool {
         let mut object = self.seen.to_value();
         object["metadata"]["managedFields"] = self.managed_fields();
-        let Some(entries) = inherited(&object, manager, controller) else { return false };
+        let Some(entries) = change(&object) else { return false };
         self.managers = entries.as_array().into_iter().flatten().map(Manager::from_json).collect();
         self.managers.retain(|manager| !manager.held.is_empty());
         true

@@ -155,6 +155,10 @@ fn described(action: &Action) -> String {
         Action::Delete { .. } => format!("delete {object}"),
         Action::RemoveFinalizer { .. } => format!("remove a finalizer of {object}"),
         Action::Inherit { manager, .. } => format!("inherit {object} ({manager})"),
+        Action::Claim { items, manager, .. } => {
+            let items: Vec<_> = items.iter().map(|path| path.join(" ")).collect();
+            format!("claim {} of {object} ({manager})", items.join(", "))
+        }
     }
 }
 

@@ -188,6 +188,69 @@ async fn edits_of_what_the_cluster_says_are_reverted_and_additions_stay() -> any
     .await
 }
 
+/// The belief that is attacked: that an apply puts back whatever somebody has changed. Of a list with keys, another key is another
+/// item.
+#[tokio::test]
+async fn edited_keys_of_ports_are_put_back() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        stage.running_cluster("simple", 1).await?;
+        let ports_of = |service: &Value| service["spec"]["ports"].as_array().cloned().unwrap_or_default();
+        let edit =
+            async |edited: &Value| stage.merge(SERVICE, "simple-scheduler", &json!({"spec": {"ports": edited}})).await;
+        let ports = ports_of(&stage.until_there(SERVICE, "simple-scheduler").await?);
+        ensure!(ports.len() == 2, "{ports:?}");
+        let changed = |port: &Value, field: &str, value: Value| {
+            let mut changed = port.clone();
+            changed[field] = value;
+            changed
+        };
+        let (first, second) = (&ports[0], &ports[1]);
+        for (what, edited) in [
+            ("number", json!([changed(first, "port", json!(9999)), second])),
+            ("name", json!([changed(first, "name", json!("renamed")), second])),
+            ("protocol", json!([changed(first, "protocol", json!("UDP")), second])),
+            ("all numbers", json!([changed(first, "port", json!(1)), changed(second, "port", json!(2))])),
+            (
+                "numbers that change places",
+                json!([changed(first, "port", second["port"].clone()), changed(second, "port", first["port"].clone())]),
+            ),
+            (
+                "a name that moves",
+                json!([changed(first, "name", json!("x")), second, changed(first, "port", json!(9999))]),
+            ),
+        ] {
+            edit(&edited).await?;
+            stage
+                .until(SERVICE, "simple-scheduler", &format!("as before somebody edited {what}"), |service| {
+                    let live = ports_of(service);
+                    live.len() == 2 && ports.iter().all(|port| live.contains(port))
+                })
+                .await?;
+        }
+        // What somebody adds stays, also where a port of ours is put back.
+        let added = json!({"name": "added", "port": 7777, "protocol": "TCP", "targetPort": 7777});
+        edit(&json!([changed(first, "port", json!(9999)), second, added])).await?;
+        let repaired = stage
+            .until(SERVICE, "simple-scheduler", "with the port that was added", |service| {
+                ports_of(service).contains(first)
+            })
+            .await?;
+        assert!(ports_of(&repaired).contains(&added) && ports_of(&repaired).len() == 3, "{repaired}");
+
+        let ports_of = |deployment: &Value| crate::stage::container(deployment)["ports"].clone();
+        let deployment = stage.get(DEPLOYMENT, "simple-scheduler").await?;
+        let ports = ports_of(&deployment);
+        let mut containers = deployment["spec"]["template"]["spec"]["containers"].clone();
+        containers[0]["ports"][0]["containerPort"] = json!(9999);
+        let patch = json!({"spec": {"template": {"spec": {"containers": containers}}}});
+        let edited = stage.merge(DEPLOYMENT, "simple-scheduler", &patch).await?;
+        assert_ne!(ports_of(&edited), ports);
+        stage.until(DEPLOYMENT, "simple-scheduler", "with its ports", |live| ports_of(live) == ports).await?;
+        Ok(())
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_paused_cluster_is_left_alone() -> anyhow::Result<()> {
     const PAUSED: &str = "operator.dask.org/paused";

@@ -1,0 +1,275 @@
+//! Items of lists that stand in the way of ours become ours, so that the next apply takes them away.
+//!
+//! Server-side apply tells ports apart by number and protocol. Whoever edits the number of one has put another port in its
+//! place, which is theirs. An apply would add ours beside it, and the API server refuses two of one name. So theirs becomes
+//! ours first, by its entries in the managed fields (docs/adr/0058); nothing else of the object changes.
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    fields::{add_part, take_part},
+    object::{GroupVersionKind, Object},
+};
+
+/// A path into a set of fields, as `FieldsV1` writes it: `f:spec`, `f:ports`, `k:{"port":80,"protocol":"TCP"}`.
+pub type FieldPath = Vec<String>;
+
+/// A list of ports, whose items are told apart by a number and a protocol.
+struct Ports<'a> {
+    path: FieldPath,
+    /// The field that has the number.
+    number: &'static str,
+    /// The field that has the number by which the node is reached.
+    of_node: &'static str,
+    /// Whether one item among others needs a name.
+    needs_names: bool,
+    wanted: &'a [Value],
+    live: &'a [Value],
+}
+
+impl Ports<'_> {
+    fn key(&self, item: &Value) -> String {
+        format!("k:{}", json!({self.number: item[self.number], "protocol": protocol(item)}))
+    }
+
+    fn obstacles(&self) -> Vec<FieldPath> {
+        let keys = |items: &[Value]| items.iter().map(|item| self.key(item)).collect::<Vec<_>>();
+        let (wanted, live) = (keys(self.wanted), keys(self.live));
+        let is_in_the_way = |item: &Value| {
+            self.wanted.iter().zip(&wanted).any(|(port, key)| {
+                self.share(port, item) || !live.contains(key) && self.needs_names && !(has_name(port) && has_name(item))
+            })
+        };
+        let theirs = self.live.iter().zip(&live).filter(|(_, key)| !wanted.contains(key));
+        let in_the_way = theirs.filter(|(item, _)| is_in_the_way(item));
+        in_the_way.map(|(_, key)| [&self.path[..], std::slice::from_ref(key)].concat()).collect()
+    }
+
+    /// Whether both have what only one may have.
+    fn share(&self, one: &Value, other: &Value) -> bool {
+        let same = |field: &str| one.get(field).is_some_and(|value| other.get(field) == Some(value));
+        let same_transport = protocol(one) == protocol(other) && one.get("hostIP") == other.get("hostIP");
+        same("name") || same(self.of_node) && same_transport
+    }
+}
+
+fn protocol(item: &Value) -> &str {
+    item.get("protocol").and_then(Value::as_str).unwrap_or("TCP")
+}
+
+fn has_name(item: &Value) -> bool {
+    item.get("name").is_some()
+}
+
+fn items<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+    value.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+fn fields(path: &[&str]) -> FieldPath {
+    path.iter().map(|name| format!("f:{name}")).collect()
+}
+
+fn ports_of_service<'a>(wanted: &'a Value, live: &'a Value) -> Ports<'a> {
+    Ports {
+        path: fields(&["spec", "ports"]),
+        number: "port",
+        of_node: "nodePort",
+        needs_names: true,
+        wanted: items(wanted, "/spec/ports"),
+        live: items(live, "/spec/ports"),
+    }
+}
+
+fn ports_of_containers<'a>(wanted: &'a Value, live: &'a Value) -> Vec<Ports<'a>> {
+    let mut ports = Vec::new();
+    for list in ["containers", "initContainers"] {
+        let pointer = format!("/spec/template/spec/{list}");
+        for container in items(wanted, &pointer) {
+            let same = items(live, &pointer).iter().find(|live| live["name"] == container["name"]);
+            let mut path = fields(&["spec", "template", "spec", list]);
+            path.extend([format!("k:{}", json!({"name": container["name"]})), "f:ports".to_owned()]);
+            ports.extend(same.map(|same| Ports {
+                path,
+                number: "containerPort",
+                of_node: "hostPort",
+                needs_names: false,
+                wanted: items(container, "/ports"),
+                live: items(same, "/ports"),
+            }));
+        }
+    }
+    ports
+}
+
+/// The items of `live` that have to go for `wanted` to be applied, and that `manager` does not hold yet.
+pub fn obstacles(wanted: &Value, live: &Object, manager: &str) -> Vec<FieldPath> {
+    let is = |group, kind| live.kind.same_kind(&GroupVersionKind::new(group, "v1", kind));
+    let (is_service, is_deployment) = (is("", "Service"), is("apps", "Deployment"));
+    if !is_service && !is_deployment {
+        return Vec::new();
+    }
+    let value = live.to_value();
+    let ports = if is_service { vec![ports_of_service(wanted, &value)] } else { ports_of_containers(wanted, &value) };
+    let held = live.applied_by(manager).and_then(|entry| entry.decoded()).unwrap_or_default();
+    let is_held = |path: &FieldPath| path.iter().try_fold(&held, |held, name| held.get(name)).is_some();
+    ports.iter().flat_map(Ports::obstacles).filter(|path| !is_held(path)).collect()
+}
+
+/// `metadata.managedFields` of an object, as the API server answers it, once `manager` alone holds these items.
+pub fn claimed(object: &Value, manager: &str, items: &[FieldPath]) -> Value {
+    let mut entries = object.pointer("/metadata/managedFields").and_then(Value::as_array).cloned().unwrap_or_default();
+    let is_of_object = |entry: &Value| entry["subresource"].as_str().is_none_or(str::is_empty);
+    let mut parts = Map::new();
+    for item in items {
+        add_part(&mut parts, item, json!({".": {}}));
+        for entry in entries.iter_mut().filter(|entry| is_of_object(entry)) {
+            let part = entry["fieldsV1"].as_object_mut().and_then(|fields| take_part(fields, item));
+            part.into_iter().for_each(|part| add_part(&mut parts, item, part));
+        }
+    }
+    let is_own =
+        |entry: &&mut Value| is_of_object(entry) && entry["operation"] == "Apply" && entry["manager"] == manager;
+    match entries.iter_mut().find(is_own).and_then(|own| own["fieldsV1"].as_object_mut()) {
+        Some(own) => parts.into_iter().for_each(|(name, part)| add_part(own, &[name], part)),
+        None => entries.push(json!({
+            "manager": manager, "operation": "Apply", "apiVersion": object["apiVersion"], "fieldsType": "FieldsV1",
+            "fieldsV1": parts,
+        })),
+    }
+    entries.retain(|entry| !is_of_object(entry) || entry["fieldsV1"] != json!({}));
+    entries.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: &str = "dask-operator/cluster";
+
+    fn service(ports: &Value) -> Value {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"ports": ports}})
+    }
+
+    fn deployment(ports: &Value) -> Value {
+        let containers = json!([{"name": "sidecar"}, {"name": "scheduler", "ports": ports}]);
+        json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"},
+            "spec": {"template": {"spec": {"containers": containers}}},
+        })
+    }
+
+    /// The last element of each path.
+    fn keys(wanted: &Value, live: &Value) -> Vec<String> {
+        let found = obstacles(wanted, &Object::from_value(live).unwrap(), OURS);
+        found.into_iter().filter_map(|mut path| path.pop()).collect()
+    }
+
+    #[test]
+    fn a_port_with_another_number_or_protocol_under_the_same_name_is_in_the_way() {
+        let wanted = service(&json!([{"name": "comm", "port": 8786}, {"name": "http", "port": 8787}]));
+        let other = json!({"name": "http", "port": 8787, "protocol": "TCP"});
+        for (edited, key) in [
+            (json!({"name": "comm", "port": 1, "protocol": "TCP"}), r#"k:{"port":1,"protocol":"TCP"}"#),
+            (json!({"name": "comm", "port": 8786, "protocol": "UDP"}), r#"k:{"port":8786,"protocol":"UDP"}"#),
+        ] {
+            assert_eq!(keys(&wanted, &service(&json!([edited, other]))), [key]);
+        }
+    }
+
+    #[test]
+    fn so_is_one_that_has_got_our_name() {
+        let wanted = service(&json!([{"name": "comm", "port": 8786}]));
+        let live = service(&json!([{"name": "x", "port": 8786}, {"name": "comm", "port": 1}]));
+        assert_eq!(keys(&wanted, &live), [r#"k:{"port":1,"protocol":"TCP"}"#]);
+    }
+
+    #[test]
+    fn what_somebody_has_added_is_not_in_the_way() {
+        let wanted = service(&json!([{"name": "comm", "port": 8786}]));
+        let (ours, added) = (json!({"name": "comm", "port": 8786, "protocol": "TCP"}), json!({"name": "x", "port": 1}));
+        for live in [json!([ours, added]), json!([ours]), json!([added]), json!([])] {
+            assert!(keys(&wanted, &service(&live)).is_empty(), "{live}");
+        }
+        // The number stands under another name: it is ours, and the name is put back by the apply.
+        let renamed = json!([{"name": "renamed", "port": 8786, "protocol": "TCP"}]);
+        assert!(keys(&wanted, &service(&renamed)).is_empty());
+    }
+
+    #[test]
+    fn ports_of_a_service_without_names_exclude_each_other() {
+        let (nameless, named) = (json!([{"port": 8786}]), json!([{"name": "x", "port": 1}]));
+        assert_eq!(keys(&service(&nameless), &service(&named)), [r#"k:{"port":1,"protocol":"TCP"}"#]);
+        assert_eq!(keys(&service(&named), &service(&nameless)), [r#"k:{"port":8786,"protocol":"TCP"}"#]);
+        let with_names = json!([{"name": "comm", "port": 8786}, {"name": "x", "port": 1}]);
+        assert!(keys(&service(&nameless), &service(&with_names)).is_empty(), "named to add another");
+        let of_container = json!([{"containerPort": 1}]);
+        assert!(keys(&deployment(&json!([{"containerPort": 2}])), &deployment(&of_container)).is_empty());
+    }
+
+    #[test]
+    fn so_do_two_that_are_reached_by_the_same_port_of_a_node() {
+        let port = |name: &str, port: u16, protocol: &str| {
+            service(&json!([{"name": name, "port": port, "nodePort": 30_086, "protocol": protocol}]))
+        };
+        assert_eq!(keys(&port("a", 1, "TCP"), &port("b", 2, "TCP")), [r#"k:{"port":2,"protocol":"TCP"}"#]);
+        assert!(keys(&port("a", 1, "TCP"), &port("b", 1, "UDP")).is_empty());
+        let port = |port: u16, address: &str| {
+            deployment(&json!([{"containerPort": port, "hostPort": 9000, "hostIP": address}]))
+        };
+        let key = r#"k:{"containerPort":2,"protocol":"TCP"}"#;
+        assert_eq!(keys(&port(1, "10.0.0.1"), &port(2, "10.0.0.1")), [key]);
+        assert!(keys(&port(1, "10.0.0.1"), &port(2, "10.0.0.2")).is_empty());
+    }
+
+    #[test]
+    fn the_path_of_a_containers_port_leads_to_it() {
+        let port = |number: u16| json!([{"name": "comm", "containerPort": number, "protocol": "TCP"}]);
+        let live = Object::from_value(&deployment(&port(1))).unwrap();
+        let path = ["f:spec", "f:template", "f:spec", "f:containers", r#"k:{"name":"scheduler"}"#, "f:ports"];
+        let path = [&path[..], &[r#"k:{"containerPort":1,"protocol":"TCP"}"#]].concat();
+        assert_eq!(obstacles(&deployment(&port(8786)), &live, OURS), [path]);
+    }
+
+    /// As Kubernetes 1.36 has it after `kubectl edit` of the number of a port.
+    fn edited() -> Value {
+        let port = json!({".": {}, "f:name": {}, "f:port": {}, "f:protocol": {}});
+        let mut live = service(&json!([{"name": "comm", "port": 1, "protocol": "TCP"}]));
+        live["metadata"]["managedFields"] = json!([
+            {
+                "manager": OURS, "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
+                "fieldsV1": {"f:spec": {"f:selector": {}}},
+            },
+            {
+                "manager": "kubectl-edit", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
+                "fieldsV1": {"f:spec": {"f:ports": {"k:{\"port\":1,\"protocol\":\"TCP\"}": port}}},
+            },
+        ]);
+        live
+    }
+
+    #[test]
+    fn what_is_claimed_is_the_managers_alone_and_no_obstacle_any_more() {
+        let (mut live, wanted) = (edited(), service(&json!([{"name": "comm", "port": 8786}])));
+        let items = obstacles(&wanted, &Object::from_value(&live).unwrap(), OURS);
+        let before = live["metadata"]["managedFields"].clone();
+        live["metadata"]["managedFields"] = claimed(&live, OURS, &items);
+        let mut expected = before[0].clone();
+        expected["fieldsV1"]["f:spec"]["f:ports"] = before[1]["fieldsV1"]["f:spec"]["f:ports"].clone();
+        assert_eq!(live["metadata"]["managedFields"], json!([expected]));
+        assert!(obstacles(&wanted, &Object::from_value(&live).unwrap(), OURS).is_empty());
+    }
+
+    #[test]
+    fn what_nobody_holds_is_claimed_too_and_other_entries_stay_as_they_are() {
+        let mut live = edited();
+        let status = json!({"manager": "kubectl-edit", "operation": "Update", "subresource": "status", "fieldsV1": {}});
+        live["metadata"]["managedFields"] = json!([status]);
+        let items = [["f:spec", "f:ports", r#"k:{"port":1,"protocol":"TCP"}"#].map(str::to_owned).to_vec()];
+        let entries = claimed(&live, OURS, &items);
+        let held = json!({"f:spec": {"f:ports": {r#"k:{"port":1,"protocol":"TCP"}"#: {".": {}}}}});
+        let own = json!({
+            "manager": OURS, "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": held,
+        });
+        assert_eq!(entries, json!([status, own]));
+    }
+}
