@@ -106,14 +106,17 @@ pub(super) fn shrink(
     if matches!(scheduler, Reach::NeverRan) {
         remove_newest(set, &candidates, wanted);
         set.set_retiring(BTreeSet::new());
-    } else if matches!(scheduler, Reach::Missing(_)) {
+    }
+    let heard = |age: Duration| seen.replies.fresh(&SchedulerCall::Workers, age, seen.now);
+    // A scheduler that does not answer can't say either that a worker that is not ready is registered.
+    if matches!(scheduler, Reach::Missing(_)) || heard(FRESH).and_then(failure).is_some() {
         remove(set, wanted, candidates.iter().filter(|candidate| candidate.may_go && !candidate.has_started));
     }
     if is_done(set) {
         return Removal::default();
     }
     let mut memory = Memory::of(seen, surplus(set, wanted));
-    let last = seen.replies.fresh(&SchedulerCall::Workers, Duration::MAX, seen.now);
+    let last = heard(Duration::MAX);
     let word = last.filter(|heard| heard.asked > memory.asked_from);
     let within = |age: Duration| word.filter(|heard| seen.now.abs_diff(heard.at) <= millis(age));
     if let (Reach::At(_), Some(heard)) = (scheduler, within(FRESH))
