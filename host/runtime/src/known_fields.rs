@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use dask_wasm_operator_cluster::{RequestError, published::PublishedFields};
 use tokio::time::sleep;
 
-use crate::{Shutdown, controller::Controller};
+use crate::{Shutdown, controller::Controller, heap};
 
 /// So often the server is asked, while it says which fields it knows, and while it does not.
 const EVERY: Duration = Duration::from_secs(300);
@@ -24,6 +24,8 @@ pub(crate) async fn ask(fields: &PublishedFields) {
         sleep(Duration::from_secs(1)).await;
         answer = fields.refresh().await;
     }
+    // The documents are many times what is kept of them.
+    heap::much_is_free();
     if let Err(error) = answer {
         tracing::warn!(
             %error,
@@ -43,6 +45,7 @@ pub(crate) async fn follow(fields: Arc<PublishedFields>, controller: Arc<Control
         }
         pause = match fields.refresh().await {
             Ok(true) => {
+                heap::much_is_free();
                 tracing::info!("the API server knows other fields than before");
                 controller.look_at_everything();
                 EVERY
