@@ -17,9 +17,25 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// What is wrong with a field, in the words of its own type. The place in the text that was decoded is nothing that anybody
+/// has seen.
+pub fn of_field(error: &serde_json::Error) -> String {
+    let words = error.to_string();
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    let words = words.strip_suffix(&position).unwrap_or(&words);
+    words.replace("expected u32", "expected a whole number from 0 to 4294967295")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_words_about_a_field_have_no_position_and_no_type_of_this_program() {
+        let decode = |json: &str| of_field(&serde_json::from_str::<u32>(json).unwrap_err());
+        assert_eq!(decode("-1"), "invalid value: integer `-1`, expected a whole number from 0 to 4294967295");
+        assert_eq!(decode("\"3\""), "invalid type: string \"3\", expected a whole number from 0 to 4294967295");
+    }
 
     #[derive(Debug, thiserror::Error)]
     #[error("{words}")]

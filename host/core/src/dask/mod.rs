@@ -48,6 +48,7 @@ use serde_json::Value;
 
 use self::remedy::Place;
 use crate::{
+    error::of_field,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey},
     quote::quote,
     spec::{DASK_AUTOSCALER, DASK_CLUSTER, DASK_GROUP, DASK_JOB, DASK_VERSION, DASK_WORKER_GROUP},
@@ -312,5 +313,5 @@ fn decode_spec<T: DeserializeOwned>(subject: &Object) -> Result<T, Problem> {
     let Some(raw) = subject.fields.get("spec") else { return Err(invalid(".", "is missing".to_owned())) };
     let mut decoder = serde_json::Deserializer::from_str(raw.get());
     serde_path_to_error::deserialize(&mut decoder)
-        .map_err(|error| invalid(&error.path().to_string(), quote(&error.inner().to_string())))
+        .map_err(|error| invalid(&error.path().to_string(), quote(&of_field(error.inner()))))
 }

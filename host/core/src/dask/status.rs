@@ -51,9 +51,10 @@ pub(super) fn cluster(seen: &Snapshot, findings: &Findings) -> Value {
 
     let standing = findings.standing("Degraded", &previous.conditions).map(|condition| condition.reason.as_str());
     let mut reasons = findings.problems.iter().map(|problem| problem.reason).chain(standing);
+    let exists = scheduler.is_some() && group.is_some() && service.is_some();
     let phase = if reasons.any(|reason| ERRORS.contains(&reason)) {
         ClusterPhase::Error
-    } else if scheduler.is_none() || group.is_none() || service.is_none() {
+    } else if !exists {
         ClusterPhase::Created
     } else if service.is_some_and(waits_for_load_balancer) {
         ClusterPhase::Pending
@@ -75,7 +76,7 @@ pub(super) fn cluster(seen: &Snapshot, findings: &Findings) -> Value {
             &previous.conditions,
             &findings,
             available,
-            progress(phase == ClusterPhase::Running, update, &workers, wanted),
+            progress(phase != ClusterPhase::Pending && exists, update, &workers, wanted),
         ),
         observed_generation: seen.subject.metadata.generation,
         replicas: Some(workers.exist),
@@ -93,10 +94,9 @@ pub(super) fn worker_group(seen: &Snapshot, findings: &Findings) -> Value {
     let update = has_rolling_update(seen).then_some(outdated);
     let workers = Workers::count(&seen.children);
     let spec = seen.subject.field::<DaskWorkerGroupSpec>("spec").and_then(Result::ok);
-    let wanted = wanted_replicas(&seen.subject).unwrap_or(0);
+    // A number that can't be read asks for no change.
+    let wanted = wanted_replicas(&seen.subject).unwrap_or(workers.exist);
     let cluster = spec.map(|spec| spec.cluster).unwrap_or_default();
-    let is_made =
-        findings.problems.iter().all(is_beside) && findings.standing("Degraded", &previous.conditions).is_none();
     let mut findings = findings.clone();
     findings.problems.extend(without_pods(seen, &workers, wanted));
     let status = DaskWorkerGroupStatus {
@@ -105,7 +105,7 @@ pub(super) fn worker_group(seen: &Snapshot, findings: &Findings) -> Value {
             &previous.conditions,
             &findings,
             workers_available(seen, &workers, wanted),
-            progress(is_made, update, &workers, wanted),
+            progress(true, update, &workers, wanted),
         ),
         observed_generation: seen.subject.metadata.generation,
         replicas: Some(workers.exist),
@@ -114,11 +114,6 @@ pub(super) fn worker_group(seen: &Snapshot, findings: &Findings) -> Value {
         label_selector: Some(worker_selector(&cluster, &seen.subject.metadata.name)),
     };
     json!(status)
-}
-
-/// Whether a problem keeps nothing from being made.
-fn is_beside(problem: &Problem) -> bool {
-    [OUTDATED, UNKNOWN_FIELD].contains(&problem.reason)
 }
 
 pub(super) fn previous<T: serde::de::DeserializeOwned + Default>(seen: &Snapshot) -> T {
@@ -305,7 +300,7 @@ fn progress(components_exist: bool, outdated: Option<u32>, workers: &Workers, wa
             format!("{} of {wanted} workers are ready", workers.ready),
         )
     } else {
-        (ConditionStatus::False, "Settled".to_owned(), "everything is as wanted".to_owned())
+        (ConditionStatus::False, "Settled".to_owned(), "all parts exist, and all workers are ready".to_owned())
     }
 }
 

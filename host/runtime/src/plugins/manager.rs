@@ -22,6 +22,7 @@ use dask_wasm_operator_cluster::{
 };
 use dask_wasm_operator_core::{
     contract::KindReference,
+    error::of_field,
     object::{Object, Resource},
     ports::{Observed, Writes},
     retry::Backoff,
@@ -447,7 +448,7 @@ fn of_object(object: &Object) -> Found {
             let spec = object.fields.get("spec").map_or("{}", |raw| raw.get());
             let mut decoder = serde_json::Deserializer::from_str(spec);
             serde_path_to_error::deserialize(&mut decoder)
-                .map_err(|error| format!("spec.{}: {}", error.path(), error.inner()))
+                .map_err(|error| format!("spec.{}: {}", error.path(), of_field(error.inner())))
         }
     };
     let generation = object.metadata.generation;
