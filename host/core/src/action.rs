@@ -58,7 +58,7 @@ pub enum Action {
         /// Field manager.
         manager: String,
     },
-    /// Items of lists become the manager's, so that its next apply takes them away, see [`crate::claim`].
+    /// Parts of an object become the manager's, so that its next apply takes them away, see [`crate::claim`].
     Claim {
         /// The object's kind.
         resource: Resource,
@@ -66,10 +66,10 @@ pub enum Action {
         object: ObjectKey,
         /// Precondition.
         uid: String,
-        /// Precondition: the items are there.
+        /// Precondition: the parts are there.
         resource_version: String,
-        /// The items.
-        items: Vec<FieldPath>,
+        /// The parts.
+        parts: Vec<FieldPath>,
         /// Field manager.
         manager: String,
     },
@@ -165,6 +165,16 @@ impl Action {
             Self::Claim { .. } => "claim",
         }
     }
+}
+
+/// How Kubernetes' validation says that a field can't change: of any kind that has such a field, of Services, of bindings of
+/// roles, and of kinds whose spec can change in part only.
+const UNCHANGEABLE: [&str; 5] =
+    ["immutable", "may not change", "can not be unset", "cannot change roleRef", "for fields other than"];
+
+/// Whether the API server refuses a change because the field can't change: the object must be made anew for it.
+pub fn is_about_what_cannot_change(words: &str) -> bool {
+    UNCHANGEABLE.iter().any(|part| words.contains(part))
 }
 
 /// What became of an action that was performed.

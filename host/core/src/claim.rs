@@ -1,8 +1,9 @@
-//! Items of lists that stand in the way of ours become ours, so that the next apply takes them away.
+//! What stands in the way of our fields becomes ours, so that the next apply takes it away.
 //!
 //! Server-side apply tells ports apart by number and protocol. Whoever edits the number of one has put another port in its
-//! place, which is theirs. An apply would add ours beside it, and the API server refuses two of one name. So theirs becomes
-//! ours first, by its entries in the managed fields (docs/adr/0058); nothing else of the object changes.
+//! place, which is theirs. An apply would add ours beside it, and the API server refuses two of one name. It is the same where
+//! only one of several fields may be set, as the kind of a volume. So theirs becomes ours first, by its entries in the managed
+//! fields (docs/adr/0058); nothing else of the object changes.
 
 use serde_json::{Map, Value, json};
 
@@ -61,6 +62,41 @@ fn has_name(item: &Value) -> bool {
     item.get("name").is_some()
 }
 
+/// A map in which only one of some fields may be set.
+struct Choice<'a> {
+    path: FieldPath,
+    members: Members,
+    wanted: &'a Value,
+    live: &'a Value,
+}
+
+#[derive(Clone, Copy)]
+enum Members {
+    Of(&'static [&'static str]),
+    AllBut(&'static str),
+}
+
+impl Members {
+    fn include(self, field: &str) -> bool {
+        match self {
+            Self::Of(fields) => fields.contains(&field),
+            Self::AllBut(other) => field != other,
+        }
+    }
+}
+
+impl Choice<'_> {
+    fn obstacles(&self) -> Vec<FieldPath> {
+        let chosen = |value: &Value| {
+            let fields = value.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+            fields.map(|(field, _)| field.clone()).filter(|field| self.members.include(field)).collect::<Vec<_>>()
+        };
+        let wanted = chosen(self.wanted);
+        let theirs = chosen(self.live).into_iter().filter(|field| !wanted.is_empty() && !wanted.contains(field));
+        theirs.map(|field| [&self.path[..], &[format!("f:{field}")]].concat()).collect()
+    }
+}
+
 fn items<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
     value.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
@@ -80,28 +116,63 @@ fn ports_of_service<'a>(wanted: &'a Value, live: &'a Value) -> Ports<'a> {
     }
 }
 
-fn ports_of_containers<'a>(wanted: &'a Value, live: &'a Value) -> Vec<Ports<'a>> {
-    let mut ports = Vec::new();
-    for list in ["containers", "initContainers"] {
-        let pointer = format!("/spec/template/spec/{list}");
-        for container in items(wanted, &pointer) {
-            let same = items(live, &pointer).iter().find(|live| live["name"] == container["name"]);
-            let mut path = fields(&["spec", "template", "spec", list]);
-            path.extend([format!("k:{}", json!({"name": container["name"]})), "f:ports".to_owned()]);
-            ports.extend(same.map(|same| Ports {
-                path,
-                number: "containerPort",
-                of_node: "hostPort",
-                needs_names: false,
-                wanted: items(container, "/ports"),
-                live: items(same, "/ports"),
-            }));
-        }
-    }
-    ports
+/// The containers of a Deployment: path, what is wanted, and what there is.
+fn containers<'a>(wanted: &'a Value, live: &'a Value) -> Vec<(FieldPath, &'a Value, &'a Value)> {
+    let lists = ["containers", "initContainers"].into_iter();
+    lists.flat_map(|list| of_same_name(wanted, live, &["spec", "template", "spec", list])).collect()
 }
 
-/// The items of `live` that have to go for `wanted` to be applied, and that `manager` does not hold yet.
+/// Items of a list that have the same name in both.
+fn of_same_name<'a>(wanted: &'a Value, live: &'a Value, list: &[&str]) -> Vec<(FieldPath, &'a Value, &'a Value)> {
+    let pointer = format!("/{}", list.join("/"));
+    let path = |item: &Value| [&fields(list)[..], &[format!("k:{}", json!({"name": item["name"]}))]].concat();
+    let same = |item: &'a Value| items(live, &pointer).iter().find(|live| live["name"] == item["name"]);
+    items(wanted, &pointer).iter().filter_map(|item| Some((path(item), item, same(item)?))).collect()
+}
+
+fn ports_of_container<'a>((path, wanted, live): &(FieldPath, &'a Value, &'a Value)) -> Ports<'a> {
+    Ports {
+        path: [&path[..], &["f:ports".to_owned()]].concat(),
+        number: "containerPort",
+        of_node: "hostPort",
+        needs_names: false,
+        wanted: items(wanted, "/ports"),
+        live: items(live, "/ports"),
+    }
+}
+
+/// What handles a probe, or a moment in the life of a container.
+const HANDLERS: Members = Members::Of(&["exec", "grpc", "httpGet", "sleep", "tcpSocket"]);
+
+fn choices_of_container<'a>((path, wanted, live): &(FieldPath, &'a Value, &'a Value)) -> Vec<Choice<'a>> {
+    let below = |inner: &[&str], (wanted, live)| {
+        let path = [&path[..], &fields(inner)].concat();
+        Choice { path, members: HANDLERS, wanted, live }
+    };
+    let handlers: [&[&str]; 5] = [
+        &["livenessProbe"],
+        &["readinessProbe"],
+        &["startupProbe"],
+        &["lifecycle", "postStart"],
+        &["lifecycle", "preStop"],
+    ];
+    let handlers = handlers.into_iter().filter_map(|inner| {
+        let pointer = format!("/{}", inner.join("/"));
+        Some(below(inner, (wanted.pointer(&pointer)?, live.pointer(&pointer)?)))
+    });
+    let variables = of_same_name(wanted, live, &["env"]).into_iter().map(|(inner, wanted, live)| {
+        let path = [&path[..], &inner].concat();
+        Choice { path, members: Members::Of(&["value", "valueFrom"]), wanted, live }
+    });
+    handlers.chain(variables).collect()
+}
+
+fn choices_of_volumes<'a>(wanted: &'a Value, live: &'a Value) -> impl Iterator<Item = Choice<'a>> {
+    let volumes = of_same_name(wanted, live, &["spec", "template", "spec", "volumes"]).into_iter();
+    volumes.map(|(path, wanted, live)| Choice { path, members: Members::AllBut("name"), wanted, live })
+}
+
+/// The parts of `live` that have to go for `wanted` to be applied, and that `manager` does not hold yet.
 pub fn obstacles(wanted: &Value, live: &Object, manager: &str) -> Vec<FieldPath> {
     let is = |group, kind| live.kind.same_kind(&GroupVersionKind::new(group, "v1", kind));
     let (is_service, is_deployment) = (is("", "Service"), is("apps", "Deployment"));
@@ -109,31 +180,36 @@ pub fn obstacles(wanted: &Value, live: &Object, manager: &str) -> Vec<FieldPath>
         return Vec::new();
     }
     let value = live.to_value();
-    let ports = if is_service { vec![ports_of_service(wanted, &value)] } else { ports_of_containers(wanted, &value) };
+    let containers = if is_deployment { containers(wanted, &value) } else { Vec::new() };
+    let service = is_service.then(|| ports_of_service(wanted, &value));
+    let ports = service.into_iter().chain(containers.iter().map(ports_of_container));
+    let choices = containers.iter().flat_map(choices_of_container);
+    let volumes = choices_of_volumes(wanted, &value).filter(|_| is_deployment);
+    let choices = choices.chain(volumes).flat_map(|choice| choice.obstacles());
     let held = live.applied_by(manager).and_then(|entry| entry.decoded()).unwrap_or_default();
     let is_held = |path: &FieldPath| path.iter().try_fold(&held, |held, name| held.get(name)).is_some();
-    ports.iter().flat_map(Ports::obstacles).filter(|path| !is_held(path)).collect()
+    ports.flat_map(|ports| ports.obstacles()).chain(choices).filter(|path| !is_held(path)).collect()
 }
 
-/// `metadata.managedFields` of an object, as the API server answers it, once `manager` alone holds these items.
-pub fn claimed(object: &Value, manager: &str, items: &[FieldPath]) -> Value {
+/// `metadata.managedFields` of an object, as the API server answers it, once `manager` alone holds these parts.
+pub fn claimed(object: &Value, manager: &str, parts: &[FieldPath]) -> Value {
     let mut entries = object.pointer("/metadata/managedFields").and_then(Value::as_array).cloned().unwrap_or_default();
     let is_of_object = |entry: &Value| entry["subresource"].as_str().is_none_or(str::is_empty);
-    let mut parts = Map::new();
-    for item in items {
-        add_part(&mut parts, item, json!({".": {}}));
+    let mut taken = Map::new();
+    for path in parts {
+        add_part(&mut taken, path, json!({".": {}}));
         for entry in entries.iter_mut().filter(|entry| is_of_object(entry)) {
-            let part = entry["fieldsV1"].as_object_mut().and_then(|fields| take_part(fields, item));
-            part.into_iter().for_each(|part| add_part(&mut parts, item, part));
+            let part = entry["fieldsV1"].as_object_mut().and_then(|fields| take_part(fields, path));
+            part.into_iter().for_each(|part| add_part(&mut taken, path, part));
         }
     }
     let is_own =
         |entry: &&mut Value| is_of_object(entry) && entry["operation"] == "Apply" && entry["manager"] == manager;
     match entries.iter_mut().find(is_own).and_then(|own| own["fieldsV1"].as_object_mut()) {
-        Some(own) => parts.into_iter().for_each(|(name, part)| add_part(own, &[name], part)),
+        Some(own) => taken.into_iter().for_each(|(name, part)| add_part(own, &[name], part)),
         None => entries.push(json!({
             "manager": manager, "operation": "Apply", "apiVersion": object["apiVersion"], "fieldsType": "FieldsV1",
-            "fieldsV1": parts,
+            "fieldsV1": taken,
         })),
     }
     entries.retain(|entry| !is_of_object(entry) || entry["fieldsV1"] != json!({}));
@@ -228,6 +304,43 @@ mod tests {
         let path = ["f:spec", "f:template", "f:spec", "f:containers", r#"k:{"name":"scheduler"}"#, "f:ports"];
         let path = [&path[..], &[r#"k:{"containerPort":1,"protocol":"TCP"}"#]].concat();
         assert_eq!(obstacles(&deployment(&port(8786)), &live, OURS), [path]);
+    }
+
+    fn with_container(container: Value) -> Value {
+        let mut deployment = deployment(&json!([]));
+        let name = json!("scheduler");
+        deployment["spec"]["template"]["spec"]["containers"][1] = container;
+        deployment["spec"]["template"]["spec"]["containers"][1]["name"] = name;
+        deployment
+    }
+
+    #[test]
+    fn of_fields_of_which_only_one_may_be_set_the_other_is_in_the_way() {
+        for (wanted, edited, key) in [
+            (json!({"livenessProbe": {"httpGet": {"port": 1}}}), json!({"livenessProbe": {"exec": {}}}), "f:exec"),
+            (
+                json!({"lifecycle": {"preStop": {"exec": {}}}}),
+                json!({"lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}),
+                "f:sleep",
+            ),
+            (
+                json!({"env": [{"name": "A", "value": "x"}]}),
+                json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {}}}]}),
+                "f:valueFrom",
+            ),
+        ] {
+            assert_eq!(keys(&with_container(wanted.clone()), &with_container(edited.clone())), [key]);
+            assert_eq!(keys(&with_container(wanted.clone()), &with_container(wanted.clone())), [""; 0]);
+            assert_eq!(keys(&with_container(json!({})), &with_container(edited)), [""; 0], "an addition");
+        }
+        let volumes = |volume: &Value| {
+            let mut deployment = deployment(&json!([]));
+            deployment["spec"]["template"]["spec"]["volumes"] = json!([volume]);
+            deployment
+        };
+        let (wanted, edited) = (json!({"name": "a", "emptyDir": {}}), json!({"name": "a", "configMap": {"name": "b"}}));
+        assert_eq!(keys(&volumes(&wanted), &volumes(&edited)), ["f:configMap"]);
+        assert_eq!(keys(&volumes(&wanted), &volumes(&wanted)), [""; 0]);
     }
 
     /// As Kubernetes 1.36 has it after `kubectl edit` of the number of a port.

@@ -411,9 +411,9 @@ impl Writes for MemoryCluster {
             Action::Inherit { object, uid, controller, manager, .. } => {
                 self.hand_over(object, uid, manager, |live| inherited(live, manager, controller))
             }
-            Action::Claim { object, uid, resource_version, items, manager, .. } => {
+            Action::Claim { object, uid, resource_version, parts, manager, .. } => {
                 let is_as_seen = |live: &Value| live["metadata"]["resourceVersion"] == **resource_version;
-                self.hand_over(object, uid, manager, |live| is_as_seen(live).then(|| claimed(live, manager, items)))
+                self.hand_over(object, uid, manager, |live| is_as_seen(live).then(|| claimed(live, manager, parts)))
             }
             Action::Delete { object, uid, resource_version, .. } => {
                 let mut objects = self.lock();

@@ -7,6 +7,9 @@ pub const DNS_LABEL_MAX: usize = 63;
 /// Longest DNS subdomain (RFC 1123), which most object names are.
 pub const DNS_SUBDOMAIN_MAX: usize = 253;
 
+/// How labels and annotations of the operator itself begin: never propagated, and not for plugins to set.
+pub const OWN_PREFIXES: [&str; 2] = ["operator.dask.org/", "plugins.dask.org/"];
+
 /// What is wrong with a name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NameError {

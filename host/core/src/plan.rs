@@ -12,12 +12,10 @@ use serde_json::{Value, json};
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition},
     claim::obstacles,
-    dask::{OUTDATED, Settled, deployment_kind, pod_kind},
     fields::{contains, fingerprint, holds_exactly, says_exactly, without_emptied},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     ownership::Author,
-    quote::quote,
-    wanted::{OnNewTemplate, Problem, Snapshot, SubjectPatch, WantedChild, target},
+    wanted::{Problem, Settled, Snapshot, SubjectPatch, WantedChild, target},
 };
 
 /// What was applied to each object, and how it looked right after: lets a later pass see that nothing is left to do even
@@ -96,7 +94,7 @@ pub struct Plan {
     pub subject_end: Vec<Action>,
     /// What can't be done.
     pub problems: Vec<Problem>,
-    /// How many Deployments keep an older template.
+    /// How many of those that count keep an older template.
     pub outdated: u32,
 }
 
@@ -133,9 +131,9 @@ impl Planner<'_> {
                     Settled::Apply(child) => self.plan_child(seen, child, &mut plan),
                     Settled::Inherit(child) => self.plan_inheritance(seen, &child, &mut plan),
                     Settled::Renew(child) => self.plan_renewal(seen, &child, &mut plan),
-                    Settled::Outdated(child) => {
-                        plan.outdated += u32::from(target(&child.object).0.same_kind(&deployment_kind()));
-                        plan.problems.extend(outdated(&child));
+                    Settled::Outdated { child, problem, counts } => {
+                        plan.outdated += u32::from(counts);
+                        plan.problems.extend(problem);
                         self.plan_child(seen, child, &mut plan);
                     }
                 }
@@ -182,14 +180,14 @@ impl Planner<'_> {
         if is_applied(self.memory, self.author.manager, &child.object, &live) {
             return;
         }
-        let items = obstacles(&child.object, &live, self.author.manager);
-        if self.author.force && !items.is_empty() {
+        let parts = obstacles(&child.object, &live, self.author.manager);
+        if self.author.force && !parts.is_empty() {
             return plan.children.push(Action::Claim {
                 resource,
                 object,
                 uid: live.metadata.uid.clone(),
                 resource_version: live.metadata.resource_version.clone(),
-                items,
+                parts,
                 manager: self.author.manager.to_owned(),
             });
         }
@@ -279,23 +277,6 @@ fn deletion(resource: Resource, live: &Object, resource_version: Option<String>)
 
 fn present(live: &Object, guarded: bool) -> Precondition {
     if guarded { Precondition::unchanged(live) } else { Precondition::is(live) }
-}
-
-/// None if the handler sees to it.
-fn outdated(child: &WantedChild) -> Option<Problem> {
-    if child.on_new_template == OnNewTemplate::Replace {
-        return None;
-    }
-    let (kind, name) = target(&child.object);
-    let remedy = if kind.same_kind(&pod_kind()) {
-        "set spec.suspend to true and then to false to start over"
-    } else {
-        "delete it to have it recreated"
-    };
-    // One of several stands for all: when it has gone, the problem of the others is not a new one.
-    let name = quote(name);
-    let message = format!("{} {name} was made from an older template and is left as it is; {remedy}", kind.kind);
-    Some(Problem { permanent: !kind.same_kind(&pod_kind()), ..Problem::permanent(OUTDATED, message) })
 }
 
 fn not_served(kind: &GroupVersionKind) -> Problem {

@@ -234,6 +234,34 @@ pub enum OnNewTemplate {
     Renew,
 }
 
+/// A wanted child after it was compared with the live one.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Settled {
+    /// To be applied.
+    Apply(WantedChild),
+    /// Made from another template: its metadata is to be applied, the rest says what there is already.
+    Outdated {
+        /// What is to be applied.
+        child: WantedChild,
+        /// What a person should know of it; none if the handler sees to it.
+        problem: Option<Problem>,
+        /// Whether it is one of those that the status counts.
+        counts: bool,
+    },
+    /// Made from another template, and to go for it: it can't be changed.
+    Renew(WantedChild),
+    /// Made by the Python operator: what that set is to become ours first.
+    Inherit(WantedChild),
+}
+
+impl Settled {
+    /// What is to be applied.
+    pub fn child(&self) -> &WantedChild {
+        let (Self::Apply(child) | Self::Outdated { child, .. } | Self::Renew(child) | Self::Inherit(child)) = self;
+        child
+    }
+}
+
 /// The whole set of fields that a handler keeps on an object that it does not own. They were computed from its present state
 /// and are not applied to a later one.
 #[derive(Clone, Debug)]

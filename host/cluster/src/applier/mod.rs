@@ -89,9 +89,9 @@ impl Applier {
                 let inherit = |live: &Value| inherited(live, &manager, &controller);
                 self.hand_over(&resource, object, &uid, inherit).await
             }
-            Action::Claim { resource, object, uid, resource_version, items, manager } => {
+            Action::Claim { resource, object, uid, resource_version, parts, manager } => {
                 let is_as_seen = |live: &Value| live["metadata"]["resourceVersion"] == *resource_version;
-                let claim = |live: &Value| is_as_seen(live).then(|| claimed(live, &manager, &items));
+                let claim = |live: &Value| is_as_seen(live).then(|| claimed(live, &manager, &parts));
                 self.hand_over(&resource, object, &uid, claim).await
             }
         }

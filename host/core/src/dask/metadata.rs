@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::Environment;
-use crate::spec;
+use crate::{names::OWN_PREFIXES, spec};
 
 /// The cluster that an object belongs to.
 pub const CLUSTER_NAME_LABEL: &str = "dask.org/cluster-name";
@@ -20,8 +20,6 @@ const ISTIO_INJECTION_LABEL: (&str, &str) = ("sidecar.istio.io/inject", "false")
 /// very object they stand on. The Python operator leaves out the first and the third, of annotations.
 pub const EXCLUDED_PREFIXES: [&str; 6] =
     ["kopf.zalando.org", "kopf.dev/", "kubectl.kubernetes.io", "argocd.argoproj.io/", "helm.sh/", "meta.helm.sh/"];
-/// Those of the operator itself are never propagated, and not for plugins to set.
-pub(crate) const OWN_PREFIXES: [&str; 2] = ["operator.dask.org/", "plugins.dask.org/"];
 
 /// A map of labels or annotations.
 pub(super) type Entries = BTreeMap<String, String>;

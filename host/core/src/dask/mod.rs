@@ -29,15 +29,13 @@ pub use allocation::WorkerAllocation;
 pub use annotations::noted_time;
 pub(crate) use annotations::{TAKEN_OVER_AT, unusable};
 pub use idle::idle_since;
-pub(crate) use metadata::OWN_PREFIXES;
 pub use metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, EXCLUDED_PREFIXES, WORKER_GROUP_NAME_LABEL};
 pub use pod_spec::unknown_fields;
 pub use pods::{SchedulerPod, pod_summary_kind, pod_summary_resource, scheduler_pod, summary};
-pub(crate) use remedy::is_about_what_cannot_change;
 pub(crate) use replicas::COPIED_REPLICAS;
 pub use replicas::KOPF_LAST_HANDLED;
-pub(crate) use status::{INVALID_NAME, OUTDATED};
-pub use template::{Settled, TEMPLATE_HASH, TemplateAnswers, TemplateQuestion, settle};
+pub(crate) use status::INVALID_NAME;
+pub use template::{TEMPLATE_HASH, TemplateAnswers, TemplateQuestion, settle};
 pub use worker_set::WORKER_ORDINALS;
 pub(crate) use worker_set::without_workers;
 

@@ -6,7 +6,10 @@
 use std::fmt;
 
 use super::{Reconciler, field_manager};
-use crate::object::{GroupVersionKind, Object};
+use crate::{
+    action::is_about_what_cannot_change,
+    object::{GroupVersionKind, Object},
+};
 
 /// Fields that one remedy names.
 const FIELDS: usize = 3;
@@ -169,16 +172,6 @@ const NAMED: [(&str, &str, &str); 5] = [
     ("RuntimeClass", "RuntimeClass \"", "runtimeClassName"),
     ("PriorityClass", "PriorityClass with name ", "priorityClassName"),
 ];
-
-/// How Kubernetes' validation says that a field can't change: of any kind that has such a field, of Services, of bindings of
-/// roles, and of kinds whose spec can change in part only.
-const UNCHANGEABLE: [&str; 5] =
-    ["immutable", "may not change", "can not be unset", "cannot change roleRef", "for fields other than"];
-
-/// Whether the API server refuses a change because the field can't change: the object must be made anew for it.
-pub(crate) fn is_about_what_cannot_change(words: &str) -> bool {
-    UNCHANGEABLE.iter().any(|part| words.contains(part))
-}
 
 /// The name that follows.
 fn after<'a>(words: &'a str, before: &str) -> Option<&'a str> {

@@ -16,11 +16,12 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{deployment_kind, pod_kind, pods::Pods, workergroup::DeploymentStatus};
+use super::{deployment_kind, pod_kind, pods::Pods, status::OUTDATED, workergroup::DeploymentStatus};
 use crate::{
     fields::{fingerprint, held_entries, held_part, stable_digest},
     object::{GroupVersionKind, ManagedFields, Object},
-    wanted::{OnNewTemplate, WantedChild, target},
+    quote::quote,
+    wanted::{OnNewTemplate, Problem, Settled, WantedChild, target},
 };
 
 /// Annotation on Deployments and runners of jobs: `v1:` and the digest of the pod spec that they were made from, after `build`
@@ -38,27 +39,6 @@ fn stamp(live: &Object) -> Option<&String> {
     let is_digest = |digits: &str| digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     let stamp = live.metadata.annotations.get(TEMPLATE_HASH)?;
     stamp.strip_prefix(VERSION).is_some_and(is_digest).then_some(stamp)
-}
-
-/// A child of a native reconciler after its template was compared with the live one.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Settled {
-    /// To be applied.
-    Apply(WantedChild),
-    /// Made from another template: its metadata is to be applied, the rest says what there is already.
-    Outdated(WantedChild),
-    /// Made from another template, and to go for it: it can't be changed.
-    Renew(WantedChild),
-    /// Made by the Python operator: what that set is to become ours first.
-    Inherit(WantedChild),
-}
-
-impl Settled {
-    /// What is to be applied.
-    pub fn child(&self) -> &WantedChild {
-        let (Self::Apply(child) | Self::Outdated(child) | Self::Renew(child) | Self::Inherit(child)) = self;
-        child
-    }
 }
 
 /// Whether a live object without a stamp was made from the present template. Only the API server knows: it leaves out zeros,
@@ -170,7 +150,8 @@ pub fn settle(mut child: WantedChild, live: Option<&Object>, manager: &str, is_s
     }
     if !same && child.on_new_template != OnNewTemplate::Apply {
         leave_alone(&mut child.object, live, &live_value, manager);
-        return Settled::Outdated(child);
+        let problem = outdated(&child);
+        return Settled::Outdated { child, problem, counts: !kind.same_kind(&pod_kind()) };
     }
     child.object["metadata"]["annotations"][TEMPLATE_HASH] = json!(hash);
     if kind.same_kind(&pod_kind()) {
@@ -179,6 +160,23 @@ pub fn settle(mut child: WantedChild, live: Option<&Object>, manager: &str, is_s
         keep_template_metadata(&mut child.object, live, &live_value, manager);
     }
     Settled::Apply(child)
+}
+
+/// None if the handler sees to it.
+fn outdated(child: &WantedChild) -> Option<Problem> {
+    if child.on_new_template == OnNewTemplate::Replace {
+        return None;
+    }
+    let (kind, name) = target(&child.object);
+    let remedy = if kind.same_kind(&pod_kind()) {
+        "set spec.suspend to true and then to false to start over"
+    } else {
+        "delete it to have it recreated"
+    };
+    // One of several stands for all: when it has gone, the problem of the others is not a new one.
+    let name = quote(name);
+    let message = format!("{} {name} was made from an older template and is left as it is; {remedy}", kind.kind);
+    Some(Problem { permanent: !kind.same_kind(&pod_kind()), ..Problem::permanent(OUTDATED, message) })
 }
 
 /// The live spec as far as we hold it: applying that changes nothing. None: we hold nothing of it.

@@ -6,12 +6,11 @@ use serde_json::json;
 use super::{Pipeline, SubjectState};
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
-    dask::Settled,
     fields::fingerprint,
     object::Object,
     ownership::Author,
     plan::{Plan, Planner, is_applied, next_apply},
-    wanted::{Snapshot, SubjectPatch, WantedChild, WantedFields},
+    wanted::{Settled, Snapshot, SubjectPatch, WantedChild, WantedFields},
 };
 
 /// The number of the stage in which children are applied.

@@ -13,16 +13,15 @@ use serde_json::json;
 
 use super::{Pass, Pipeline, SubjectState, execute::adopt, is_passing};
 use crate::{
-    action::WriteError,
+    action::{WriteError, is_about_what_cannot_change},
     contract::{Call, Failure, HandlerDeclaration, Json, OwnedChild, Subject, Trigger, TriggerRequest},
-    dask::{Settled, is_about_what_cannot_change},
     object::{GroupVersionKind, Object, Resource},
     ownership::{Author, is_patched_by},
     plan::Memory,
     plugin::{Delivery, HandlerName, KEY_ANNOTATION, Mounted, Projection, RETRY_ANNOTATION, Rights, accept, decide},
     ports::{CallError, CallReport, Guest, Observed},
     retry::{PLUGIN_ATTEMPTS, Retry},
-    wanted::{Findings, Problem, Snapshot, Wanted},
+    wanted::{Findings, Problem, Settled, Snapshot, Wanted},
 };
 
 /// Problems of one failure that are kept and shown, and how much of each: the rest is the answer's own repetition.

@@ -8,10 +8,10 @@ use super::{Pass, Pipeline, SubjectState, is_passing};
 use crate::{
     action::WriteError,
     contract::{EventNote, EventSeverity},
-    dask::{INVALID_NAME, Lookup, Reconciler, Settled, end_of_pause, field_manager, unusable},
+    dask::{INVALID_NAME, Lookup, Reconciler, end_of_pause, field_manager, unusable},
     object::Object,
     ownership::Author,
-    wanted::{Findings, Problem, Snapshot, target},
+    wanted::{Findings, Problem, Settled, Snapshot, target},
 };
 
 impl Pipeline<'_> {
@@ -150,7 +150,7 @@ fn told_of_pause(reconciler: Reconciler) -> Vec<EventNote> {
 }
 
 fn outdated(settled: &[Settled]) -> BTreeSet<String> {
-    let outdated = settled.iter().filter(|settled| matches!(settled, Settled::Outdated(_)));
+    let outdated = settled.iter().filter(|settled| matches!(settled, Settled::Outdated { .. }));
     outdated.map(|settled| target(&settled.child().object).1.to_owned()).collect()
 }
 

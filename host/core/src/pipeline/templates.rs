@@ -7,11 +7,11 @@ use futures_util::future::join_all;
 use super::{Pipeline, SubjectState, execute::adopt};
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
-    dask::{Settled, TemplateQuestion, settle},
+    dask::{TemplateQuestion, settle},
     inheritance::is_to_be_inherited,
     object::{NamespacedName, Object, ObjectKey},
     ownership::Author,
-    wanted::{Snapshot, WantedChild, target},
+    wanted::{Settled, Snapshot, WantedChild, target},
 };
 
 impl Pipeline<'_> {

@@ -7,8 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{HandlerName, KEY_ANNOTATION, Projection, Rights, pods};
 use crate::{
     contract::{Outcome, Patch, PatchStrategy, PatchTarget},
-    dask::OWN_PREFIXES,
-    names::{check_dns_label, check_dns_subdomain},
+    names::{OWN_PREFIXES, check_dns_label, check_dns_subdomain},
     object::{DEEPEST, GroupVersionKind, Object, Resource, nests_deeper},
     text::line,
     wanted::{Problem, SubjectPatch, Wanted, WantedChild, target},

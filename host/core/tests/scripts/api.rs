@@ -155,9 +155,9 @@ fn described(action: &Action) -> String {
         Action::Delete { .. } => format!("delete {object}"),
         Action::RemoveFinalizer { .. } => format!("remove a finalizer of {object}"),
         Action::Inherit { manager, .. } => format!("inherit {object} ({manager})"),
-        Action::Claim { items, manager, .. } => {
-            let items: Vec<_> = items.iter().map(|path| path.join(" ")).collect();
-            format!("claim {} of {object} ({manager})", items.join(", "))
+        Action::Claim { parts, manager, .. } => {
+            let parts: Vec<_> = parts.iter().map(|path| path.join(" ")).collect();
+            format!("claim {} of {object} ({manager})", parts.join(", "))
         }
     }
 }

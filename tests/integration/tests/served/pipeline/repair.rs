@@ -251,6 +251,40 @@ async fn edited_keys_of_ports_are_put_back() -> anyhow::Result<()> {
     .await
 }
 
+/// The same of fields of which only one may be set: an apply would set ours beside the other.
+#[tokio::test]
+async fn another_choice_between_fields_is_put_back() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        let mut cluster = manifests::cluster("simple", 1);
+        let pod = &mut cluster["spec"]["worker"]["spec"];
+        pod["volumes"] = json!([{"name": "scratch", "emptyDir": {}}]);
+        let container = &mut pod["containers"][0];
+        container["env"] = json!([{"name": "A", "value": "a"}, {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]);
+        container["livenessProbe"] = json!({"httpGet": {"path": "/health", "port": 8787}});
+        container["lifecycle"] = json!({"preStop": {"exec": {"command": ["true"]}}});
+        stage.create(&cluster).await?;
+        stage.until_running("simple", 1).await?;
+        let worker = stage.until_workers("simple-default", 1).await?.remove(0);
+        let made = worker["spec"]["template"]["spec"].clone();
+        let mut edited = made.clone();
+        edited["volumes"][0] = json!({"name": "scratch", "configMap": {"name": "other"}});
+        let container = &mut edited["containers"][0];
+        let place = |name: &str| {
+            let variables = made["containers"][0]["env"].as_array().into_iter().flatten();
+            variables.into_iter().position(|variable| variable["name"] == name).expect("it is there")
+        };
+        container["env"][place("A")] = json!({"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}});
+        container["env"][place("B")] = json!({"name": "B", "value": "b"});
+        container["livenessProbe"] = json!({"tcpSocket": {"port": 8787}});
+        container["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 1}}});
+        let patch = json!({"spec": {"template": {"spec": edited}}});
+        stage.api(DEPLOYMENT).patch(name(&worker), &kube::api::PatchParams::default(), &kube::api::Patch::Merge(patch)).await?;
+        stage.until(DEPLOYMENT, name(&worker), "as it was made", |live| live["spec"]["template"]["spec"] == made).await?;
+        Ok(())
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_paused_cluster_is_left_alone() -> anyhow::Result<()> {
     const PAUSED: &str = "operator.dask.org/paused";
