@@ -15,6 +15,9 @@ use crate::{
 /// A path into a set of fields, as `FieldsV1` writes it: `f:spec`, `f:ports`, `k:{"port":80,"protocol":"TCP"}`.
 pub type FieldPath = Vec<String>;
 
+/// A part of a live object: where it is, and what it says.
+type Part<'a> = (FieldPath, &'a Value);
+
 /// A list of ports, whose items are told apart by a number and a protocol.
 struct Ports<'a> {
     path: FieldPath,
@@ -33,7 +36,7 @@ impl Ports<'_> {
         format!("k:{}", json!({self.number: item[self.number], "protocol": protocol(item)}))
     }
 
-    fn obstacles(&self) -> Vec<FieldPath> {
+    fn obstacles(&self) -> Vec<Part<'_>> {
         let keys = |items: &[Value]| items.iter().map(|item| self.key(item)).collect::<Vec<_>>();
         let (wanted, live) = (keys(self.wanted), keys(self.live));
         let is_in_the_way = |item: &Value| {
@@ -43,7 +46,7 @@ impl Ports<'_> {
         };
         let theirs = self.live.iter().zip(&live).filter(|(_, key)| !wanted.contains(key));
         let in_the_way = theirs.filter(|(item, _)| is_in_the_way(item));
-        in_the_way.map(|(_, key)| [&self.path[..], std::slice::from_ref(key)].concat()).collect()
+        in_the_way.map(|(item, key)| ([&self.path[..], std::slice::from_ref(key)].concat(), item)).collect()
     }
 
     /// Whether both have what only one may have.
@@ -86,14 +89,16 @@ impl Members {
 }
 
 impl Choice<'_> {
-    fn obstacles(&self) -> Vec<FieldPath> {
-        let chosen = |value: &Value| {
-            let fields = value.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
-            fields.map(|(field, _)| field.clone()).filter(|field| self.members.include(field)).collect::<Vec<_>>()
-        };
-        let wanted = chosen(self.wanted);
-        let theirs = chosen(self.live).into_iter().filter(|field| !wanted.is_empty() && !wanted.contains(field));
-        theirs.map(|field| [&self.path[..], &[format!("f:{field}")]].concat()).collect()
+    fn obstacles(&self) -> Vec<Part<'_>> {
+        let wanted = self.chosen(self.wanted);
+        let is_wanted = |field: &str| wanted.iter().any(|(wanted, _)| *wanted == field);
+        let theirs = self.chosen(self.live).into_iter().filter(|(field, _)| !wanted.is_empty() && !is_wanted(field));
+        theirs.map(|(field, value)| ([&self.path[..], &[format!("f:{field}")]].concat(), value)).collect()
+    }
+
+    fn chosen<'b>(&self, value: &'b Value) -> Vec<(&'b str, &'b Value)> {
+        let fields = value.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+        fields.map(|(field, value)| (field.as_str(), value)).filter(|(field, _)| self.members.include(field)).collect()
     }
 }
 
@@ -172,7 +177,7 @@ fn choices_of_volumes<'a>(wanted: &'a Value, live: &'a Value) -> impl Iterator<I
     volumes.map(|(path, wanted, live)| Choice { path, members: Members::AllBut("name"), wanted, live })
 }
 
-/// The parts of `live` that have to go for `wanted` to be applied, and that `manager` does not hold yet.
+/// The parts of `live` that have to go for `wanted` to be applied, and of which `manager` does not hold all yet.
 pub fn obstacles(wanted: &Value, live: &Object, manager: &str) -> Vec<FieldPath> {
     let is = |group, kind| live.kind.same_kind(&GroupVersionKind::new(group, "v1", kind));
     let (is_service, is_deployment) = (is("", "Service"), is("apps", "Deployment"));
@@ -182,13 +187,42 @@ pub fn obstacles(wanted: &Value, live: &Object, manager: &str) -> Vec<FieldPath>
     let value = live.to_value();
     let containers = if is_deployment { containers(wanted, &value) } else { Vec::new() };
     let service = is_service.then(|| ports_of_service(wanted, &value));
-    let ports = service.into_iter().chain(containers.iter().map(ports_of_container));
-    let choices = containers.iter().flat_map(choices_of_container);
+    let ports: Vec<_> = service.into_iter().chain(containers.iter().map(ports_of_container)).collect();
     let volumes = choices_of_volumes(wanted, &value).filter(|_| is_deployment);
-    let choices = choices.chain(volumes).flat_map(|choice| choice.obstacles());
+    let choices: Vec<_> = containers.iter().flat_map(choices_of_container).chain(volumes).collect();
     let held = live.applied_by(manager).and_then(|entry| entry.decoded()).unwrap_or_default();
-    let is_held = |path: &FieldPath| path.iter().try_fold(&held, |held, name| held.get(name)).is_some();
-    ports.flat_map(|ports| ports.obstacles()).chain(choices).filter(|path| !is_held(path)).collect()
+    let is_held = |(path, value): &Part<'_>| {
+        path.iter().try_fold(&held, |held, name| held.get(name)).is_some_and(|held| covers(held, value))
+    };
+    let parts = ports.iter().flat_map(Ports::obstacles).chain(choices.iter().flat_map(Choice::obstacles));
+    parts.filter(|part| !is_held(part)).map(|(path, _)| path).collect()
+}
+
+/// Whether all that a part says is in a set of fields. Lists count as a whole.
+fn covers(held: &Value, part: &Value) -> bool {
+    let (Some(held), Some(part)) = (held.as_object().filter(|held| !held.is_empty()), part.as_object()) else {
+        return true;
+    };
+    part.iter().all(|(name, value)| held.get(&format!("f:{name}")).is_some_and(|held| covers(held, value)))
+}
+
+/// The set of all fields of a part.
+fn set_of(part: &Value) -> Value {
+    let fields = part.as_object().into_iter().flatten().map(|(name, value)| (format!("f:{name}"), set_of(value)));
+    let own = part.is_object().then(|| (".".to_owned(), json!({})));
+    fields.chain(own).collect::<Map<_, _>>().into()
+}
+
+/// What an object says at a path.
+fn at_path<'a>(object: &'a Value, path: &[String]) -> Option<&'a Value> {
+    path.iter().try_fold(object, |value, name| match name.split_once(':')? {
+        ("f", field) => value.get(field),
+        ("k", keys) => {
+            let keys: Map<String, Value> = serde_json::from_str(keys).ok()?;
+            value.as_array()?.iter().find(|item| keys.iter().all(|(key, value)| item.get(key) == Some(value)))
+        }
+        _ => None,
+    })
 }
 
 /// `metadata.managedFields` of an object, as the API server answers it, once `manager` alone holds these parts.
@@ -197,7 +231,7 @@ pub fn claimed(object: &Value, manager: &str, parts: &[FieldPath]) -> Value {
     let is_of_object = |entry: &Value| entry["subresource"].as_str().is_none_or(str::is_empty);
     let mut taken = Map::new();
     for path in parts {
-        add_part(&mut taken, path, json!({".": {}}));
+        add_part(&mut taken, path, at_path(object, path).map_or(json!({}), set_of));
         for entry in entries.iter_mut().filter(|entry| is_of_object(entry)) {
             let part = entry["fieldsV1"].as_object_mut().and_then(|fields| take_part(fields, path));
             part.into_iter().for_each(|part| add_part(&mut taken, path, part));
@@ -364,12 +398,32 @@ mod tests {
     fn what_is_claimed_is_the_managers_alone_and_no_obstacle_any_more() {
         let (mut live, wanted) = (edited(), service(&json!([{"name": "comm", "port": 8786}])));
         let items = obstacles(&wanted, &Object::from_value(&live).unwrap(), OURS);
-        let before = live["metadata"]["managedFields"].clone();
+        let mut expected = live["metadata"]["managedFields"][0].clone();
+        expected["fieldsV1"]["f:spec"]["f:ports"] =
+            live["metadata"]["managedFields"][1]["fieldsV1"]["f:spec"]["f:ports"].clone();
         live["metadata"]["managedFields"] = claimed(&live, OURS, &items);
-        let mut expected = before[0].clone();
-        expected["fieldsV1"]["f:spec"]["f:ports"] = before[1]["fieldsV1"]["f:spec"]["f:ports"].clone();
         assert_eq!(live["metadata"]["managedFields"], json!([expected]));
         assert!(obstacles(&wanted, &Object::from_value(&live).unwrap(), OURS).is_empty());
+    }
+
+    #[test]
+    fn what_somebody_has_added_to_ours_is_in_the_way_when_ours_goes() {
+        let key = r#"k:{"port":8786,"protocol":"TCP"}"#;
+        let port = json!({"name": "comm", "port": 8786, "protocol": "TCP", "nodePort": 30_086});
+        let mut live = service(&json!([port]));
+        let ours = json!({"f:spec": {"f:ports": {key: {".": {}, "f:name": {}, "f:port": {}, "f:protocol": {}}}}});
+        let theirs = json!({"f:spec": {"f:ports": {key: {"f:nodePort": {}}}}});
+        live["metadata"]["managedFields"] = json!([
+            {"manager": OURS, "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": ours},
+            {"manager": "x", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": theirs},
+        ]);
+        let wanted = service(&json!([{"name": "comm", "port": 9000}]));
+        assert_eq!(keys(&wanted, &live), [key]);
+        let parts = obstacles(&wanted, &Object::from_value(&live).unwrap(), OURS);
+        live["metadata"]["managedFields"] = claimed(&live, OURS, &parts);
+        assert_eq!(live["metadata"]["managedFields"].as_array().map(Vec::len), Some(1));
+        assert_eq!(keys(&wanted, &live), [""; 0]);
+        assert_eq!(keys(&service(&json!([{"name": "comm", "port": 8786}])), &live), [""; 0]);
     }
 
     #[test]
@@ -379,7 +433,8 @@ mod tests {
         live["metadata"]["managedFields"] = json!([status]);
         let items = [["f:spec", "f:ports", r#"k:{"port":1,"protocol":"TCP"}"#].map(str::to_owned).to_vec()];
         let entries = claimed(&live, OURS, &items);
-        let held = json!({"f:spec": {"f:ports": {r#"k:{"port":1,"protocol":"TCP"}"#: {".": {}}}}});
+        let port = json!({".": {}, "f:name": {}, "f:port": {}, "f:protocol": {}});
+        let held = json!({"f:spec": {"f:ports": {r#"k:{"port":1,"protocol":"TCP"}"#: port}}});
         let own = json!({
             "manager": OURS, "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": held,
         });

@@ -237,6 +237,22 @@ async fn edited_keys_of_ports_are_put_back() -> anyhow::Result<()> {
             .await?;
         assert!(ports_of(&repaired).contains(&added) && ports_of(&repaired).len() == 3, "{repaired}");
 
+        // What somebody has added to a port of ours goes with it.
+        let mut extended = first.clone();
+        extended["appProtocol"] = json!("example.org/dask");
+        edit(&json!([extended, second])).await?;
+        let path = "/spec/scheduler/service/ports";
+        let cluster = stage.get(CLUSTER, "simple").await?;
+        let mut wanted = cluster.pointer(path).cloned().unwrap_or_default();
+        wanted[0]["port"] = json!(9000);
+        stage.merge(CLUSTER, "simple", &json!({"spec": {"scheduler": {"service": {"ports": wanted}}}})).await?;
+        stage
+            .until(SERVICE, "simple-scheduler", "with the new number", |service| {
+                let numbers: Vec<_> = ports_of(service).iter().map(|port| port["port"].clone()).collect();
+                numbers.len() == 2 && numbers.contains(&json!(9000)) && numbers.contains(&second["port"])
+            })
+            .await?;
+
         let ports_of = |deployment: &Value| crate::stage::container(deployment)["ports"].clone();
         let deployment = stage.get(DEPLOYMENT, "simple-scheduler").await?;
         let ports = ports_of(&deployment);
