@@ -5,12 +5,17 @@
 //! only one of several fields may be set, as the kind of a volume. So theirs becomes ours first, by its entries in the managed
 //! fields (docs/adr/0058); nothing else of the object changes.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value, json};
 
 use crate::{
     fields::{add_part, take_part},
     object::{GroupVersionKind, Object},
 };
+
+/// How many parts are taken by one write. Others follow.
+const AT_ONCE: usize = 100;
 
 /// A path into a set of fields, as `FieldsV1` writes it: `f:spec`, `f:ports`, `k:{"port":80,"protocol":"TCP"}`.
 pub type FieldPath = Vec<String>;
@@ -37,23 +42,27 @@ impl Ports<'_> {
     }
 
     fn obstacles(&self) -> Vec<Part<'_>> {
-        let keys = |items: &[Value]| items.iter().map(|item| self.key(item)).collect::<Vec<_>>();
+        let keys = |items: &[Value]| items.iter().map(|item| self.key(item)).collect::<HashSet<_>>();
         let (wanted, live) = (keys(self.wanted), keys(self.live));
+        let names: HashSet<_> = self.wanted.iter().filter_map(name_of).collect();
+        let places: HashSet<_> = self.wanted.iter().filter_map(|item| self.place(item)).collect();
+        let missing = || self.wanted.iter().filter(|item| !live.contains(&self.key(item)));
+        let (some_come, nameless_come) = (missing().next().is_some(), missing().any(|item| name_of(item).is_none()));
         let is_in_the_way = |item: &Value| {
-            self.wanted.iter().zip(&wanted).any(|(port, key)| {
-                self.share(port, item) || !live.contains(key) && self.needs_names && !(has_name(port) && has_name(item))
-            })
+            let name = name_of(item);
+            name.is_some_and(|name| names.contains(name))
+                || self.place(item).is_some_and(|place| places.contains(&place))
+                || self.needs_names && (nameless_come || some_come && name.is_none())
         };
-        let theirs = self.live.iter().zip(&live).filter(|(_, key)| !wanted.contains(key));
+        let theirs = self.live.iter().map(|item| (item, self.key(item))).filter(|(_, key)| !wanted.contains(key));
         let in_the_way = theirs.filter(|(item, _)| is_in_the_way(item));
-        in_the_way.map(|(item, key)| ([&self.path[..], std::slice::from_ref(key)].concat(), item)).collect()
+        in_the_way.map(|(item, key)| ([&self.path[..], &[key]].concat(), item)).collect()
     }
 
-    /// Whether both have what only one may have.
-    fn share(&self, one: &Value, other: &Value) -> bool {
-        let same = |field: &str| one.get(field).is_some_and(|value| other.get(field) == Some(value));
-        let same_transport = protocol(one) == protocol(other) && one.get("hostIP") == other.get("hostIP");
-        same("name") || same(self.of_node) && same_transport
+    /// Where it is reached on a node.
+    fn place(&self, item: &Value) -> Option<(u64, String, Option<String>)> {
+        let address = item.get("hostIP").and_then(Value::as_str).map(str::to_owned);
+        Some((item.get(self.of_node)?.as_u64()?, protocol(item).to_owned(), address))
     }
 }
 
@@ -61,8 +70,8 @@ fn protocol(item: &Value) -> &str {
     item.get("protocol").and_then(Value::as_str).unwrap_or("TCP")
 }
 
-fn has_name(item: &Value) -> bool {
-    item.get("name").is_some()
+fn name_of(item: &Value) -> Option<&str> {
+    item.get("name").and_then(Value::as_str)
 }
 
 /// A map in which only one of some fields may be set.
@@ -130,9 +139,13 @@ fn containers<'a>(wanted: &'a Value, live: &'a Value) -> Vec<(FieldPath, &'a Val
 /// Items of a list that have the same name in both.
 fn of_same_name<'a>(wanted: &'a Value, live: &'a Value, list: &[&str]) -> Vec<(FieldPath, &'a Value, &'a Value)> {
     let pointer = format!("/{}", list.join("/"));
-    let path = |item: &Value| [&fields(list)[..], &[format!("k:{}", json!({"name": item["name"]}))]].concat();
-    let same = |item: &'a Value| items(live, &pointer).iter().find(|live| live["name"] == item["name"]);
-    items(wanted, &pointer).iter().filter_map(|item| Some((path(item), item, same(item)?))).collect()
+    let live: HashMap<_, _> = items(live, &pointer).iter().filter_map(|item| Some((name_of(item)?, item))).collect();
+    let same = |item: &'a Value| {
+        let name = name_of(item)?;
+        let path = [&fields(list)[..], &[format!("k:{}", json!({"name": name}))]].concat();
+        Some((path, item, *live.get(name)?))
+    };
+    items(wanted, &pointer).iter().filter_map(same).collect()
 }
 
 fn ports_of_container<'a>((path, wanted, live): &(FieldPath, &'a Value, &'a Value)) -> Ports<'a> {
@@ -195,7 +208,7 @@ pub fn obstacles(wanted: &Value, live: &Object, manager: &str) -> Vec<FieldPath>
         path.iter().try_fold(&held, |held, name| held.get(name)).is_some_and(|held| covers(held, value))
     };
     let parts = ports.iter().flat_map(Ports::obstacles).chain(choices.iter().flat_map(Choice::obstacles));
-    parts.filter(|part| !is_held(part)).map(|(path, _)| path).collect()
+    parts.filter(|part| !is_held(part)).map(|(path, _)| path).take(AT_ONCE).collect()
 }
 
 /// Whether all that a part says is in a set of fields. Lists count as a whole.
@@ -375,6 +388,26 @@ mod tests {
         let (wanted, edited) = (json!({"name": "a", "emptyDir": {}}), json!({"name": "a", "configMap": {"name": "b"}}));
         assert_eq!(keys(&volumes(&wanted), &volumes(&edited)), ["f:configMap"]);
         assert_eq!(keys(&volumes(&wanted), &volumes(&wanted)), [""; 0]);
+    }
+
+    #[test]
+    fn thousands_are_compared_in_no_time_and_taken_by_and_by() {
+        let variables = |value: Value| {
+            let variables = (0..20_000).map(|number| {
+                let mut variable = value.clone();
+                variable["name"] = json!(format!("V{number}"));
+                variable
+            });
+            with_container(json!({"env": variables.collect::<Vec<_>>()}))
+        };
+        let found = keys(&variables(json!({"value": "x"})), &variables(json!({"valueFrom": {}})));
+        assert_eq!(found.len(), AT_ONCE);
+        let ports = |offset: u32| {
+            let ports = (0..20_000).map(|number| json!({"name": format!("p{number}"), "port": number + offset}));
+            service(&json!(ports.collect::<Vec<_>>()))
+        };
+        assert_eq!(keys(&ports(0), &ports(30_000)).len(), AT_ONCE);
+        assert!(keys(&ports(0), &ports(0)).is_empty());
     }
 
     /// As Kubernetes 1.36 has it after `kubectl edit` of the number of a port.
