@@ -48,9 +48,14 @@ pub(crate) async fn give_back() {
         // Whichever comes first.
         let _ = timeout(INTERVAL, MUCH_IS_FREE.notified()).await;
         sleep(SOON).await;
-        // Where it broke off, nothing is given back this time.
-        let _ = spawn_blocking(trim).await;
+        give_back_now().await;
     }
+}
+
+/// Gives back what is free.
+pub(crate) async fn give_back_now() {
+    // Where it broke off, nothing is given back this time.
+    let _ = spawn_blocking(trim).await;
 }
 
 fn trim() {
