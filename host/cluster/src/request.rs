@@ -173,16 +173,9 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Of a large answer there is one copy, and not another in the pieces in which it came.
 async fn whole(body: Body) -> Result<Bytes, RequestError> {
-    let (mut body, mut bytes) = (Limited::new(body, LARGEST), Vec::new());
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| RequestError::Transport(chain(&*error)))?;
-        if let Some(piece) = frame.data_ref() {
-            bytes.extend_from_slice(piece);
-        }
-    }
-    Ok(bytes.into())
+    let collected = Limited::new(body, LARGEST).collect().await;
+    Ok(collected.map_err(|error| RequestError::Transport(chain(&*error)))?.to_bytes())
 }
 
 #[cfg(test)]

@@ -48,14 +48,9 @@ pub(crate) async fn give_back() {
         // Whichever comes first.
         let _ = timeout(INTERVAL, MUCH_IS_FREE.notified()).await;
         sleep(SOON).await;
-        give_back_now().await;
+        // Where it broke off, nothing is given back this time.
+        let _ = spawn_blocking(trim).await;
     }
-}
-
-/// Gives back what is free.
-pub(crate) async fn give_back_now() {
-    // Where it broke off, nothing is given back this time.
-    let _ = spawn_blocking(trim).await;
 }
 
 fn trim() {

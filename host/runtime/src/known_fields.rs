@@ -24,6 +24,8 @@ pub(crate) async fn ask(fields: &PublishedFields) {
         sleep(Duration::from_secs(1)).await;
         answer = fields.refresh().await;
     }
+    // The documents are many times what is kept of them.
+    heap::much_is_free();
     if let Err(error) = answer {
         tracing::warn!(
             %error,

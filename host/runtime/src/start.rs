@@ -15,7 +15,7 @@ use dask_wasm_operator_core::spec::{
     DASK_AUTOSCALER, DASK_CLUSTER, DASK_JOB, DASK_PLUGIN, DASK_PLUGIN_RECORD, DASK_WORKER_GROUP,
 };
 
-use crate::{Connection, Failure, RunSettings, Scope, heap, known_fields};
+use crate::{Connection, Failure, RunSettings, Scope, known_fields};
 
 /// How long the definitions may take to be served: who installs everything at once applies them just before the operator.
 const DEFINITIONS_PATIENCE: Duration = Duration::from_secs(60);
@@ -39,11 +39,7 @@ pub(crate) async fn start(settings: &RunSettings) -> Result<Start, Failure> {
     let operator_namespace = settings.operator_namespace.clone().unwrap_or_else(|| clients.namespace.clone());
     await_definitions(&discovery).await?;
     let fields = Arc::new(PublishedFields::new(clients.unary.clone()));
-    // One after the other: both read large documents.
-    known_fields::ask(&fields).await;
-    heap::give_back_now().await;
-    warn_of_outdated_definitions(&clients).await;
-    heap::much_is_free();
+    tokio::join!(warn_of_outdated_definitions(&clients), known_fields::ask(&fields));
     check_rights(&clients, &settings.scope, &operator_namespace).await?;
     warn_of_absent_namespaces(&clients, &settings.scope).await;
     Ok(Start { clients, discovery, fields, operator_namespace })
