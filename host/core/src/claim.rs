@@ -10,8 +10,8 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    fields::{add_part, take_part},
-    object::{GroupVersionKind, Object},
+    fields::Fields,
+    object::{GroupVersionKind, ManagedFields, Object},
 };
 
 /// How many parts are taken by one write. Others follow.
@@ -203,27 +203,11 @@ pub fn obstacles(wanted: &Value, live: &Object, manager: &str) -> Vec<FieldPath>
     let ports: Vec<_> = service.into_iter().chain(containers.iter().map(ports_of_container)).collect();
     let volumes = choices_of_volumes(wanted, &value).filter(|_| is_deployment);
     let choices: Vec<_> = containers.iter().flat_map(choices_of_container).chain(volumes).collect();
-    let held = live.applied_by(manager).and_then(|entry| entry.decoded()).unwrap_or_default();
-    let is_held = |(path, value): &Part<'_>| {
-        path.iter().try_fold(&held, |held, name| held.get(name)).is_some_and(|held| covers(held, value))
-    };
+    let held = live.applied_by(manager).and_then(ManagedFields::decoded);
+    let held = held.map(|held| Fields::from_json(&held)).unwrap_or_default();
+    let is_held = |(path, value): &Part<'_>| held.at(path).is_some_and(|held| held.covers(value));
     let parts = ports.iter().flat_map(Ports::obstacles).chain(choices.iter().flat_map(Choice::obstacles));
     parts.filter(|part| !is_held(part)).map(|(path, _)| path).take(AT_ONCE).collect()
-}
-
-/// Whether all that a part says is in a set of fields. Lists count as a whole.
-fn covers(held: &Value, part: &Value) -> bool {
-    let (Some(held), Some(part)) = (held.as_object().filter(|held| !held.is_empty()), part.as_object()) else {
-        return true;
-    };
-    part.iter().all(|(name, value)| held.get(&format!("f:{name}")).is_some_and(|held| covers(held, value)))
-}
-
-/// The set of all fields of a part.
-fn set_of(part: &Value) -> Value {
-    let fields = part.as_object().into_iter().flatten().map(|(name, value)| (format!("f:{name}"), set_of(value)));
-    let own = part.is_object().then(|| (".".to_owned(), json!({})));
-    fields.chain(own).collect::<Map<_, _>>().into()
 }
 
 /// What an object says at a path.
@@ -242,24 +226,33 @@ fn at_path<'a>(object: &'a Value, path: &[String]) -> Option<&'a Value> {
 pub fn claimed(object: &Value, manager: &str, parts: &[FieldPath]) -> Value {
     let mut entries = object.pointer("/metadata/managedFields").and_then(Value::as_array).cloned().unwrap_or_default();
     let is_of_object = |entry: &Value| entry["subresource"].as_str().is_none_or(str::is_empty);
-    let mut taken = Map::new();
+    let is_own = |entry: &Value| is_of_object(entry) && entry["operation"] == "Apply" && entry["manager"] == manager;
+    let mut own = Fields::default();
     for path in parts {
-        add_part(&mut taken, path, at_path(object, path).map_or(json!({}), set_of));
-        for entry in entries.iter_mut().filter(|entry| is_of_object(entry)) {
-            let part = entry["fieldsV1"].as_object_mut().and_then(|fields| take_part(fields, path));
-            part.into_iter().for_each(|part| add_part(&mut taken, path, part));
-        }
+        own.add_at(path, &at_path(object, path).map(Fields::all_of).unwrap_or_default());
     }
-    let is_own =
-        |entry: &&mut Value| is_of_object(entry) && entry["operation"] == "Apply" && entry["manager"] == manager;
-    match entries.iter_mut().find(is_own).and_then(|own| own["fieldsV1"].as_object_mut()) {
-        Some(own) => taken.into_iter().for_each(|(name, part)| add_part(own, &[name], part)),
+    entries.retain_mut(|entry| {
+        if !is_of_object(entry) {
+            return true;
+        }
+        let mut held = Fields::from_json(&entry["fieldsV1"]);
+        for path in parts {
+            held.take(path).iter().for_each(|part| own.add_at(path, part));
+        }
+        if is_own(entry) {
+            own.add(&held);
+            return true;
+        }
+        entry["fieldsV1"] = held.to_json();
+        !held.is_empty()
+    });
+    match entries.iter_mut().find(|entry| is_own(entry)) {
+        Some(entry) => entry["fieldsV1"] = own.to_json(),
         None => entries.push(json!({
             "manager": manager, "operation": "Apply", "apiVersion": object["apiVersion"], "fieldsType": "FieldsV1",
-            "fieldsV1": taken,
+            "fieldsV1": own.to_json(),
         })),
     }
-    entries.retain(|entry| !is_of_object(entry) || entry["fieldsV1"] != json!({}));
     entries.into()
 }
 

@@ -17,13 +17,21 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// What is wrong with a field, in the words of its own type. The place in the text that was decoded is nothing that anybody
-/// has seen.
+/// What is wrong with a field, without the place in the text that was decoded, which nobody has seen, and without the names of
+/// this program's types.
 pub fn of_field(error: &serde_json::Error) -> String {
     let words = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());
     let words = words.strip_suffix(&position).unwrap_or(&words);
-    words.replace("expected u32", "expected a whole number from 0 to 4294967295")
+    let Some((found, expected)) = words.rsplit_once(", expected ") else { return words.to_owned() };
+    let expected = match expected {
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" => "a whole number of at least 0",
+        "i32" | "i64" => "a whole number",
+        other if other.starts_with("struct ") => "a map",
+        other => other,
+    };
+    format!("{found}, expected {expected}")
 }
 
 #[cfg(test)]
@@ -35,6 +43,10 @@ mod tests {
         let decode = |json: &str| of_field(&serde_json::from_str::<u32>(json).unwrap_err());
         assert_eq!(decode("-1"), "invalid value: integer `-1`, expected a whole number from 0 to 4294967295");
         assert_eq!(decode("\"3\""), "invalid type: string \"3\", expected a whole number from 0 to 4294967295");
+        let spec = serde_json::from_str::<crate::spec::DaskAutoscalerSpec>("[]x").unwrap_err();
+        assert!(!of_field(&spec).contains("struct"), "{spec}");
+        let map = serde_json::from_str::<crate::spec::DaskAutoscalerSpec>("3").unwrap_err();
+        assert_eq!(of_field(&map), "invalid type: integer `3`, expected a map");
     }
 
     #[derive(Debug, thiserror::Error)]

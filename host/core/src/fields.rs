@@ -14,11 +14,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+pub use self::emptied::without_emptied;
 use self::lists::{HeldItems, Items};
-pub use self::{
-    emptied::without_emptied,
-    sets::{add_part, take_part},
-};
+pub(crate) use self::sets::Fields;
 
 /// Whether the set of fields that a manager holds is exactly that of `wanted`: nothing lost, nothing left over.
 pub fn holds_exactly(held: &Value, wanted: &Value) -> bool {

@@ -9,7 +9,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::{
-    fields::take_part,
+    fields::Fields,
     object::{ManagedFields, Object},
     spec::DASK_GROUP,
 };
@@ -101,27 +101,24 @@ pub fn inherited(object: &Value, manager: &str, controller: &str) -> Option<Valu
         is(entry, "Update") && entry["fieldsV1"]["f:metadata"]["f:ownerReferences"].get(&key).is_some()
     };
     let entry = entries.iter_mut().find(made)?;
-    let fields = entry["fieldsV1"].as_object_mut()?;
+    let annotations = annotations_of_kopf(&entry["fieldsV1"]);
+    let mut fields = Fields::from_json(&entry["fieldsV1"]);
     for path in NOT_OURS.iter().chain(not_ours(object["kind"].as_str()?)) {
-        take_part(fields, path);
+        fields.take(path);
     }
-    remove_annotations_of_kopf(fields);
+    for name in &annotations {
+        fields.take(&["f:metadata", "f:annotations", name]);
+    }
+    entry["fieldsV1"] = fields.to_json();
     entry["manager"] = json!(manager);
     entry["operation"] = json!("Apply");
     Some(entries.into())
 }
 
-fn remove_annotations_of_kopf(fields: &mut Map<String, Value>) {
-    let annotations = fields.get("f:metadata").and_then(|metadata| metadata["f:annotations"].as_object());
-    let names: Vec<_> = annotations
-        .into_iter()
-        .flatten()
-        .filter(|(name, _)| KOPF_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
-        .map(|(name, _)| name.clone())
-        .collect();
-    for name in &names {
-        take_part(fields, &["f:metadata", "f:annotations", name]);
-    }
+fn annotations_of_kopf(fields: &Value) -> Vec<String> {
+    let annotations = fields.pointer("/f:metadata/f:annotations").and_then(Value::as_object).into_iter().flatten();
+    let of_kopf = annotations.filter(|(name, _)| KOPF_PREFIXES.iter().any(|prefix| name.starts_with(prefix)));
+    of_kopf.map(|(name, _)| name.clone()).collect()
 }
 
 #[cfg(test)]
@@ -169,7 +166,8 @@ mod tests {
 
     #[test]
     fn the_entry_of_the_maker_becomes_ours_and_others_stay_as_they_are() {
-        let service = made("Service", &json!({"f:ports": {".": {}}}));
+        let spec = json!({"f:ports": {".": {}, r#"k:{"port":8786,"protocol":"TCP"}"#: {".": {}, "f:port": {}}}});
+        let service = made("Service", &spec);
         let entries = inherited(&service, OURS, "owner").unwrap();
         assert_eq!(entries[0], service["metadata"]["managedFields"][0]);
         let expected = json!({
@@ -180,7 +178,7 @@ mod tests {
                     "f:labels": {".": {}, "f:a": {}},
                     "f:ownerReferences": {".": {}, "k:{\"uid\":\"owner\"}": {}},
                 },
-                "f:spec": {"f:ports": {".": {}}},
+                "f:spec": spec,
             },
         });
         assert_eq!(entries[1], expected);

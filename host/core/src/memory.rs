@@ -7,7 +7,6 @@
 mod kinds;
 mod merge;
 mod rules;
-mod sets;
 mod stored;
 
 use std::{

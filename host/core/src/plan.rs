@@ -180,8 +180,8 @@ impl Planner<'_> {
         if is_applied(self.memory, self.author.manager, &child.object, &live) {
             return;
         }
-        let parts = obstacles(&child.object, &live, self.author.manager);
-        if self.author.force && !parts.is_empty() {
+        let parts = if self.author.force { obstacles(&child.object, &live, self.author.manager) } else { Vec::new() };
+        if !parts.is_empty() {
             return plan.children.push(Action::Claim {
                 resource,
                 object,

@@ -179,3 +179,45 @@ async fn only_the_very_object_is_inherited_and_once() -> anyhow::Result<()> {
     })
     .await
 }
+
+/// Somebody edits the number of a port: for the API server it is another port, which keeps ours from being applied.
+#[tokio::test]
+async fn what_is_claimed_changes_hands_and_nothing_else_does() -> anyhow::Result<()> {
+    in_world(async |world| {
+        let owner = owner(&world).await?;
+        let wanted = service(&owner, &json!({"app": "a"}), 8786);
+        world.write(world.apply("service", "a", wanted.clone())).await?;
+        let edit = json!({"spec": {"ports": [{"name": "tcp-comm", "port": 9000, "targetPort": 8786}]}});
+        api(&world, "service").patch("a", &PatchParams::default(), &Patch::Merge(edit)).await?;
+        let edited = live(&world, "service").await?;
+        let refused = world.write(forced(&world, "service", &edited, wanted.clone())).await.unwrap_err();
+        assert!(refused.to_string().contains("Duplicate value"), "{refused}");
+
+        let port = ["f:spec", "f:ports", r#"k:{"port":9000,"protocol":"TCP"}"#].map(str::to_owned).to_vec();
+        let claim = async |uid: &str, resource_version: &str| {
+            let (resource, object) = (world.resource("service"), world.key("service", "a"));
+            let (uid, resource_version) = (uid.to_owned(), resource_version.to_owned());
+            let (parts, manager) = (vec![port.clone()], MANAGER.to_owned());
+            world.applier.write(Action::Claim { resource, object, uid, resource_version, parts, manager }).await
+        };
+        let version = edited["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+        for (uid, version) in [("another", version), (uid(&edited), "1")] {
+            assert_eq!(claim(uid, version).await.unwrap_err().kind(), "Stale");
+        }
+        assert_eq!(live(&world, "service").await?, edited);
+
+        claim(uid(&edited), version).await?;
+        let claimed = live(&world, "service").await?;
+        assert_eq!(claimed["spec"], edited["spec"]);
+        let holders = claimed["metadata"]["managedFields"].as_array().into_iter().flatten();
+        let holders = holders.filter(|entry| entry["fieldsV1"].pointer("/f:spec/f:ports").is_some());
+        assert_eq!(holders.map(|entry| &entry["manager"]).collect::<Vec<_>>(), [MANAGER]);
+
+        world.write(forced(&world, "service", &edited, wanted)).await?;
+        let after = live(&world, "service").await?;
+        let ports: Vec<_> = after["spec"]["ports"].as_array().into_iter().flatten().map(|port| &port["port"]).collect();
+        assert_eq!((ports, &after["spec"]["clusterIP"]), (vec![&json!(8786)], &edited["spec"]["clusterIP"]));
+        Ok(())
+    })
+    .await
+}

@@ -76,7 +76,7 @@ pub(super) fn cluster(seen: &Snapshot, findings: &Findings) -> Value {
             &previous.conditions,
             &findings,
             available,
-            progress(phase != ClusterPhase::Pending && exists, update, &workers, wanted),
+            if exists && phase != ClusterPhase::Pending { progress(update, &workers, wanted) } else { creating() },
         ),
         observed_generation: seen.subject.metadata.generation,
         replicas: Some(workers.exist),
@@ -105,7 +105,7 @@ pub(super) fn worker_group(seen: &Snapshot, findings: &Findings) -> Value {
             &previous.conditions,
             &findings,
             workers_available(seen, &workers, wanted),
-            progress(true, update, &workers, wanted),
+            progress(update, &workers, wanted),
         ),
         observed_generation: seen.subject.metadata.generation,
         replicas: Some(workers.exist),
@@ -284,11 +284,13 @@ fn failures(seen: &Snapshot) -> Vec<Failure> {
     failures.into_values().collect()
 }
 
+fn creating() -> Finding {
+    (ConditionStatus::True, "Creating".to_owned(), "parts are still to be made".to_owned())
+}
+
 /// `outdated`: how many are still to be replaced, if they are.
-fn progress(components_exist: bool, outdated: Option<u32>, workers: &Workers, wanted: u32) -> Finding {
-    if !components_exist {
-        (ConditionStatus::True, "Creating".to_owned(), "parts are still to be made".to_owned())
-    } else if let Some(outdated @ 1..) = outdated {
+fn progress(outdated: Option<u32>, workers: &Workers, wanted: u32) -> Finding {
+    if let Some(outdated @ 1..) = outdated {
         let message = format!("{outdated} workers of an older template remain to be replaced");
         (ConditionStatus::True, "Updating".to_owned(), message)
     } else if workers.exist != wanted {

@@ -7,10 +7,8 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::{
-    rules::{ITEM, Rules},
-    sets::Fields,
-};
+use super::rules::{ITEM, Rules};
+use crate::fields::Fields;
 
 /// Between two states of a value.
 #[derive(Default)]

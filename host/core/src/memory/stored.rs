@@ -6,14 +6,13 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     action::{Apply, ApplyTarget},
-    fields::fingerprint,
+    fields::{Fields, fingerprint},
     object::{Object, ObjectKey},
 };
 
 use super::{
     merge::{first_difference, substance},
     rules::Rules,
-    sets::Fields,
 };
 
 /// The field manager of people.
@@ -117,7 +116,7 @@ impl Stored {
         let mut wanted = rules.fields_of("", "", &body);
         // Its metadata are nobody's field.
         if body["metadata"].as_object().is_none_or(Map::is_empty) {
-            wanted.remove("f:metadata");
+            wanted.take(&["f:metadata"]);
         }
         if self.managers.is_empty() {
             self.take(rules, BEFORE_FIRST_APPLY, &Self::nothing(rules), &self.live.clone());

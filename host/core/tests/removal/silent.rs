@@ -25,6 +25,22 @@ fn a_silent_scheduler_is_waited_for_and_then_done_without() {
     assert_eq!(pass.events[0].reason, "ScaledDownBlindly");
 }
 
+/// The belief that is attacked: that whoever is not ready holds nothing.
+#[test]
+fn a_silent_scheduler_is_not_waited_for_by_who_never_started_and_is_by_who_runs() {
+    let mut world = World::new(3);
+    let workers = world.workers();
+    world.scale(1);
+    // As one that was never ready: the cluster in memory has as many ready pods as are wanted.
+    for name in &workers[1..] {
+        world.edit("Deployment", name, |deployment| deployment["spec"]["replicas"] = json!(0));
+    }
+    world.run_pod(&workers[1], "10.0.0.1");
+    let pass = world.unreachable();
+    assert_eq!(world.workers(), workers[..2]);
+    assert_eq!(pass.findings.problems[0].reason, "ScaleDownWaiting");
+}
+
 /// The scheduler was silent for a minute, and an hour later it is again.
 fn silent_twice(between: impl FnOnce(&mut World)) {
     let mut world = World::new(3);
