@@ -58,20 +58,13 @@ pub enum Action {
         /// Field manager.
         manager: String,
     },
-    /// Parts of an object become the manager's, so that its next apply takes them away, see [`crate::claim`].
-    Claim {
-        /// The object's kind.
-        resource: Resource,
-        /// The object.
-        object: ObjectKey,
-        /// Precondition.
-        uid: String,
-        /// Precondition: the parts are there.
-        resource_version: String,
+    /// An apply to an object that is there, of which parts stand in its way: they become the manager's first, whoever has them,
+    /// so that the apply takes them away. See [`crate::claim`].
+    Displace {
+        /// The apply.
+        apply: Apply,
         /// The parts.
         parts: Vec<FieldPath>,
-        /// Field manager.
-        manager: String,
     },
 }
 
@@ -124,6 +117,14 @@ impl Precondition {
         Self::Uid(object.metadata.uid.clone())
     }
 
+    /// The uid that it must have.
+    pub fn uid(&self) -> Option<&str> {
+        match self {
+            Self::Absent => None,
+            Self::Uid(uid) | Self::Unchanged { uid, .. } => Some(uid),
+        }
+    }
+
     /// That it is this very object, and nobody has changed it since.
     pub fn unchanged(object: &Object) -> Self {
         let metadata = &object.metadata;
@@ -144,11 +145,8 @@ impl Action {
     /// The object that is written.
     pub fn object(&self) -> &ObjectKey {
         match self {
-            Self::Apply(apply) | Self::DryRun(apply) => &apply.object,
-            Self::Delete { object, .. }
-            | Self::RemoveFinalizer { object, .. }
-            | Self::Inherit { object, .. }
-            | Self::Claim { object, .. } => object,
+            Self::Apply(apply) | Self::DryRun(apply) | Self::Displace { apply, .. } => &apply.object,
+            Self::Delete { object, .. } | Self::RemoveFinalizer { object, .. } | Self::Inherit { object, .. } => object,
         }
     }
 
@@ -162,7 +160,15 @@ impl Action {
             Self::Delete { .. } => "delete",
             Self::RemoveFinalizer { .. } => "remove-finalizer",
             Self::Inherit { .. } => "inherit",
-            Self::Claim { .. } => "claim",
+            Self::Displace { .. } => "displace",
+        }
+    }
+
+    /// What it applies, if it does.
+    pub fn as_apply(&self) -> Option<&Apply> {
+        match self {
+            Self::Apply(apply) | Self::Displace { apply, .. } => Some(apply),
+            Self::DryRun(_) | Self::Delete { .. } | Self::RemoveFinalizer { .. } | Self::Inherit { .. } => None,
         }
     }
 }

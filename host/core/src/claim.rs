@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     fields::Fields,
-    object::{GroupVersionKind, ManagedFields, Object},
+    object::{GroupVersionKind, Object},
 };
 
 /// How many parts are taken by one write. Others follow.
@@ -19,9 +19,6 @@ const AT_ONCE: usize = 100;
 
 /// A path into a set of fields, as `FieldsV1` writes it: `f:spec`, `f:ports`, `k:{"port":80,"protocol":"TCP"}`.
 pub type FieldPath = Vec<String>;
-
-/// A part of a live object: where it is, and what it says.
-type Part<'a> = (FieldPath, &'a Value);
 
 /// A list of ports, whose items are told apart by a number and a protocol.
 struct Ports<'a> {
@@ -41,7 +38,7 @@ impl Ports<'_> {
         format!("k:{}", json!({self.number: item[self.number], "protocol": protocol(item)}))
     }
 
-    fn obstacles(&self) -> Vec<Part<'_>> {
+    fn obstacles(&self) -> Vec<FieldPath> {
         let keys = |items: &[Value]| items.iter().map(|item| self.key(item)).collect::<HashSet<_>>();
         let (wanted, live) = (keys(self.wanted), keys(self.live));
         let names: HashSet<_> = self.wanted.iter().filter_map(name_of).collect();
@@ -56,7 +53,7 @@ impl Ports<'_> {
         };
         let theirs = self.live.iter().map(|item| (item, self.key(item))).filter(|(_, key)| !wanted.contains(key));
         let in_the_way = theirs.filter(|(item, _)| is_in_the_way(item));
-        in_the_way.map(|(item, key)| ([&self.path[..], &[key]].concat(), item)).collect()
+        in_the_way.map(|(_, key)| [&self.path[..], &[key]].concat()).collect()
     }
 
     /// Where it is reached on a node.
@@ -98,16 +95,15 @@ impl Members {
 }
 
 impl Choice<'_> {
-    fn obstacles(&self) -> Vec<Part<'_>> {
+    fn obstacles(&self) -> Vec<FieldPath> {
         let wanted = self.chosen(self.wanted);
-        let is_wanted = |field: &str| wanted.iter().any(|(wanted, _)| *wanted == field);
-        let theirs = self.chosen(self.live).into_iter().filter(|(field, _)| !wanted.is_empty() && !is_wanted(field));
-        theirs.map(|(field, value)| ([&self.path[..], &[format!("f:{field}")]].concat(), value)).collect()
+        let theirs = self.chosen(self.live).into_iter().filter(|field| !wanted.is_empty() && !wanted.contains(field));
+        theirs.map(|field| [&self.path[..], &[format!("f:{field}")]].concat()).collect()
     }
 
-    fn chosen<'b>(&self, value: &'b Value) -> Vec<(&'b str, &'b Value)> {
+    fn chosen<'b>(&self, value: &'b Value) -> Vec<&'b str> {
         let fields = value.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
-        fields.map(|(field, value)| (field.as_str(), value)).filter(|(field, _)| self.members.include(field)).collect()
+        fields.map(|(field, _)| field.as_str()).filter(|field| self.members.include(field)).collect()
     }
 }
 
@@ -190,8 +186,8 @@ fn choices_of_volumes<'a>(wanted: &'a Value, live: &'a Value) -> impl Iterator<I
     volumes.map(|(path, wanted, live)| Choice { path, members: Members::AllBut("name"), wanted, live })
 }
 
-/// The parts of `live` that have to go for `wanted` to be applied, and of which `manager` does not hold all yet.
-pub fn obstacles(wanted: &Value, live: &Object, manager: &str) -> Vec<FieldPath> {
+/// The parts of `live` that have to go for `wanted` to be applied.
+pub fn obstacles(wanted: &Value, live: &Object) -> Vec<FieldPath> {
     let is = |group, kind| live.kind.same_kind(&GroupVersionKind::new(group, "v1", kind));
     let (is_service, is_deployment) = (is("", "Service"), is("apps", "Deployment"));
     if !is_service && !is_deployment {
@@ -203,11 +199,8 @@ pub fn obstacles(wanted: &Value, live: &Object, manager: &str) -> Vec<FieldPath>
     let ports: Vec<_> = service.into_iter().chain(containers.iter().map(ports_of_container)).collect();
     let volumes = choices_of_volumes(wanted, &value).filter(|_| is_deployment);
     let choices: Vec<_> = containers.iter().flat_map(choices_of_container).chain(volumes).collect();
-    let held = live.applied_by(manager).and_then(ManagedFields::decoded);
-    let held = held.map(|held| Fields::from_json(&held)).unwrap_or_default();
-    let is_held = |(path, value): &Part<'_>| held.at(path).is_some_and(|held| held.covers(value));
     let parts = ports.iter().flat_map(Ports::obstacles).chain(choices.iter().flat_map(Choice::obstacles));
-    parts.filter(|part| !is_held(part)).map(|(path, _)| path).take(AT_ONCE).collect()
+    parts.take(AT_ONCE).collect()
 }
 
 /// What an object says at a path.
@@ -222,15 +215,17 @@ fn at_path<'a>(object: &'a Value, path: &[String]) -> Option<&'a Value> {
     })
 }
 
-/// `metadata.managedFields` of an object, as the API server answers it, once `manager` alone holds these parts.
-pub fn claimed(object: &Value, manager: &str, parts: &[FieldPath]) -> Value {
-    let mut entries = object.pointer("/metadata/managedFields").and_then(Value::as_array).cloned().unwrap_or_default();
+/// `metadata.managedFields` of an object, as the API server answers it, once `manager` alone holds all of these parts; none: it
+/// does already.
+pub fn claimed(object: &Value, manager: &str, parts: &[FieldPath]) -> Option<Value> {
+    let before = object.pointer("/metadata/managedFields").and_then(Value::as_array).cloned().unwrap_or_default();
     let is_of_object = |entry: &Value| entry["subresource"].as_str().is_none_or(str::is_empty);
     let is_own = |entry: &Value| is_of_object(entry) && entry["operation"] == "Apply" && entry["manager"] == manager;
     let mut own = Fields::default();
     for path in parts {
-        own.add_at(path, &at_path(object, path).map(Fields::all_of).unwrap_or_default());
+        at_path(object, path).into_iter().for_each(|part| own.add_at(path, &Fields::all_of(part)));
     }
+    let mut entries = before.clone();
     entries.retain_mut(|entry| {
         if !is_of_object(entry) {
             return true;
@@ -253,7 +248,7 @@ pub fn claimed(object: &Value, manager: &str, parts: &[FieldPath]) -> Value {
             "fieldsV1": own.to_json(),
         })),
     }
-    entries.into()
+    (entries != before).then(|| entries.into())
 }
 
 #[cfg(test)]
@@ -276,7 +271,7 @@ mod tests {
 
     /// The last element of each path.
     fn keys(wanted: &Value, live: &Value) -> Vec<String> {
-        let found = obstacles(wanted, &Object::from_value(live).unwrap(), OURS);
+        let found = obstacles(wanted, &Object::from_value(live).unwrap());
         found.into_iter().filter_map(|mut path| path.pop()).collect()
     }
 
@@ -343,7 +338,7 @@ mod tests {
         let live = Object::from_value(&deployment(&port(1))).unwrap();
         let path = ["f:spec", "f:template", "f:spec", "f:containers", r#"k:{"name":"scheduler"}"#, "f:ports"];
         let path = [&path[..], &[r#"k:{"containerPort":1,"protocol":"TCP"}"#]].concat();
-        assert_eq!(obstacles(&deployment(&port(8786)), &live, OURS), [path]);
+        assert_eq!(obstacles(&deployment(&port(8786)), &live), [path]);
     }
 
     fn with_container(container: Value) -> Value {
@@ -423,33 +418,35 @@ mod tests {
     #[test]
     fn what_is_claimed_is_the_managers_alone_and_no_obstacle_any_more() {
         let (mut live, wanted) = (edited(), service(&json!([{"name": "comm", "port": 8786}])));
-        let items = obstacles(&wanted, &Object::from_value(&live).unwrap(), OURS);
+        let items = obstacles(&wanted, &Object::from_value(&live).unwrap());
         let mut expected = live["metadata"]["managedFields"][0].clone();
         expected["fieldsV1"]["f:spec"]["f:ports"] =
             live["metadata"]["managedFields"][1]["fieldsV1"]["f:spec"]["f:ports"].clone();
-        live["metadata"]["managedFields"] = claimed(&live, OURS, &items);
+        live["metadata"]["managedFields"] = claimed(&live, OURS, &items).unwrap();
         assert_eq!(live["metadata"]["managedFields"], json!([expected]));
-        assert!(obstacles(&wanted, &Object::from_value(&live).unwrap(), OURS).is_empty());
+        assert_eq!(claimed(&live, OURS, &items), None);
     }
 
+    /// The belief that is attacked: that what we hold is ours alone.
     #[test]
-    fn what_somebody_has_added_to_ours_is_in_the_way_when_ours_goes() {
+    fn what_others_hold_too_becomes_ours_alone() {
         let key = r#"k:{"port":8786,"protocol":"TCP"}"#;
         let port = json!({"name": "comm", "port": 8786, "protocol": "TCP", "nodePort": 30_086});
-        let mut live = service(&json!([port]));
-        let ours = json!({"f:spec": {"f:ports": {key: {".": {}, "f:name": {}, "f:port": {}, "f:protocol": {}}}}});
-        let theirs = json!({"f:spec": {"f:ports": {key: {"f:nodePort": {}}}}});
-        live["metadata"]["managedFields"] = json!([
-            {"manager": OURS, "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": ours},
-            {"manager": "x", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": theirs},
-        ]);
+        let ours = json!({".": {}, "f:name": {}, "f:port": {}, "f:protocol": {}});
         let wanted = service(&json!([{"name": "comm", "port": 9000}]));
-        assert_eq!(keys(&wanted, &live), [key]);
-        let parts = obstacles(&wanted, &Object::from_value(&live).unwrap(), OURS);
-        live["metadata"]["managedFields"] = claimed(&live, OURS, &parts);
-        assert_eq!(live["metadata"]["managedFields"].as_array().map(Vec::len), Some(1));
-        assert_eq!(keys(&wanted, &live), [""; 0]);
-        assert_eq!(keys(&service(&json!([{"name": "comm", "port": 8786}])), &live), [""; 0]);
+        for theirs in [json!({"f:nodePort": {}}), ours.clone()] {
+            let mut live = service(&json!([port]));
+            let entry = |manager: &str, operation: &str, port: &Value| {
+                json!({"manager": manager, "operation": operation, "apiVersion": "v1", "fieldsType": "FieldsV1",
+                    "fieldsV1": {"f:spec": {"f:ports": {key: port}}}})
+            };
+            live["metadata"]["managedFields"] = json!([entry(OURS, "Apply", &ours), entry("x", "Update", &theirs)]);
+            let parts = obstacles(&wanted, &Object::from_value(&live).unwrap());
+            live["metadata"]["managedFields"] = claimed(&live, OURS, &parts).unwrap();
+            let all = json!({".": {}, "f:name": {}, "f:port": {}, "f:protocol": {}, "f:nodePort": {}});
+            assert_eq!(live["metadata"]["managedFields"], json!([entry(OURS, "Apply", &all)]));
+            assert_eq!(claimed(&live, OURS, &parts), None);
+        }
     }
 
     #[test]
@@ -458,7 +455,7 @@ mod tests {
         let status = json!({"manager": "kubectl-edit", "operation": "Update", "subresource": "status", "fieldsV1": {}});
         live["metadata"]["managedFields"] = json!([status]);
         let items = [["f:spec", "f:ports", r#"k:{"port":1,"protocol":"TCP"}"#].map(str::to_owned).to_vec()];
-        let entries = claimed(&live, OURS, &items);
+        let entries = claimed(&live, OURS, &items).unwrap();
         let port = json!({".": {}, "f:name": {}, "f:port": {}, "f:protocol": {}});
         let held = json!({"f:spec": {"f:ports": {r#"k:{"port":1,"protocol":"TCP"}"#: port}}});
         let own = json!({

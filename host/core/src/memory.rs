@@ -227,17 +227,19 @@ impl MemoryCluster {
         uid: &str,
         manager: &str,
         change: impl FnOnce(&Value) -> Option<Value>,
-    ) -> Result<Written, WriteError> {
-        let stale = || WriteError::Stale { object: key.clone(), message: "its fields changed hands".to_owned() };
+    ) -> Result<Option<Written>, WriteError> {
         let mut objects = self.lock();
-        let Some(live) = objects.stored.get(key) else { return Ok(Written::Deleted) };
+        let Some(live) = objects.stored.get(key) else { return Ok(Some(Written::Deleted)) };
         let mut stored = live.clone();
-        if stored.seen.metadata.uid != uid || !stored.hand_over(change) {
-            return Err(stale());
+        if stored.seen.metadata.uid != uid {
+            return Err(WriteError::Stale { object: key.clone(), message: "uid mismatch".to_owned() });
+        }
+        if !stored.hand_over(change) {
+            return Ok(None);
         }
         let written = self.put(&mut objects, key, stored).map_err(|message| refused(key, message))?;
         objects.written.push((key.clone(), manager.to_owned()));
-        Ok(Written::Applied(written.seen))
+        Ok(Some(Written::Applied(written.seen)))
     }
 
     fn remove_finalizer(
@@ -408,11 +410,14 @@ impl Writes for MemoryCluster {
             Action::Apply(apply) => self.apply(apply),
             Action::DryRun(apply) => self.dry_run(apply),
             Action::Inherit { object, uid, controller, manager, .. } => {
-                self.hand_over(object, uid, manager, |live| inherited(live, manager, controller))
+                let stale = || WriteError::Stale { object: object.clone(), message: "nothing to inherit".to_owned() };
+                let inherited = self.hand_over(object, uid, manager, |live| inherited(live, manager, controller));
+                inherited.and_then(|inherited| inherited.ok_or_else(stale))
             }
-            Action::Claim { object, uid, resource_version, parts, manager, .. } => {
-                let is_as_seen = |live: &Value| live["metadata"]["resourceVersion"] == **resource_version;
-                self.hand_over(object, uid, manager, |live| is_as_seen(live).then(|| claimed(live, manager, parts)))
+            Action::Displace { apply, parts } => {
+                let (object, uid, manager) = (&apply.object, apply.precondition.uid(), apply.manager.as_str());
+                let claimed = uid.map(|uid| self.hand_over(object, uid, manager, |live| claimed(live, manager, parts)));
+                claimed.transpose().and_then(|_| self.apply(apply))
             }
             Action::Delete { object, uid, resource_version, .. } => {
                 let mut objects = self.lock();

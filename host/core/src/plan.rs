@@ -155,7 +155,7 @@ impl Planner<'_> {
             return;
         }
         let body = next_apply(self.author.manager, body, subject);
-        plan.subject.push(self.apply(resource, subject.key(), present(subject, patch.guarded), body));
+        plan.subject.push(Action::Apply(self.apply(resource, subject.key(), present(subject, patch.guarded), body)));
     }
 
     fn plan_child(&self, seen: &Snapshot, child: WantedChild, plan: &mut Plan) {
@@ -166,7 +166,7 @@ impl Planner<'_> {
         let known = seen.child(&kind, name).cloned().or_else(|| (self.live)(&kind, &object.at));
         let Some(live) = known else {
             let precondition = self.departed(seen, &object).unwrap_or(Precondition::Absent);
-            return plan.children.push(self.apply(resource, object, precondition, child.object));
+            return plan.children.push(Action::Apply(self.apply(resource, object, precondition, child.object)));
         };
         if live.is_being_deleted() {
             return; // Its end is an event, and then it is made anew.
@@ -180,19 +180,11 @@ impl Planner<'_> {
         if is_applied(self.memory, self.author.manager, &child.object, &live) {
             return;
         }
-        let parts = if self.author.force { obstacles(&child.object, &live, self.author.manager) } else { Vec::new() };
-        if !parts.is_empty() {
-            return plan.children.push(Action::Claim {
-                resource,
-                object,
-                uid: live.metadata.uid.clone(),
-                resource_version: live.metadata.resource_version.clone(),
-                parts,
-                manager: self.author.manager.to_owned(),
-            });
-        }
+        let parts = if self.author.force { obstacles(&child.object, &live) } else { Vec::new() };
         let body = next_apply(self.author.manager, child.object, &live);
-        plan.children.push(self.apply(resource, object, present(&live, child.guarded), body));
+        let apply = self.apply(resource, object, present(&live, child.guarded), body);
+        let action = if parts.is_empty() { Action::Apply(apply) } else { Action::Displace { apply, parts } };
+        plan.children.push(action);
     }
 
     /// Nothing is applied to it before it is ours as it is.
@@ -264,10 +256,10 @@ impl Planner<'_> {
         Problem::passing("ForeignObject", message).until(object.clone())
     }
 
-    fn apply(&self, resource: Resource, object: ObjectKey, precondition: Precondition, body: Value) -> Action {
+    fn apply(&self, resource: Resource, object: ObjectKey, precondition: Precondition, body: Value) -> Apply {
         let Author { manager, force, .. } = self.author;
         let (target, manager) = (ApplyTarget::Object, manager.to_owned());
-        Action::Apply(Apply { resource, object, target, manager, precondition, body, force })
+        Apply { resource, object, target, manager, precondition, body, force }
     }
 }
 

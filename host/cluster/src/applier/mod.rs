@@ -87,12 +87,16 @@ impl Applier {
             }
             Action::Inherit { resource, object, uid, controller, manager } => {
                 let inherit = |live: &Value| inherited(live, &manager, &controller);
-                self.hand_over(&resource, object, &uid, inherit).await
+                let stale = || "there is nothing to inherit any more".to_owned();
+                let inherited = self.hand_over(&resource, &object, &uid, inherit).await?;
+                inherited.ok_or_else(|| WriteError::Stale { object, message: stale() })
             }
-            Action::Claim { resource, object, uid, resource_version, parts, manager } => {
-                let is_as_seen = |live: &Value| live["metadata"]["resourceVersion"] == *resource_version;
-                let claim = |live: &Value| is_as_seen(live).then(|| claimed(live, &manager, &parts));
-                self.hand_over(&resource, object, &uid, claim).await
+            Action::Displace { apply, parts } => {
+                if let Some(uid) = apply.precondition.uid() {
+                    let claim = |live: &Value| claimed(live, &apply.manager, &parts);
+                    self.hand_over(&apply.resource, &apply.object, uid, claim).await?;
+                }
+                self.apply(apply).await
             }
         }
     }
@@ -137,34 +141,31 @@ impl Applier {
         }
     }
 
-    /// Changes the managed fields of an object and nothing else. No watch and no index has them whole. None: they are not as
-    /// they were any more.
+    /// Changes the managed fields of an object and nothing else. No watch and no index has them whole. None: there is nothing to
+    /// be changed.
     async fn hand_over(
         &self,
         resource: &Resource,
-        object: ObjectKey,
+        object: &ObjectKey,
         uid: &str,
         change: impl FnOnce(&Value) -> Option<Value>,
-    ) -> Result<Written, WriteError> {
+    ) -> Result<Option<Written>, WriteError> {
         let path = path::object(resource, &object.at).map_err(|error| bad_name(object.clone(), &error))?;
         let live: Value = match self.read(&path).await.and_then(|answer| answer.decode()) {
             Ok(live) => live,
             Err(error) if error.code() == 404 => {
-                self.index.deleted(&object, uid);
-                return Ok(Written::Deleted);
+                self.index.deleted(object, uid);
+                return Ok(Some(Written::Deleted));
             }
-            Err(error) => return Err(unavailable(object, "read", &error)),
+            Err(error) => return Err(unavailable(object.clone(), "read", &error)),
         };
-        let Some(entries) = change(&live) else {
-            let message = "its fields changed hands meanwhile".to_owned();
-            return Err(WriteError::Stale { object, message });
-        };
+        let Some(entries) = change(&live) else { return Ok(None) };
         let patch = json!([
             {"op": "test", "path": "/metadata/uid", "value": uid},
             {"op": "test", "path": "/metadata/resourceVersion", "value": live["metadata"]["resourceVersion"]},
             {"op": "replace", "path": "/metadata/managedFields", "value": entries},
         ]);
-        self.patch(resource, object, uid, &patch).await
+        self.patch(resource, object.clone(), uid, &patch).await.map(Some)
     }
 
     /// Lets the index know what the server answered.

@@ -180,43 +180,54 @@ async fn only_the_very_object_is_inherited_and_once() -> anyhow::Result<()> {
     .await
 }
 
-/// Somebody edits the number of a port: for the API server it is another port, which keeps ours from being applied.
+/// Somebody edits the number of a port: for the API server it is another port, which keeps ours from being applied. So does a port
+/// that two hold, when one of them lets it go.
 #[tokio::test]
-async fn what_is_claimed_changes_hands_and_nothing_else_does() -> anyhow::Result<()> {
+async fn what_stands_in_the_way_goes_with_the_apply_whoever_holds_it() -> anyhow::Result<()> {
     in_world(async |world| {
         let owner = owner(&world).await?;
-        let wanted = service(&owner, &json!({"app": "a"}), 8786);
-        world.write(world.apply("service", "a", wanted.clone())).await?;
-        let edit = json!({"spec": {"ports": [{"name": "tcp-comm", "port": 9000, "targetPort": 8786}]}});
-        api(&world, "service").patch("a", &PatchParams::default(), &Patch::Merge(edit)).await?;
-        let edited = live(&world, "service").await?;
-        let refused = world.write(forced(&world, "service", &edited, wanted.clone())).await.unwrap_err();
-        assert!(refused.to_string().contains("Duplicate value"), "{refused}");
-
-        let port = ["f:spec", "f:ports", r#"k:{"port":9000,"protocol":"TCP"}"#].map(str::to_owned).to_vec();
-        let claim = async |uid: &str, resource_version: &str| {
-            let (resource, object) = (world.resource("service"), world.key("service", "a"));
-            let (uid, resource_version) = (uid.to_owned(), resource_version.to_owned());
-            let (parts, manager) = (vec![port.clone()], MANAGER.to_owned());
-            world.applier.write(Action::Claim { resource, object, uid, resource_version, parts, manager }).await
+        let wanted = |port: u16| service(&owner, &json!({"app": "a"}), port);
+        let made = world.write(world.apply("service", "a", wanted(8786))).await?.to_value();
+        let ports_of = |service: &Value| {
+            let ports = service["spec"]["ports"].as_array().into_iter().flatten();
+            ports.map(|port| port["port"].clone()).collect::<Vec<_>>()
         };
-        let version = edited["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-        for (uid, version) in [("another", version), (uid(&edited), "1")] {
-            assert_eq!(claim(uid, version).await.unwrap_err().kind(), "Stale");
-        }
+        let edit = async |port: u16| {
+            let edit = json!({"spec": {"ports": [{"name": "tcp-comm", "port": port, "targetPort": 8786}]}});
+            api(&world, "service").patch("a", &PatchParams::default(), &Patch::Merge(edit)).await
+        };
+        let displace = async |uid: &str, port: u16, in_the_way: u16| {
+            let key = format!(r#"k:{{"port":{in_the_way},"protocol":"TCP"}}"#);
+            let parts = vec![vec!["f:spec".to_owned(), "f:ports".to_owned(), key]];
+            let precondition = Precondition::Uid(uid.to_owned());
+            let apply = Apply { precondition, ..forced(&world, "service", &made, wanted(port)) };
+            world.applier.write(Action::Displace { apply, parts }).await
+        };
+
+        edit(9000).await?;
+        let edited = live(&world, "service").await?;
+        let refused = world.write(forced(&world, "service", &made, wanted(8786))).await.unwrap_err();
+        assert!(refused.to_string().contains("Duplicate value"), "{refused}");
+        assert_eq!(displace("another", 8786, 9000).await.unwrap_err().kind(), "Stale");
         assert_eq!(live(&world, "service").await?, edited);
+        displace(uid(&made), 8786, 9000).await?;
+        let repaired = live(&world, "service").await?;
+        assert_eq!(
+            (ports_of(&repaired), &repaired["spec"]["clusterIP"]),
+            (vec![json!(8786)], &made["spec"]["clusterIP"])
+        );
 
-        claim(uid(&edited), version).await?;
-        let claimed = live(&world, "service").await?;
-        assert_eq!(claimed["spec"], edited["spec"]);
-        let holders = claimed["metadata"]["managedFields"].as_array().into_iter().flatten();
-        let holders = holders.filter(|entry| entry["fieldsV1"].pointer("/f:spec/f:ports").is_some());
-        assert_eq!(holders.map(|entry| &entry["manager"]).collect::<Vec<_>>(), [MANAGER]);
-
-        world.write(forced(&world, "service", &edited, wanted)).await?;
-        let after = live(&world, "service").await?;
-        let ports: Vec<_> = after["spec"]["ports"].as_array().into_iter().flatten().map(|port| &port["port"]).collect();
-        assert_eq!((ports, &after["spec"]["clusterIP"]), (vec![&json!(8786)], &edited["spec"]["clusterIP"]));
+        // They hold it, and we want the same; then we want another.
+        edit(9000).await?;
+        world.write(forced(&world, "service", &made, wanted(9000))).await?;
+        let refused = world.write(forced(&world, "service", &made, wanted(9100))).await.unwrap_err();
+        assert!(refused.to_string().contains("Duplicate value"), "{refused}");
+        displace(uid(&made), 9100, 9000).await?;
+        let changed = live(&world, "service").await?;
+        assert_eq!(ports_of(&changed), [json!(9100)]);
+        // With nothing in the way any more it is an apply.
+        displace(uid(&made), 9100, 9000).await?;
+        assert_eq!(live(&world, "service").await?, changed);
         Ok(())
     })
     .await

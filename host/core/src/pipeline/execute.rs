@@ -113,10 +113,7 @@ impl Pipeline<'_> {
 
     /// Performs an action; answers also the manager and the fingerprint of what it applies.
     async fn perform(&self, action: Action) -> (Option<(String, u64)>, Result<Written, WriteError>) {
-        let applied = match &action {
-            Action::Apply(apply) => Some((apply.manager.clone(), fingerprint(&apply.body))),
-            _ => None,
-        };
+        let applied = action.as_apply().map(|apply| (apply.manager.clone(), fingerprint(&apply.body)));
         (applied, self.writes.write(action).await)
     }
 }

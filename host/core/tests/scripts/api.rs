@@ -109,14 +109,13 @@ impl Recorder {
 
     fn perform(&self, action: Action) -> Result<Written, WriteError> {
         let (key, what) = (action.object().clone(), described(&action));
-        if let Action::Apply(apply) = &action {
+        if let Some(apply) = action.as_apply() {
             self.number(apply);
         }
         // What is inherited has the same values as before.
         let manager = match &action {
-            Action::Apply(Apply { manager, .. }) => Some(manager.clone()),
             Action::RemoveFinalizer { .. } => Some(String::new()),
-            _ => None,
+            action => action.as_apply().map(|apply| apply.manager.clone()),
         };
         let before = self.kubernetes.cluster.get(&key.kind, &key.at);
         let is_question = matches!(action, Action::DryRun(_));
@@ -155,9 +154,9 @@ fn described(action: &Action) -> String {
         Action::Delete { .. } => format!("delete {object}"),
         Action::RemoveFinalizer { .. } => format!("remove a finalizer of {object}"),
         Action::Inherit { manager, .. } => format!("inherit {object} ({manager})"),
-        Action::Claim { parts, manager, .. } => {
+        Action::Displace { apply: Apply { manager, .. }, parts } => {
             let parts: Vec<_> = parts.iter().map(|path| path.join(" ")).collect();
-            format!("claim {} of {object} ({manager})", parts.join(", "))
+            format!("apply {object} ({manager}) in the place of {}", parts.join(", "))
         }
     }
 }

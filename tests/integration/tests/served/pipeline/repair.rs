@@ -267,6 +267,41 @@ async fn edited_keys_of_ports_are_put_back() -> anyhow::Result<()> {
     .await
 }
 
+/// The belief that is attacked: that what the operator holds it holds alone. Who sets a value first, holds it too.
+#[tokio::test]
+async fn a_port_that_somebody_else_has_set_as_well_goes_with_it() -> anyhow::Result<()> {
+    const PAUSED: &str = "operator.dask.org/paused";
+    on_stage(async |stage| {
+        stage.running_cluster("simple", 1).await?;
+        let mut wanted = stage.get(CLUSTER, "simple").await?["spec"]["scheduler"]["service"]["ports"].clone();
+        stage.merge(CLUSTER, "simple", &json!({"metadata": {"annotations": {PAUSED: "true"}}})).await?;
+        stage.until_condition(CLUSTER, "simple", ["Progressing", "False", "Paused"]).await?;
+        wanted[0]["port"] = json!(9100);
+        stage.merge(SERVICE, "simple-scheduler", &json!({"spec": {"ports": wanted}})).await?;
+        let to_wanted = |wanted: &Value| {
+            json!({"metadata": {"annotations": {PAUSED: null}}, "spec": {"scheduler": {"service": {"ports": wanted}}}})
+        };
+        stage.merge(CLUSTER, "simple", &to_wanted(&wanted)).await?;
+        let holders = |service: &Value| {
+            let entries = service["metadata"]["managedFields"].as_array().into_iter().flatten();
+            entries.filter(|entry| entry.to_string().contains(r#"\"port\":9100"#)).count()
+        };
+        stage.until(SERVICE, "simple-scheduler", "held by two", |service| holders(service) == 2).await?;
+        wanted[0]["port"] = json!(9200);
+        stage.merge(CLUSTER, "simple", &to_wanted(&wanted)).await?;
+        let service = stage
+            .until(SERVICE, "simple-scheduler", "with the new number", |service| {
+                let ports = service["spec"]["ports"].as_array().into_iter().flatten();
+                ports.map(|port| &port["port"]).any(|port| *port == 9200)
+            })
+            .await?;
+        assert_eq!(service["spec"]["ports"].as_array().map(Vec::len), wanted.as_array().map(Vec::len));
+        assert_eq!(holders(&service), 0, "{service}");
+        Ok(())
+    })
+    .await
+}
+
 /// The same of fields of which only one may be set: an apply would set ours beside the other.
 #[tokio::test]
 async fn another_choice_between_fields_is_put_back() -> anyhow::Result<()> {
