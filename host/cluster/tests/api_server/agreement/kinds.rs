@@ -20,6 +20,14 @@ pub(crate) struct Kind {
     pub(crate) default_values: Vec<(&'static str, Value)>,
     /// Whether a controller of Kubernetes writes to its objects, whenever it likes: their versions are not compared.
     pub(crate) is_controlled: bool,
+    /// Whether the API server's own rules allow what managers may make of an object together. In memory there are none.
+    pub(crate) is_allowed: fn(&Value) -> bool,
+}
+
+/// Of several ports each has a name. One that was forced on a port of somebody else goes with the manager who forced it.
+fn have_ports_names(service: &Value) -> bool {
+    let ports = service["spec"]["ports"].as_array();
+    ports.is_none_or(|ports| ports.len() < 2 || ports.iter().all(|port| port.get("name").is_some()))
 }
 
 /// What objects of all kinds may have. Owners are written as the numbers of objects, see [`crate::agreement::steps`].
@@ -70,6 +78,7 @@ fn config_map() -> Kind {
         defaults: &[],
         default_values: vec![],
         is_controlled: false,
+        is_allowed: |_| true,
     }
 }
 
@@ -107,6 +116,7 @@ fn service() -> Kind {
         ],
         default_values: vec![],
         is_controlled: false,
+        is_allowed: have_ports_names,
     }
 }
 
@@ -129,6 +139,7 @@ fn network_policy() -> Kind {
         defaults: &["/status"],
         default_values: vec![],
         is_controlled: false,
+        is_allowed: |_| true,
     }
 }
 
@@ -194,6 +205,7 @@ fn deployment() -> Kind {
         ],
         default_values: vec![],
         is_controlled: true,
+        is_allowed: |_| true,
     }
 }
 
@@ -233,5 +245,6 @@ fn worker_group() -> Kind {
         defaults: &[],
         default_values: vec![("/spec/worker/replicas", json!(1))],
         is_controlled: false,
+        is_allowed: |_| true,
     }
 }
