@@ -20,9 +20,10 @@ use sha2::{Digest, Sha256};
 use crate::{
     action::{Action, Apply, Precondition, WriteError, Written},
     claim::claimed,
-    dask::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, pod_kind, pod_summary_kind, summary},
+    dask::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, Reconciler, pod_kind, pod_summary_kind, summary},
     fields::hex,
     inheritance::inherited,
+    native::Native as _,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     ownership::is_of_author,
     ports::{Observed, Pending, Schedulers, Writes},
@@ -173,7 +174,9 @@ impl MemoryCluster {
         let stale = |message: &str| WriteError::Stale { object: key.clone(), message: message.to_owned() };
         let live = objects.stored.get(key).map(|stored| Arc::clone(&stored.seen));
         match (&apply.precondition, &live) {
-            (Precondition::Absent, Some(live)) if is_of_author(apply, live) => return Err(stale("it exists already")),
+            (Precondition::Absent, Some(live)) if is_of_author(apply, live, Reconciler::makes) => {
+                return Err(stale("it exists already"));
+            }
             (Precondition::Absent, Some(_)) => {
                 return Err(WriteError::Foreign { object: key.clone(), owner: "somebody else".to_owned() });
             }

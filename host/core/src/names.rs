@@ -10,6 +10,14 @@ pub const DNS_SUBDOMAIN_MAX: usize = 253;
 /// How labels and annotations of the operator itself begin: never propagated, and not for plugins to set.
 pub const OWN_PREFIXES: [&str; 2] = ["operator.dask.org/", "plugins.dask.org/"];
 
+/// `operator.dask.org/paused: "true"` stops all writes for an object but that of its status.
+pub const PAUSED: &str = "operator.dask.org/paused";
+
+/// How to end that.
+pub fn end_of_pause() -> String {
+    format!("the annotation {PAUSED} pauses reconciliation; remove it to resume")
+}
+
 /// What is wrong with a name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NameError {

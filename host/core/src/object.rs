@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Map, Value, json, value::RawValue};
 
+use crate::names::PAUSED;
 pub use depth::{DEEPEST, nests_deeper};
 pub use top_fields::TopFields;
 pub use unreadable::Unreadable;
@@ -315,6 +316,11 @@ impl Object {
     /// The whole object without `managedFields`, as JSON text.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("an object that was decoded from JSON can be encoded as JSON")
+    }
+
+    /// See [`PAUSED`].
+    pub fn is_paused(&self) -> bool {
+        self.metadata.annotations.get(PAUSED).is_some_and(|value| value == "true")
     }
 
     /// What a manager holds through `apply` on the object itself (not on a subresource).

@@ -7,16 +7,18 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use crate::{
     action::Apply,
-    dask::Reconciler,
     fields::holds,
+    native::NATIVE,
     object::{GroupVersionKind, ManagedFields, Object},
     plugin::{HANDLER_LABEL, KEY_ANNOTATION, PLUGIN_LABEL, SUBJECT_UID_LABEL},
     spec::DASK_PLUGIN_RECORD,
 };
 
-/// How the field managers of Dask reconcilers begin, and those of plugins' handlers.
-const NATIVE: &str = "dask-operator/";
+/// How the field managers of plugins' handlers begin.
 const PLUGIN: &str = "dask-plugin/";
+
+/// Whether the native reconciler of this name makes objects of this kind, see [`crate::native::Native::makes`].
+pub type Makes = fn(&str, &GroupVersionKind) -> bool;
 
 /// Who writes, and how.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +30,8 @@ pub struct Author<'a> {
     /// Whether it is a Dask reconciler. What the subject controls and no handler has made is its own: it takes over from the
     /// Python operator, which made the same objects.
     pub native: bool,
+    /// What native reconcilers make.
+    pub makes: Makes,
 }
 
 impl Author<'_> {
@@ -57,27 +61,27 @@ impl Author<'_> {
     /// The handler that made an object, if it is another than the author.
     pub fn other_maker<'a>(&self, object: &'a Object) -> Option<&'a str> {
         let is_other = |entry: &&ManagedFields| {
-            entry.manager != self.manager && entry.subresource.is_empty() && is_maker(entry, &object.kind)
+            entry.manager != self.manager && entry.subresource.is_empty() && is_maker(entry, &object.kind, self.makes)
         };
         object.managed_fields.iter().find(is_other).map(|entry| entry.manager.as_str())
     }
 }
 
 /// The handler that made an object as a child of its subject.
-pub fn maker(object: &Object) -> Option<&str> {
-    Author { manager: "", force: false, native: true }.other_maker(object)
+pub fn maker(object: &Object, makes: Makes) -> Option<&str> {
+    Author { manager: "", force: false, native: true, makes }.other_maker(object)
 }
 
 /// Whether what stands where an apply was to create an object is its author's all the same: an attempt without an answer has
 /// made it, or our watches do not show it.
-pub fn is_of_author(apply: &Apply, live: &Object) -> bool {
+pub fn is_of_author(apply: &Apply, live: &Object, makes: Makes) -> bool {
     let manager = apply.manager.as_str();
     let Some(subject_uid) = apply.controller_uid() else { return false };
     if live.kind.same_kind(&DASK_PLUGIN_RECORD.group_version_kind()) {
         let mut parts = manager.strip_prefix(PLUGIN).into_iter().flat_map(|handler| handler.split('/'));
         return parts.next().is_some_and(|plugin| is_record_of(live, plugin, subject_uid));
     }
-    Author { manager, force: apply.force, native: manager.starts_with(NATIVE) }.may_change(live, subject_uid)
+    Author { manager, force: apply.force, native: manager.starts_with(NATIVE), makes }.may_change(live, subject_uid)
 }
 
 /// Whether an object is a plugin's record of the subject of this uid. All handlers of a plugin keep it together.
@@ -92,13 +96,9 @@ pub fn is_record_of(object: &Object, plugin: &str, subject_uid: &str) -> bool {
 
 /// Whether a handler has made objects of this kind that it left this entry in. Dask reconcilers set owners of their subjects,
 /// too, which makes them no children of theirs.
-fn is_maker(entry: &ManagedFields, kind: &GroupVersionKind) -> bool {
-    let makes = |name: &str| {
-        let reconciler = Reconciler::ALL.into_iter().find(|reconciler| reconciler.name() == name);
-        reconciler.is_some_and(|reconciler| reconciler.children().iter().any(|child| child.same_kind(kind)))
-    };
+fn is_maker(entry: &ManagedFields, kind: &GroupVersionKind, makes: Makes) -> bool {
     match entry.manager.strip_prefix(NATIVE) {
-        Some(name) => owners(entry).is_some() && makes(name),
+        Some(name) => owners(entry).is_some() && makes(name, kind),
         None => entry.manager.starts_with(PLUGIN) && has_marks_of_child(entry),
     }
 }
@@ -159,9 +159,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::{dask::Reconciler, native::Native as _};
 
-    const PLUGIN: Author<'_> = Author { manager: "dask-plugin/p/h", force: false, native: false };
-    const NATIVE: Author<'_> = Author { manager: "dask-operator/cluster", force: true, native: true };
+    const PLUGIN: Author<'_> =
+        Author { manager: "dask-plugin/p/h", force: false, native: false, makes: Reconciler::makes };
+    const NATIVE: Author<'_> =
+        Author { manager: "dask-operator/cluster", force: true, native: true, makes: Reconciler::makes };
     const SUBJECT: &str = "u";
 
     fn object(owner: Option<&str>, entries: &[(&str, Value)]) -> Object {

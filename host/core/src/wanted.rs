@@ -20,6 +20,9 @@ use crate::{
     text::{MESSAGE_BYTES, into_line},
 };
 
+/// Reason of the problem that a name can't be used, or that none can be made from it.
+pub const INVALID_NAME: &str = "InvalidName";
+
 /// What a handler is shown: the subject, the children that it owns, and what it asked for besides.
 #[derive(Clone, Debug)]
 pub struct Snapshot {

@@ -8,10 +8,10 @@ use std::sync::{
 use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
     contract::{Call, Child, HandlerDeclaration, KindReference, Outcome, Permissions, Subscription, TriggerRequest},
-    dask::Environment,
+    dask::{Environment, Handler, Pipeline},
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, NamespacedName, Object, Resource},
-    pipeline::{Handler, MountedHandler, Pipeline, SubjectState},
+    pipeline::{MountedHandler, SubjectState},
     plugin::{HandlerName, Mounted, Rights},
     ports::{CallReport, Guest, Observed, Pending, Writes},
     retry::Retry,

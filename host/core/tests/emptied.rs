@@ -3,10 +3,10 @@
 
 use dask_wasm_operator_core::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError},
-    dask::{Environment, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler},
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, NamespacedName, ObjectKey},
-    pipeline::{Handler, Pipeline, SubjectState},
+    pipeline::SubjectState,
     ports::{Observed as _, Writes as _},
 };
 use dask_wasm_operator_test_properties::cases;

@@ -8,10 +8,10 @@ use std::{
 
 use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
-    dask::{Environment, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler},
     memory::{MemoryCluster, built_in_resources},
     object::{NamespacedName, Object, ObjectKey},
-    pipeline::{Handler, Pipeline, SubjectState},
+    pipeline::SubjectState,
     ports::{Observed, Pending, Writes},
 };
 use serde_json::{Value, json};

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 
 use dask_wasm_operator_core::{
     contract::EventNote,
-    dask::{Environment, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler},
     memory::{MemoryCluster, built_in_resources},
+    native::Native as _,
     object::{NamespacedName, Object, ObjectKey},
-    pipeline::{Handler, Pipeline, SubjectState},
+    pipeline::SubjectState,
     scheduler::{Left, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
     time::rfc3339,
     wanted::Problem,

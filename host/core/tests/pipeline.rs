@@ -4,10 +4,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use dask_wasm_operator_core::{
-    dask::{Environment, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler},
     memory::{MemoryCluster, built_in_resources},
+    native::Native as _,
     object::{NamespacedName, Object, ObjectKey},
-    pipeline::{Handler, Pass, Pipeline, SubjectState},
+    pipeline::{Pass, SubjectState},
     ports::{Observed, Schedulers},
 };
 use serde_json::{Value, json};

@@ -14,10 +14,11 @@ use std::{
 use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
     contract::EventNote,
-    dask::{Environment, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler},
     memory::{MemoryCluster, built_in_resources},
+    native::Native as _,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
-    pipeline::{Handler, Pipeline, SubjectState},
+    pipeline::SubjectState,
     ports::{Observed, Pending, Writes},
     scheduler::{SchedulerCall, SchedulerError, SchedulerReply},
 };
@@ -222,7 +223,7 @@ impl World {
         for (scheduler, call) in &pass.calls {
             state.heard(call, answer(&scheduler.cluster.name, call), self.now);
         }
-        let problems = pass.findings.problems.iter().filter(|_| !reconciler.has_conditions());
+        let problems = pass.findings.problems.iter().filter(|_| !reconciler.traits().has_conditions);
         let notes: Vec<_> =
             problems.map(dask_wasm_operator_core::wanted::Problem::as_event).chain(pass.events).collect();
         self.tell(at, notes)

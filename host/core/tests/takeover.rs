@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
-    dask::{Environment, Reconciler, cluster_kind, worker_group_kind},
+    dask::{Environment, Handler, KOPF_FINALIZER, Pipeline, Reconciler, cluster_kind, worker_group_kind},
     memory::{MemoryCluster, built_in_resources},
+    native::Native as _,
     object::{NamespacedName, ObjectKey},
-    pipeline::{Handler, KOPF_FINALIZER, Pass, Pipeline, SubjectState},
+    pipeline::{Pass, SubjectState},
     ports::{Pending, Writes},
     retry::Retry,
 };
@@ -206,7 +207,7 @@ impl World {
         let at = NamespacedName::new("n", name);
         let mut state = SubjectState::default();
         let pass = now(pipeline.reconcile(&Handler::Native(reconciler), &at, &mut state, self.now));
-        if !reconciler.has_conditions() {
+        if !reconciler.traits().has_conditions {
             now(pipeline.publish(reconciler, &at, state.found().as_ref(), self.now)).unwrap();
         }
         pass

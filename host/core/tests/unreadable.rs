@@ -7,10 +7,11 @@ use std::{
 };
 
 use dask_wasm_operator_core::{
-    dask::{Environment, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler},
     memory::{MemoryCluster, built_in_resources},
+    native::Native as _,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource, Unreadable},
-    pipeline::{Handler, Pass, Pipeline, SubjectState},
+    pipeline::{Pass, SubjectState},
     ports::{Observed, Schedulers},
     wanted::Problem,
 };

@@ -11,7 +11,9 @@ use std::{sync::Arc, time::Duration};
 use dask_wasm_operator_core::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
     claim::claimed,
+    dask::Reconciler,
     inheritance::inherited,
+    native::Native as _,
     object::{Object, ObjectKey, Resource, WireObject},
     ownership::is_of_author,
     ports::{Pending, Warrant, Writes},
@@ -190,7 +192,7 @@ impl Applier {
         };
         let owner = owner_of(&wire, &apply.manager);
         let live = Arc::new(self.index.object(&apply.resource.kind, wire));
-        if let Some(subject_uid) = apply.controller_uid().filter(|_| is_of_author(apply, &live)) {
+        if let Some(subject_uid) = apply.controller_uid().filter(|_| is_of_author(apply, &live, Reconciler::makes)) {
             self.index.found(&live, subject_uid);
             return WriteError::Stale { object, message: "it exists already".to_owned() };
         }

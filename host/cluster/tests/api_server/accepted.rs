@@ -6,9 +6,9 @@ use anyhow::{Context as _, ensure};
 use dask_wasm_operator_api::known_fields;
 use dask_wasm_operator_cluster::published::PublishedFields;
 use dask_wasm_operator_core::{
-    dask::{Environment, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler},
     memory::{MemoryCluster, built_in_resources},
-    pipeline::{Handler, Pipeline, SubjectState},
+    pipeline::SubjectState,
     schema::KnownFields,
 };
 use http::Request;

@@ -7,10 +7,10 @@ use std::{
 
 use dask_wasm_operator_core::{
     contract::{Call, Child, HandlerDeclaration, KindReference, Outcome, Permissions, Subscription, TriggerRequest},
-    dask::Reconciler,
+    dask::{Handler, Reconciler},
     memory::built_in_resources,
     object::{ObjectKey, Resource},
-    pipeline::{Handler, MountedHandler},
+    pipeline::MountedHandler,
     plugin::{HANDLER_LABEL, HandlerName, Mounted, PLUGIN_LABEL, Rights, SUBJECT_UID_LABEL},
     ports::{CallReport, Guest, Pending},
     spec::{Grants, Limits},

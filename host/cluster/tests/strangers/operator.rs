@@ -8,10 +8,11 @@ use std::{
 use dask_wasm_operator_cluster::index::Index;
 use dask_wasm_operator_core::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
-    dask::{Environment, Reconciler, field_manager},
+    dask::{Environment, Handler, Pipeline, Reconciler},
+    native::Native as _,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     ownership::is_of_author,
-    pipeline::{Handler, Pipeline, SubjectState},
+    pipeline::SubjectState,
     ports::{Observed, Pending, Writes},
 };
 use futures::FutureExt as _;
@@ -111,7 +112,7 @@ impl Operator {
                 key("", "v1", "Service", &format!("{name}-scheduler")),
                 key("apps", "v1", "Deployment", &format!("{name}-scheduler")),
             ];
-            let native = native.map(|key| (key, field_manager(Reconciler::Cluster)));
+            let native = native.map(|key| (key, Reconciler::Cluster.field_manager()));
             let of_plugin = |plugin: &Plugin| {
                 let manager = plugin.handler.name.field_manager();
                 plugin.wanted().into_iter().map(move |key| (key, manager.clone()))
@@ -197,7 +198,7 @@ impl View<'_> {
     fn look_who_has(&self, apply: &Apply) {
         let live = self.server.get(&apply.object);
         match (&apply.precondition, live) {
-            (Precondition::Absent, Some(live)) if is_of_author(apply, &live) => {
+            (Precondition::Absent, Some(live)) if is_of_author(apply, &live, Reconciler::makes) => {
                 self.index.found(&live, apply.controller_uid().unwrap_or_default());
             }
             (Precondition::Absent, Some(live)) => self.index.is_foreign(&apply.object, &live.metadata.uid),

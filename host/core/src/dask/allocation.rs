@@ -3,8 +3,8 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use super::{Reconciler, field_manager, worker_set::WorkerSet};
-use crate::{time::epoch_millis, wanted::Snapshot};
+use super::{Reconciler, worker_set::WorkerSet};
+use crate::{native::Native as _, time::epoch_millis, wanted::Snapshot};
 
 /// Workers are made in batches: the Python operator's `worker-allocation`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl Room {
     /// or a failed deletion: their successors wait until they are gone, lest there are more than were asked for. So do those
     /// of workers that go in this pass: if the successors were refused (by a quota, say), the deletion would wait for them.
     pub(super) fn of(seen: &Snapshot, set: &WorkerSet, most: u32, allocation: Option<&WorkerAllocation>) -> Self {
-        let manager = field_manager(Reconciler::WorkerGroup);
+        let manager = Reconciler::WorkerGroup.field_manager();
         let ours: Vec<_> = seen.children.iter().filter(|child| child.applied_by(&manager).is_some()).collect();
         if ours.iter().any(|child| !set.contains(&child.metadata.name) && !child.is_being_deleted()) {
             return Self { left: 0, next_batch: None };

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{
     Lookup, PAUSED, Reconciler,
     cluster::{check_name, default_group_name, scheduler_name},
-    cluster_key, cluster_kind, decode_spec, deployment_kind, field_manager, pods,
+    cluster_key, cluster_kind, decode_spec, deployment_kind, pods,
     poll::{Poll, silence},
     scaling::{Hold, Recommendation, Situation, Verdict, decide, goal, least},
     service_kind,
@@ -23,6 +23,7 @@ use super::{
 use crate::{
     contract::{EventNote, EventSeverity},
     fields,
+    native::Native as _,
     object::{ManagedFields, NamespacedName, Object},
     ownership::maker,
     scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
@@ -253,7 +254,9 @@ fn replicas(group: &Object) -> Option<u32> {
 fn owned_by_cluster(seen: &Snapshot) -> Option<SubjectPatch> {
     let cluster = seen.related_one(CLUSTER).filter(|cluster| !cluster.is_being_deleted())?;
     let controller = seen.subject.metadata.controller();
-    if maker(&seen.subject).is_some() && controller.is_none_or(|owner| owner.uid == cluster.metadata.uid) {
+    if maker(&seen.subject, Reconciler::makes).is_some()
+        && controller.is_none_or(|owner| owner.uid == cluster.metadata.uid)
+    {
         return None;
     }
     let mut owner = cluster.as_owner();
@@ -322,7 +325,7 @@ impl Facts {
 
 /// Whether nobody changed the group's replicas since the autoscaler did.
 fn is_ours(group: &Object) -> bool {
-    let held = group.applied_by(&field_manager(Reconciler::Autoscaler)).and_then(ManagedFields::decoded);
+    let held = group.applied_by(&Reconciler::Autoscaler.field_manager()).and_then(ManagedFields::decoded);
     held.is_some_and(|held| fields::holds(&held, &["spec", "worker", "replicas"]))
 }
 

@@ -5,18 +5,20 @@ use std::{cell::LazyCell, sync::Arc};
 use serde_json::{Value, json};
 
 use super::{
-    Environment, Lookup, Reconciler, decode_spec, deployment_kind, field_manager,
+    Environment, Lookup, Reconciler,
+    corrected::corrected,
+    decode_spec, deployment_kind,
     metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata},
     pod_spec::{pod_spec, service_spec},
     pods,
     replicas::Copied,
     service::misdirected,
-    template::corrected,
     update::rolling,
     worker_group_kind,
 };
 use crate::{
     names::{DNS_LABEL_MAX, check_dns_label},
+    native::Native as _,
     object::Object,
     spec::{DaskClusterSpec, Metadata},
     wanted::{Findings, OnNewTemplate, Problem, Snapshot, Wanted, WantedChild},
@@ -153,7 +155,7 @@ impl Cluster<'_> {
             object["spec"]["updateStrategy"] = raw["updateStrategy"].take();
         }
         let copied = Copied { source: &self.seen.subject, path: "/spec/worker/replicas", asked: spec.worker.replicas };
-        let manager = field_manager(Reconciler::Cluster);
+        let manager = Reconciler::Cluster.field_manager();
         copied.write(WantedChild::new("workergroup", object), live.map(Arc::as_ref), &manager)
     }
 }

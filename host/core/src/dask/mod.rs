@@ -7,6 +7,7 @@ mod allocation;
 mod annotations;
 mod autoscaler;
 mod cluster;
+mod corrected;
 mod idle;
 mod job;
 mod metadata;
@@ -20,26 +21,23 @@ mod replicas;
 mod scaling;
 mod service;
 mod status;
-mod template;
+mod takeover;
 mod update;
 mod worker_set;
 mod workergroup;
 
 pub use allocation::WorkerAllocation;
 pub use annotations::noted_time;
-pub(crate) use annotations::{TAKEN_OVER_AT, unusable};
 pub use idle::idle_since;
 pub use metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, EXCLUDED_PREFIXES, WORKER_GROUP_NAME_LABEL};
 pub use pod_spec::unknown_fields;
 pub use pods::{SchedulerPod, pod_summary_kind, pod_summary_resource, scheduler_pod, summary};
-pub(crate) use replicas::COPIED_REPLICAS;
 pub use replicas::KOPF_LAST_HANDLED;
-pub(crate) use status::INVALID_NAME;
-pub use template::{TEMPLATE_HASH, TemplateAnswers, TemplateQuestion, settle};
+pub use takeover::{KOPF_FINALIZER, handed_back};
 pub use worker_set::WORKER_ORDINALS;
-pub(crate) use worker_set::without_workers;
+use worker_set::without_workers;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -47,26 +45,21 @@ use serde_json::Value;
 use self::remedy::Place;
 use crate::{
     error::of_field,
+    names::{PAUSED, end_of_pause},
+    native::{Hold, Lookup, Native, Traits},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey},
+    pipeline,
+    ports::Observed,
     quote::quote,
     spec::{DASK_AUTOSCALER, DASK_CLUSTER, DASK_GROUP, DASK_JOB, DASK_VERSION, DASK_WORKER_GROUP},
     wanted::{Findings, Problem, Snapshot, Wanted},
 };
 
-/// `operator.dask.org/paused: "true"` stops all writes for an object but that of its status.
-pub const PAUSED: &str = "operator.dask.org/paused";
+/// The pipeline with the Dask reconcilers.
+pub type Pipeline<'a> = pipeline::Pipeline<'a, Reconciler>;
 
-/// How to end that.
-pub(crate) fn end_of_pause() -> String {
-    format!("the annotation {PAUSED} pauses reconciliation; remove it to resume")
-}
-
-impl Object {
-    /// See [`PAUSED`].
-    pub(crate) fn is_paused(&self) -> bool {
-        self.metadata.annotations.get(PAUSED).is_some_and(|value| value == "true")
-    }
-}
+/// A Dask reconciler, or a handler of a plugin.
+pub type Handler = pipeline::Handler<Reconciler>;
 
 /// The native reconcilers. Each is a pure description and two pure functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,16 +74,6 @@ pub enum Reconciler {
     Autoscaler,
     /// DaskCluster with `idleTimeout` → its end, when its scheduler has had nothing to do for so long.
     IdleShutdown,
-}
-
-/// A lookup beyond the children of a subject. What it finds may change without waking the subject: whom a change concerns is
-/// the controller's business.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lookup {
-    /// One object.
-    Named(GroupVersionKind, NamespacedName),
-    /// What the object of this uid controls.
-    ControlledBy(GroupVersionKind, String),
 }
 
 /// Kubernetes' usual DNS domain.
@@ -168,50 +151,6 @@ impl Reconciler {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Cluster, Self::WorkerGroup, Self::Job, Self::Autoscaler, Self::IdleShutdown];
 
-    /// Short name, part of the field manager `dask-operator/<name>`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cluster => "cluster",
-            Self::WorkerGroup => "workergroup",
-            Self::Job => "job",
-            Self::Autoscaler => "autoscaler",
-            Self::IdleShutdown => "idle-shutdown",
-        }
-    }
-
-    /// Kind of the subjects.
-    pub fn subject(self) -> GroupVersionKind {
-        match self {
-            Self::Cluster | Self::IdleShutdown => cluster_kind(),
-            Self::WorkerGroup => worker_group_kind(),
-            Self::Job => job_kind(),
-            Self::Autoscaler => autoscaler_kind(),
-        }
-    }
-
-    /// Kinds of the children.
-    pub fn children(self) -> Vec<GroupVersionKind> {
-        match self {
-            Self::Cluster => vec![deployment_kind(), service_kind(), worker_group_kind()],
-            Self::WorkerGroup => vec![deployment_kind()],
-            Self::Job => vec![cluster_kind(), pod_kind()],
-            Self::Autoscaler => Vec::new(),
-            Self::IdleShutdown => vec![deployment_kind(), service_kind()],
-        }
-    }
-
-    /// What to do about a child that is refused in these words, for these fields of it; none if nothing is known to help.
-    pub(crate) fn remedy(
-        self,
-        seen: &Snapshot,
-        child: &GroupVersionKind,
-        words: &str,
-        fields: &[String],
-    ) -> Option<String> {
-        let place = self.section(child).map(|section| self.place(seen, section));
-        remedy::of_refusal(words, fields, child, place.as_ref())
-    }
-
     /// Where a person wrote a section of the subject's spec.
     fn place(self, seen: &Snapshot, section: &str) -> Place {
         let cluster = if self == Self::WorkerGroup { seen.related_one(workergroup::CLUSTER) } else { None };
@@ -230,41 +169,68 @@ impl Reconciler {
             _ => None,
         }
     }
+}
 
-    /// Whether the status that it writes tells problems. That of jobs has no place for them: clients compare it.
-    pub fn has_conditions(self) -> bool {
-        !matches!(self, Self::Job | Self::IdleShutdown)
+impl Native for Reconciler {
+    type Environment = Environment;
+
+    fn all() -> Vec<Self> {
+        Self::ALL.to_vec()
     }
 
-    /// Whether `Available` is false with this reason because pods of the subject's own fail, and not because they are about to
-    /// start. An autoscaler's reason is that of its cluster.
-    pub(crate) fn has_failing_pods(self, reason: &str) -> bool {
-        self != Self::Autoscaler && status::is_of_failing_pods(reason)
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::WorkerGroup => "workergroup",
+            Self::Job => "job",
+            Self::Autoscaler => "autoscaler",
+            Self::IdleShutdown => "idle-shutdown",
+        }
     }
 
-    /// Whether what it does depends on the status of its subject and children, too.
-    pub fn heeds_status(self) -> bool {
-        matches!(self, Self::Job | Self::IdleShutdown)
+    fn subject(self) -> GroupVersionKind {
+        match self {
+            Self::Cluster | Self::IdleShutdown => cluster_kind(),
+            Self::WorkerGroup => worker_group_kind(),
+            Self::Job => job_kind(),
+            Self::Autoscaler => autoscaler_kind(),
+        }
     }
 
-    /// Whether the subject's status says already what it should, as far as that is cheap to tell for a reconciler whose passes
-    /// are many and change little.
-    pub(crate) fn is_told(self, seen: &Snapshot, findings: &Findings) -> bool {
-        self == Self::IdleShutdown && idle::is_told(seen, findings)
+    fn children(self) -> Vec<GroupVersionKind> {
+        match self {
+            Self::Cluster => vec![deployment_kind(), service_kind(), worker_group_kind()],
+            Self::WorkerGroup => vec![deployment_kind()],
+            Self::Job => vec![cluster_kind(), pod_kind()],
+            Self::Autoscaler => Vec::new(),
+            Self::IdleShutdown => vec![deployment_kind(), service_kind()],
+        }
     }
 
-    /// Whether its Events tell of what it does next, after which there may be nothing left to tell it on.
-    pub fn announces(self) -> bool {
-        self == Self::IdleShutdown
+    /// The status of jobs has no place for problems: clients compare it.
+    fn traits(self) -> Traits {
+        let usual = Traits {
+            speaks_for_subject: true,
+            has_conditions: true,
+            heeds_status: false,
+            announces: false,
+            has_independent_children: false,
+        };
+        match self {
+            Self::Cluster | Self::Autoscaler => usual,
+            Self::WorkerGroup => Traits { has_independent_children: true, ..usual },
+            Self::Job => Traits { has_conditions: false, heeds_status: true, ..usual },
+            Self::IdleShutdown => Traits {
+                speaks_for_subject: false,
+                has_conditions: false,
+                heeds_status: true,
+                announces: true,
+                ..usual
+            },
+        }
     }
 
-    /// Whether each child stands for itself, so that one goes whatever becomes of the others.
-    pub fn has_independent_children(self) -> bool {
-        self == Self::WorkerGroup
-    }
-
-    /// What else it wants to see of a subject, by name.
-    pub fn lookups(self, subject: &Object, children: &[std::sync::Arc<Object>]) -> Vec<(&'static str, Lookup)> {
+    fn lookups(self, subject: &Object, children: &[Arc<Object>]) -> Vec<(&'static str, Lookup)> {
         match self {
             Self::Cluster => cluster::lookups(subject, children),
             Self::WorkerGroup => workergroup::lookups(subject),
@@ -273,8 +239,15 @@ impl Reconciler {
         }
     }
 
-    /// What is wanted.
-    pub fn reconcile(self, seen: &Snapshot, environment: &Environment) -> Wanted {
+    fn hold(self, subject: &Object, observed: &dyn Observed, environment: &Environment, now: u64) -> Hold {
+        takeover::hold(self, subject, observed, environment, now)
+    }
+
+    fn is_undisputed(self, subject: &Object, observed: &dyn Observed, environment: &Environment, now: u64) -> bool {
+        takeover::is_ours_by_cluster(self, subject, observed, environment, now)
+    }
+
+    fn reconcile(self, seen: &Snapshot, environment: &Environment) -> Wanted {
         match self {
             Self::Cluster => cluster::reconcile(seen, environment),
             Self::WorkerGroup => workergroup::reconcile(seen, environment),
@@ -284,8 +257,16 @@ impl Reconciler {
         }
     }
 
-    /// The subject's status, given what was observed and what the last pass left behind.
-    pub fn status(self, seen: &Snapshot, findings: &Findings) -> Value {
+    fn remarks(self, subject: &Object, now: u64) -> Vec<Problem> {
+        annotations::unusable(subject, now).collect()
+    }
+
+    fn remedy(self, seen: &Snapshot, child: &GroupVersionKind, words: &str, fields: &[String]) -> Option<String> {
+        let place = self.section(child).map(|section| self.place(seen, section));
+        remedy::of_refusal(words, fields, child, place.as_ref())
+    }
+
+    fn status(self, seen: &Snapshot, findings: &Findings) -> Value {
         match self {
             Self::Cluster => status::cluster(seen, findings),
             Self::WorkerGroup => status::worker_group(seen, findings),
@@ -294,11 +275,15 @@ impl Reconciler {
             Self::IdleShutdown => idle::status(seen, findings),
         }
     }
-}
 
-/// The field manager of a native reconciler.
-pub fn field_manager(reconciler: Reconciler) -> String {
-    format!("dask-operator/{}", reconciler.name())
+    fn is_told(self, seen: &Snapshot, findings: &Findings) -> bool {
+        self == Self::IdleShutdown && idle::is_told(seen, findings)
+    }
+
+    /// An autoscaler's reason is that of its cluster.
+    fn has_failing_pods(self, reason: &str) -> bool {
+        self != Self::Autoscaler && status::is_of_failing_pods(reason)
+    }
 }
 
 /// Decodes a subject's `spec`, naming the field that is wrong.

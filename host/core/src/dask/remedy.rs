@@ -5,9 +5,10 @@
 
 use std::fmt;
 
-use super::{Reconciler, field_manager};
+use super::Reconciler;
 use crate::{
     action::is_about_what_cannot_change,
+    native::Native as _,
     object::{GroupVersionKind, Object},
 };
 
@@ -30,7 +31,7 @@ impl Place {
             Self { path: section.to_owned(), object: format!("{} {}", subject.kind.kind, subject.metadata.name) };
         let copied = |from: Reconciler| {
             let owner = subject.metadata.controller().filter(|owner| owner.kind == from.subject().kind)?;
-            subject.applied_by(&field_manager(from)).map(|_| format!("{} {}", owner.kind, owner.name))
+            subject.applied_by(&from.field_manager()).map(|_| format!("{} {}", owner.kind, owner.name))
         };
         if let Some(object) = copied(Reconciler::Job) {
             Self { path: format!("spec.cluster.{section}"), object }

@@ -21,17 +21,11 @@ use crate::{
         ClusterPhase, Condition, ConditionStatus, DaskClusterSpec, DaskClusterStatus, DaskWorkerGroupSpec,
         DaskWorkerGroupStatus, Finding, UpdateStrategy, UpdateStrategyType,
     },
-    wanted::{Findings, Problem, Snapshot},
+    wanted::{Findings, INVALID_NAME, Problem, Snapshot},
 };
-
-/// A name that can't be used, or can't be made another from.
-pub(crate) const INVALID_NAME: &str = "InvalidName";
 
 /// Problems that make a subject what clients call an error: only a change of the subject can help.
 const ERRORS: [&str; 2] = [INVALID_NAME, "InvalidSpec"];
-
-/// An outdated child, see [`super::template`].
-pub(crate) const OUTDATED: &str = "TemplateOutdated";
 
 /// Fields that the API server does not know; everything else is made.
 pub(super) const UNKNOWN_FIELD: &str = "UnknownField";

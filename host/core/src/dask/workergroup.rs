@@ -8,19 +8,21 @@ use serde_json::{Value, json};
 use super::{
     Environment, Lookup, Reconciler,
     allocation::Room,
-    cluster, cluster_key, cluster_kind, decode_spec, deployment_kind, field_manager,
+    cluster, cluster_key, cluster_kind,
+    corrected::corrected,
+    decode_spec, deployment_kind,
     metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata, WORKER_GROUP_NAME_LABEL},
     pod_spec::{pod_spec, with_variables},
     pods::{self, Pods},
     removal::{Reach, Removal, Surplus, shrink},
     service_kind,
-    template::corrected,
     update::{Progress, rolling},
     worker_set::{Recorded, WORKER_ORDINALS, WorkerSet},
 };
 use crate::{
     contract::{EventNote, EventSeverity},
     names::check_label_value,
+    native::Native as _,
     object::{NamespacedName, Object},
     ownership::maker,
     plugin::PLUGIN_LABEL,
@@ -185,10 +187,10 @@ fn owning_cluster<'a>(seen: &'a Snapshot, spec: &DaskWorkerGroupSpec) -> Result<
 /// A group that was made by hand is owned by its cluster too, so that it goes with it. The reference of one that a handler
 /// made, the default group say, is that handler's; a controller that is somebody else's stays.
 fn needs_owner(seen: &Snapshot, cluster: &Object) -> bool {
-    let made_by_cluster = seen.subject.applied_by(&field_manager(Reconciler::Cluster)).is_some();
+    let made_by_cluster = seen.subject.applied_by(&Reconciler::Cluster.field_manager()).is_some();
     let controller = seen.subject.metadata.controller();
     !made_by_cluster
-        && maker(&seen.subject).is_none()
+        && maker(&seen.subject, Reconciler::makes).is_none()
         && controller.is_none_or(|owner| owner.uid == cluster.metadata.uid)
 }
 
@@ -239,7 +241,7 @@ fn lost_record(group: &str, why: &str) -> EventNote {
 }
 
 fn is_applied(worker: &Object) -> bool {
-    worker.applied_by(&field_manager(Reconciler::WorkerGroup)).is_some()
+    worker.applied_by(&Reconciler::WorkerGroup.field_manager()).is_some()
 }
 
 /// Whether this pass takes in workers that another operator made. What is not ours yet would not be deleted, and be taken in

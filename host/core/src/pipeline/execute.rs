@@ -7,6 +7,7 @@ use super::{Pipeline, SubjectState};
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
     fields::fingerprint,
+    native::Native,
     object::Object,
     ownership::Author,
     plan::{Plan, Planner, is_applied, next_apply},
@@ -25,7 +26,7 @@ pub(super) struct Done {
     pub(super) is_recorded: bool,
 }
 
-impl Pipeline<'_> {
+impl<N: Native> Pipeline<'_, N> {
     /// Drops what is remembered of children that are gone.
     pub(super) fn forget_lost_children(&self, state: &mut SubjectState, seen: &Snapshot) {
         let children = seen.children.iter().map(|child| child.metadata.uid.as_str());

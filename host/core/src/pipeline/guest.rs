@@ -15,8 +15,9 @@ use super::{Pass, Pipeline, SubjectState, execute::adopt, is_passing};
 use crate::{
     action::{WriteError, is_about_what_cannot_change},
     contract::{Call, Failure, HandlerDeclaration, Json, OwnedChild, Subject, Trigger, TriggerRequest},
+    native::Native,
     object::{GroupVersionKind, Object, Resource},
-    ownership::{Author, is_patched_by},
+    ownership::{Author, Makes, is_patched_by},
     plan::Memory,
     plugin::{Delivery, HandlerName, KEY_ANNOTATION, Mounted, Projection, RETRY_ANNOTATION, Rights, accept, decide},
     ports::{CallError, CallReport, Guest, Observed},
@@ -59,18 +60,18 @@ impl MountedHandler {
     }
 
     /// The one who writes what the handler wants. `manager` is its field manager.
-    fn author<'a>(&self, manager: &'a str) -> Author<'a> {
-        Author { manager, force: self.takes_conflicts, native: false }
+    fn author<'a>(&self, manager: &'a str, makes: Makes) -> Author<'a> {
+        Author { manager, force: self.takes_conflicts, native: false, makes }
     }
 
     /// Whether there is something to do about an object of the kind of the handler's subjects: it is one, or holds something
     /// from when it was one.
-    pub fn concerns(&self, object: &Object, observed: &dyn Observed) -> bool {
+    pub fn concerns(&self, object: &Object, observed: &dyn Observed, makes: Makes) -> bool {
         if self.mounted.matches(object) {
             return true;
         }
         let manager = self.name.field_manager();
-        let (uid, author) = (&object.metadata.uid, self.author(&manager));
+        let (uid, author) = (&object.metadata.uid, self.author(&manager, makes));
         let is_ours = |child: &Arc<Object>| author.made(child, uid) && !child.is_being_deleted();
         is_patched_by(object, &manager)
             || self.children.iter().any(|kind| observed.controlled_by(kind, uid).iter().any(is_ours))
@@ -84,7 +85,7 @@ impl MountedHandler {
     }
 }
 
-impl Pipeline<'_> {
+impl<N: Native> Pipeline<'_, N> {
     pub(super) async fn reconcile_plugin(
         &self,
         handler: &MountedHandler,
@@ -192,7 +193,7 @@ impl Pipeline<'_> {
         }
         state.held = None;
         let manager = handler.name.field_manager();
-        let author = handler.author(&manager);
+        let author = handler.author(&manager, N::makes);
         let mut plan = self.plan(author, state, seen, subject.as_ref(), children.clone());
         let mut problems = std::mem::take(&mut plan.problems);
         let done = self.execute(plan, state).await;
@@ -240,7 +241,7 @@ impl Pipeline<'_> {
         attempt: u32,
     ) -> Call {
         let manager = handler.name.field_manager();
-        let (subject, author) = (&seen.subject, handler.author(&manager));
+        let (subject, author) = (&seen.subject, handler.author(&manager, N::makes));
         let is_ours = |child: &&Arc<Object>| author.made(child, &subject.metadata.uid) && !child.is_being_deleted();
         let ours = seen.children.iter().filter(is_ours);
         Call {

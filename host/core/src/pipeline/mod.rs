@@ -5,29 +5,29 @@
 
 mod execute;
 mod guest;
+mod hold;
 mod native;
 mod remembered;
 mod status;
-mod takeover;
 mod templates;
 mod unreadable;
 
 pub use guest::MountedHandler;
 pub use remembered::{Remembered, Share};
-pub use takeover::{KOPF_FINALIZER, handed_back};
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{
     action::WriteError,
     contract::EventNote,
-    dask::{Environment, Reconciler, TemplateAnswers},
+    native::Native,
     object::{GroupVersionKind, NamespacedName, Object},
     plan::Memory,
     plugin::Handled,
     ports::{CallReport, Observed, Writes},
     retry::{Backoff, Retry},
     scheduler::{Replies, Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
+    template::TemplateAnswers,
     wanted::{Findings, Found, Problem, Snapshot},
 };
 use unreadable::leave_unreadable;
@@ -37,18 +37,18 @@ const TOLD: usize = 32;
 
 /// Who handles a subject.
 #[derive(Clone)]
-pub enum Handler {
-    /// One of the Dask reconcilers.
-    Native(Reconciler),
+pub enum Handler<N> {
+    /// A reconciler of the operator.
+    Native(N),
     /// A handler of a plugin.
     Plugin(Arc<MountedHandler>),
 }
 
-impl Handler {
+impl<N: Native> Handler<N> {
     /// Kind of the subjects.
     pub fn subject(&self) -> GroupVersionKind {
         match self {
-            Self::Native(reconciler) => reconciler.subject(),
+            Self::Native(native) => native.subject(),
             Self::Plugin(handler) => handler.subject.kind.clone(),
         }
     }
@@ -56,20 +56,20 @@ impl Handler {
     /// The manager under which everything is applied.
     pub fn field_manager(&self) -> String {
         match self {
-            Self::Native(reconciler) => crate::dask::field_manager(*reconciler),
+            Self::Native(native) => native.field_manager(),
             Self::Plugin(handler) => handler.name.field_manager(),
         }
     }
 }
 
 /// The world as a pass needs it.
-pub struct Pipeline<'a> {
+pub struct Pipeline<'a, N: Native> {
     /// Reads.
     pub observed: &'a dyn Observed,
     /// Writes.
     pub writes: &'a dyn Writes,
     /// What holds for every subject.
-    pub environment: &'a Environment,
+    pub environment: &'a N::Environment,
 }
 
 /// What is remembered of one subject between the passes of one handler. Losing it costs work, never correctness.
@@ -213,18 +213,24 @@ pub struct Pass {
     pub is_told: bool,
 }
 
-impl Pipeline<'_> {
+impl<N: Native> Pipeline<'_, N> {
     /// Looks at one subject and does what is left to do. `now` is in milliseconds since the Unix epoch.
-    pub async fn reconcile(&self, handler: &Handler, at: &NamespacedName, state: &mut SubjectState, now: u64) -> Pass {
+    pub async fn reconcile(
+        &self,
+        handler: &Handler<N>,
+        at: &NamespacedName,
+        state: &mut SubjectState,
+        now: u64,
+    ) -> Pass {
         let subject = self.observed.get(&handler.subject(), at);
         if let Some(subject) = &subject
             && let Some(pass) = leave_unreadable(handler, subject, state)
         {
             return pass;
         }
-        if let (Some(subject), Handler::Native(reconciler)) = (&subject, handler) {
+        if let (Some(subject), Handler::Native(native)) = (&subject, handler) {
             state.is_about(subject);
-            if let Some(pass) = self.take_over(*reconciler, subject, state, now).await {
+            if let Some(pass) = self.free(*native, subject, state, now).await {
                 return pass;
             }
         }
@@ -239,7 +245,7 @@ impl Pipeline<'_> {
         };
         state.is_about(&subject);
         let mut pass = match handler {
-            Handler::Native(reconciler) => self.reconcile_native(*reconciler, &subject, state, now).await,
+            Handler::Native(native) => self.reconcile_native(*native, &subject, state, now).await,
             Handler::Plugin(handler) => self.reconcile_plugin(handler, &subject, state, now).await,
         };
         pass.alive = true;

@@ -1,4 +1,4 @@
-//! A pass of a Dask reconciler.
+//! A pass of a reconciler of the operator.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -8,28 +8,29 @@ use super::{Pass, Pipeline, SubjectState, is_passing};
 use crate::{
     action::WriteError,
     contract::{EventNote, EventSeverity},
-    dask::{INVALID_NAME, Lookup, Reconciler, end_of_pause, field_manager, unusable},
+    names::end_of_pause,
+    native::{Lookup, Native},
     object::Object,
     ownership::Author,
-    wanted::{Findings, Problem, Settled, Snapshot, target},
+    wanted::{Findings, INVALID_NAME, Problem, Settled, Snapshot, target},
 };
 
-impl Pipeline<'_> {
+impl<N: Native> Pipeline<'_, N> {
     pub(super) async fn reconcile_native(
         &self,
-        reconciler: Reconciler,
+        native: N,
         subject: &Arc<Object>,
         state: &mut SubjectState,
         now: u64,
     ) -> Pass {
         let was_paused = std::mem::replace(&mut state.paused, subject.is_paused());
         if state.paused && state.looked {
-            let events = if was_paused { Vec::new() } else { told_of_pause(reconciler) };
+            let events = if was_paused { Vec::new() } else { told_of_pause(native) };
             return Pass { findings: state.findings.clone(), events, ..Pass::default() };
         }
-        let manager = field_manager(reconciler);
-        let author = Author { manager: &manager, force: true, native: true };
-        let mut seen = self.observe_native(reconciler, subject, now);
+        let manager = native.field_manager();
+        let author = Author { manager: &manager, force: true, native: true, makes: N::makes };
+        let mut seen = self.observe_native(native, subject, now);
         seen.replies = state.replies.clone();
         seen.facts = state.findings.facts.clone();
         // What depends on an object that can't be read waits for it.
@@ -38,25 +39,25 @@ impl Pipeline<'_> {
             return Pass { findings: state.findings.clone(), ..Pass::default() };
         }
         self.forget_lost_children(state, &seen);
-        let mut wanted = reconciler.reconcile(&seen, self.environment);
+        let mut wanted = native.reconcile(&seen, self.environment);
         if !wanted.drafts.is_empty() {
             let drafts = match self.settle_children(std::mem::take(&mut wanted.drafts), &seen, author, state).await {
                 Ok(drafts) => drafts,
-                Err(error) => return unanswered(reconciler, &seen, &error, state),
+                Err(error) => return unanswered(native, &seen, &error, state),
             };
             seen.outdated = Some(outdated(&drafts));
-            wanted = reconciler.reconcile(&seen, self.environment);
+            wanted = native.reconcile(&seen, self.environment);
         }
         let settled = match wanted.children.take() {
             Some(children) => match self.settle_children(children, &seen, author, state).await {
                 Ok(settled) => Some(settled),
-                Err(error) => return unanswered(reconciler, &seen, &error, state),
+                Err(error) => return unanswered(native, &seen, &error, state),
             },
             None => None,
         };
         let mut plan = self.plan(author, state, &seen, wanted.subject.as_ref(), settled);
         self.plan_fields(&manager, state, &wanted.fields, &mut plan);
-        if reconciler.has_independent_children() {
+        if native.traits().has_independent_children {
             plan.children.append(&mut plan.prunes);
         }
         if wanted.delete_subject {
@@ -64,9 +65,8 @@ impl Pipeline<'_> {
         }
         let mut findings = wanted.findings;
         findings.problems.append(&mut plan.problems);
-        // Those of a cluster are told once.
-        if reconciler != Reconciler::IdleShutdown {
-            findings.problems.extend(unusable(subject, now));
+        if native.traits().speaks_for_subject {
+            findings.problems.extend(native.remarks(subject, now));
         }
         findings.outdated = Some(plan.outdated);
         state.looked = true;
@@ -75,11 +75,11 @@ impl Pipeline<'_> {
             findings.facts = Value::Null;
             findings.unknown.extend(TOLD_BY_WRITES);
             state.find(&findings);
-            return Pass { findings, events: told_of_pause(reconciler), ..Pass::default() };
+            return Pass { findings, events: told_of_pause(native), ..Pass::default() };
         }
         let done = self.execute(plan, state).await;
         for error in &done.errors {
-            match problem(reconciler, &seen, error) {
+            match problem(native, &seen, error) {
                 Some(problem) => findings.problems.push(problem),
                 None => findings.unknown.extend(TOLD_BY_WRITES),
             }
@@ -105,15 +105,15 @@ impl Pipeline<'_> {
             requeue_after: wanted.requeue_after,
             calls,
             events,
-            is_told: reconciler.is_told(&seen, &findings),
+            is_told: native.is_told(&seen, &findings),
             findings,
             ..Pass::default()
         }
     }
 
-    pub(super) fn observe_native(&self, reconciler: Reconciler, subject: &Arc<Object>, now: u64) -> Snapshot {
-        let mut seen = self.snapshot(subject, &reconciler.children(), now);
-        for (name, lookup) in reconciler.lookups(subject, &seen.children) {
+    pub(super) fn observe_native(&self, native: N, subject: &Arc<Object>, now: u64) -> Snapshot {
+        let mut seen = self.snapshot(subject, &native.children(), now);
+        for (name, lookup) in native.lookups(subject, &seen.children) {
             let found = match lookup {
                 Lookup::Named(kind, at) => self.observed.get(&kind, &at).into_iter().collect(),
                 Lookup::ControlledBy(kind, uid) => self.observed.controlled_by(&kind, &uid),
@@ -125,9 +125,9 @@ impl Pipeline<'_> {
 }
 
 /// Nothing is done before it is known what would restart pods. Where that is nothing to be told, nothing was found out.
-fn unanswered(reconciler: Reconciler, seen: &Snapshot, error: &WriteError, state: &mut SubjectState) -> Pass {
+fn unanswered<N: Native>(native: N, seen: &Snapshot, error: &WriteError, state: &mut SubjectState) -> Pass {
     let retry = state.backoff.fail_to_write(&seen.subject.metadata.uid, std::slice::from_ref(error));
-    if let Some(problem) = problem(reconciler, seen, error) {
+    if let Some(problem) = problem(native, seen, error) {
         let mut findings = Findings { problems: vec![problem], ..state.findings.clone() };
         if is_passing(error) {
             findings.keep(&state.findings.problems);
@@ -143,10 +143,10 @@ const TOLD_BY_WRITES: [&str; 7] = {
     [foreign, conflict, forbidden, refused, unavailable, not_served, INVALID_NAME]
 };
 
-/// Of a cluster once, not for its idleness, too.
-fn told_of_pause(reconciler: Reconciler) -> Vec<EventNote> {
+/// Once, where several reconcilers have the same subjects.
+fn told_of_pause<N: Native>(native: N) -> Vec<EventNote> {
     let note = EventNote { severity: EventSeverity::Normal, reason: "Paused".to_owned(), message: end_of_pause() };
-    if reconciler == Reconciler::IdleShutdown { Vec::new() } else { vec![note] }
+    if native.traits().speaks_for_subject { vec![note] } else { Vec::new() }
 }
 
 fn outdated(settled: &[Settled]) -> BTreeSet<String> {
@@ -155,7 +155,7 @@ fn outdated(settled: &[Settled]) -> BTreeSet<String> {
 }
 
 /// What a person should know of a failed write. That our view was old is none of their business.
-fn problem(reconciler: Reconciler, seen: &Snapshot, error: &WriteError) -> Option<Problem> {
+fn problem<N: Native>(native: N, seen: &Snapshot, error: &WriteError) -> Option<Problem> {
     if matches!(error, WriteError::Stale { .. } | WriteError::NotLeader | WriteError::Withdrawn) {
         return None;
     }
@@ -170,7 +170,7 @@ fn problem(reconciler: Reconciler, seen: &Snapshot, error: &WriteError) -> Optio
         let remedy = format!("names are made from that of {kind} {name}: recreate it under another name");
         (INVALID_NAME, Some(remedy))
     } else {
-        (error.kind(), reconciler.remedy(seen, &object.kind, message, fields))
+        (error.kind(), native.remedy(seen, &object.kind, message, fields))
     };
     let problem = Problem::of_write(by, error);
     let remedy = remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default();

@@ -4,7 +4,7 @@ use std::{num::NonZeroU64, sync::Arc};
 
 use super::SubjectState;
 use crate::{
-    dask::TemplateAnswers, object::Object, plan::Memory, plugin::Handled, retry::Backoff, scheduler::Replies,
+    object::Object, plan::Memory, plugin::Handled, retry::Backoff, scheduler::Replies, template::TemplateAnswers,
     wanted::Findings,
 };
 

@@ -3,12 +3,12 @@
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use super::{Pipeline, SubjectState, takeover::Hold};
+use super::{Pipeline, SubjectState};
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError},
     contract::{EventNote, EventSeverity},
-    dask::{Reconciler, field_manager},
     fields::{contains, holds_more},
+    native::Native,
     object::{ManagedFields, NamespacedName},
     quote::differs_in_quotes,
     spec::{Condition, ConditionStatus},
@@ -16,7 +16,7 @@ use crate::{
     wanted::Found,
 };
 
-impl Pipeline<'_> {
+impl<N: Native> Pipeline<'_, N> {
     /// Writes the status if it differs, and returns the Events that the change calls for. It says what passes have found out of
     /// this very object: before the first has looked, what is written stands.
     ///
@@ -24,30 +24,30 @@ impl Pipeline<'_> {
     /// When the write failed; it is to be tried again.
     pub async fn publish(
         &self,
-        reconciler: Reconciler,
+        native: N,
         at: &NamespacedName,
         found: Option<&Found>,
         now: u64,
     ) -> Result<Vec<EventNote>, WriteError> {
         let Some(Found { uid, findings }) = found else { return Ok(Vec::new()) };
-        let kind = reconciler.subject();
+        let kind = native.subject();
         let subject = self.observed.get(&kind, at).filter(|subject| !subject.is_being_deleted());
         let subject = subject.filter(|subject| subject.metadata.uid == *uid);
         let (Some(subject), Some(resource)) = (subject, self.observed.resource(&kind)) else { return Ok(Vec::new()) };
         // What tells no problems says nothing of what is somebody else's, or can't be read.
-        let is_known = || matches!(self.hold_by_cluster(reconciler, &subject, now), Hold::Ours);
-        if !reconciler.has_conditions() && (subject.unreadable.is_some() || !is_known()) {
+        let is_known = || native.is_undisputed(&subject, self.observed, self.environment, now);
+        if !native.traits().has_conditions && (subject.unreadable.is_some() || !is_known()) {
             return Ok(Vec::new());
         }
-        let seen = self.observe_native(reconciler, &subject, now);
-        let mut status = reconciler.status(&seen, findings);
+        let seen = self.observe_native(native, &subject, now);
+        let mut status = native.status(&seen, findings);
         lines_in(&mut status, STATUS_BYTES);
         let has_subresource = self.observed.has_status(&kind);
         if !has_subresource {
             status = phase_only(&status);
         }
         let before = subject.field::<Value>("status").and_then(Result::ok).unwrap_or_default();
-        let mut manager = field_manager(reconciler);
+        let mut manager = native.field_manager();
         if !has_subresource {
             // An apply is the whole set of its manager, and this one has fields of the object itself.
             manager.push_str("/status");
@@ -75,20 +75,20 @@ impl Pipeline<'_> {
             force: true,
         };
         self.writes.write(Action::Apply(apply)).await?;
-        Ok(transitions(reconciler, &before, &status))
+        Ok(transitions(native, &before, &status))
     }
 
     /// The Events that a change calls for where a status has no place for conditions, with the Python operator's definitions:
     /// compared with what this process said last.
     pub fn announce(
         &self,
-        reconciler: Reconciler,
+        native: N,
         at: &NamespacedName,
         found: Option<&Found>,
         state: &mut SubjectState,
         now: u64,
     ) -> Vec<EventNote> {
-        let kind = reconciler.subject();
+        let kind = native.subject();
         let subject = self.observed.get(&kind, at).filter(|subject| !subject.is_being_deleted());
         let Some(subject) = subject.filter(|_| !self.observed.has_status(&kind)) else {
             *state = SubjectState::default();
@@ -100,9 +100,9 @@ impl Pipeline<'_> {
         if state.uid != subject.metadata.uid {
             *state = SubjectState { uid: subject.metadata.uid.clone(), ..SubjectState::default() };
         }
-        let mut status = reconciler.status(&self.observe_native(reconciler, &subject, now), findings);
+        let mut status = native.status(&self.observe_native(native, &subject, now), findings);
         lines_in(&mut status, STATUS_BYTES);
-        let notes = transitions(reconciler, &state.said, &status);
+        let notes = transitions(native, &state.said, &status);
         state.said = status;
         notes
     }
@@ -133,7 +133,7 @@ fn in_the_words_of(before: &Value, status: &Value) -> Value {
 }
 
 /// One Event when something goes wrong, or goes wrong in another way.
-fn transitions(reconciler: Reconciler, before: &Value, after: &Value) -> Vec<EventNote> {
+fn transitions<N: Native>(native: N, before: &Value, after: &Value) -> Vec<EventNote> {
     let before = conditions(before);
     let is_new = |after: &Condition| {
         match (after.type_.as_str(), after.status) {
@@ -141,7 +141,7 @@ fn transitions(reconciler: Reconciler, before: &Value, after: &Value) -> Vec<Eve
             // Its message holds names of pods, which come and go.
             ("Available", ConditionStatus::False) => {
                 let has_reason = |before: &Condition| before.type_ == after.type_ && before.reason == after.reason;
-                reconciler.has_failing_pods(&after.reason) && !before.iter().any(has_reason)
+                native.has_failing_pods(&after.reason) && !before.iter().any(has_reason)
             }
             _ => false,
         }
@@ -163,7 +163,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        dask::{Environment, cluster_kind},
+        dask::{Environment, Reconciler, cluster_kind},
         memory::{MemoryCluster, built_in_resources},
         object::{GroupVersionKind, Object, ObjectKey, Resource},
         ports::Observed,

@@ -7,14 +7,15 @@ use futures_util::future::join_all;
 use super::{Pipeline, SubjectState, execute::adopt};
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
-    dask::{TemplateQuestion, settle},
     inheritance::is_to_be_inherited,
+    native::Native,
     object::{NamespacedName, Object, ObjectKey},
     ownership::Author,
+    template::{TemplateQuestion, settle},
     wanted::{Settled, Snapshot, WantedChild, target},
 };
 
-impl Pipeline<'_> {
+impl<N: Native> Pipeline<'_, N> {
     /// Makes children the subject's, and compares their templates with the live ones.
     ///
     /// # Errors

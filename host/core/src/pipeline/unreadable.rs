@@ -3,29 +3,33 @@
 use super::{Handler, MountedHandler, Pass, SubjectState};
 use crate::{
     contract::EventNote,
-    dask::Reconciler,
+    native::Native,
     object::Object,
     wanted::{Findings, Problem},
 };
 
 /// The pass over a subject that can't be read. None: it can, or it is on its way out, for which nothing of it has to be read.
-pub(super) fn leave_unreadable(handler: &Handler, subject: &Object, state: &mut SubjectState) -> Option<Pass> {
+pub(super) fn leave_unreadable<N: Native>(
+    handler: &Handler<N>,
+    subject: &Object,
+    state: &mut SubjectState,
+) -> Option<Pass> {
     let problem = Problem::with_subject(subject).filter(|_| !subject.is_being_deleted())?;
     state.is_about(subject);
     let mut pass = Pass { alive: true, ..Pass::default() };
     match handler {
-        // The cluster's own reconciler says it.
-        Handler::Native(Reconciler::IdleShutdown) => pass.is_told = true,
+        // Another reconciler of the same subject says it.
+        Handler::Native(native) if !native.traits().speaks_for_subject => pass.is_told = true,
         Handler::Native(_) => state.await_reading(problem),
-        Handler::Plugin(handler) => pass.events = event(handler, subject, &problem).into_iter().collect(),
+        Handler::Plugin(handler) => pass.events = event::<N>(handler, subject, &problem).into_iter().collect(),
     }
     Some(Pass { findings: state.findings.clone(), ..pass })
 }
 
-/// Dask objects say it in their status.
-fn event(handler: &MountedHandler, subject: &Object, problem: &Problem) -> Option<EventNote> {
-    let is_of_dask = Reconciler::ALL.into_iter().any(|reconciler| reconciler.subject().same_kind(&subject.kind));
-    (!is_of_dask && handler.mounted.matches(subject)).then(|| problem.as_event())
+/// Subjects of the operator's own reconcilers say it in their status.
+fn event<N: Native>(handler: &MountedHandler, subject: &Object, problem: &Problem) -> Option<EventNote> {
+    let is_native = N::all().into_iter().any(|native| native.subject().same_kind(&subject.kind));
+    (!is_native && handler.mounted.matches(subject)).then(|| problem.as_event())
 }
 
 impl SubjectState {

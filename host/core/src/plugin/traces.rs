@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition},
     object::{GroupVersionKind, Object, Resource},
-    ownership::{Author, is_patched_by},
+    ownership::{Author, Makes, is_patched_by},
 };
 
 /// The writes that take from an object what a plugin made of it: the deletion of a child, or the withdrawal of patches.
@@ -15,6 +15,7 @@ pub fn removal(
     object: &Object,
     resource: &Resource,
     keeps: &dyn Fn(&str, Option<&GroupVersionKind>) -> bool,
+    makes: Makes,
 ) -> Vec<Action> {
     if object.is_being_deleted() {
         return Vec::new();
@@ -24,7 +25,7 @@ pub fn removal(
     let managers = entries.filter_map(|entry| Some((entry.manager.as_str(), entry.manager.strip_prefix(&prefix)?)));
     let mut withdrawals = Vec::new();
     for (manager, handler) in managers {
-        if is_child_of(object, manager) {
+        if is_child_of(object, manager, makes) {
             if !keeps(handler, Some(&object.kind)) {
                 let uid = object.metadata.uid.clone();
                 return vec![Action::Delete {
@@ -42,9 +43,9 @@ pub fn removal(
 }
 
 /// Whether a handler made an object for a subject that controls it still.
-fn is_child_of(object: &Object, manager: &str) -> bool {
+fn is_child_of(object: &Object, manager: &str, makes: Makes) -> bool {
     let Some(owner) = object.metadata.controller() else { return false };
-    Author { manager, force: false, native: false }.made(object, &owner.uid)
+    Author { manager, force: false, native: false, makes }.made(object, &owner.uid)
 }
 
 fn withdrawal(object: &Object, resource: &Resource, manager: &str) -> Action {
@@ -104,7 +105,7 @@ mod tests {
     fn removed(object: &Object, keeps: &dyn Fn(&str, Option<&GroupVersionKind>) -> bool) -> Vec<String> {
         let kind = GroupVersionKind::new("", "v1", "ConfigMap");
         let resource = Resource { kind, plural: "configmaps".to_owned(), namespaced: true };
-        let actions = removal("p", object, &resource, keeps);
+        let actions = removal("p", object, &resource, keeps, |_, _| false);
         actions.iter().map(|action| format!("{} {}", action.verb(), action.object())).collect()
     }
 

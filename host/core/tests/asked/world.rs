@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use dask_wasm_operator_core::{
     contract::EventNote,
-    dask::{Environment, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler},
     memory::{MemoryCluster, built_in_resources},
+    native::Native as _,
     object::{NamespacedName, Object, ObjectKey},
-    pipeline::{Handler, Pipeline, SubjectState},
+    pipeline::SubjectState,
     ports::{Observed, Writes},
     retry::Retry,
     scheduler::{SchedulerCall, SchedulerError, SchedulerReply},
@@ -171,7 +172,7 @@ impl World {
         let exists = self.cluster.objects().iter().any(|object| object.at() == *at);
         let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
         let mut notes = pass.events.clone();
-        if !reconciler.has_conditions() {
+        if !reconciler.traits().has_conditions {
             let before = found_before.map(|found| found.findings.problems).unwrap_or_default();
             let new = pass.findings.problems.iter().filter(|problem| !problem.is_among(&before));
             notes.extend(new.map(Problem::as_event));

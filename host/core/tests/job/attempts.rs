@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
-    dask::{Environment, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler},
     memory::MemoryCluster,
+    native::Native as _,
     object::Object,
-    pipeline::{Handler, Pipeline, SubjectState},
+    pipeline::SubjectState,
     ports::{Pending, Writes},
     scheduler::Replies,
     wanted::{Findings, Snapshot},

@@ -1,9 +1,9 @@
 //! What a job makes, how it ends, what is repaired and what is left alone.
 
 use dask_wasm_operator_core::{
-    dask::Reconciler,
+    dask::{Handler, Reconciler},
     object::NamespacedName,
-    pipeline::{Handler, SubjectState},
+    pipeline::SubjectState,
     ports::Observed,
     schema::{KnownFields, Schema},
 };

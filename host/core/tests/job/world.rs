@@ -1,10 +1,10 @@
 //! A cluster in memory with one DaskJob, and a clock that is set by hand.
 
 use dask_wasm_operator_core::{
-    dask::{Environment, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler},
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, NamespacedName, ObjectKey},
-    pipeline::{Handler, Pass, Pipeline, SubjectState},
+    pipeline::{Pass, SubjectState},
     ports::Observed,
 };
 use serde_json::{Value, json};

@@ -11,10 +11,11 @@ use dask_wasm_operator_core::{
         Call, Child, HandlerDeclaration, KindReference, Outcome, Patch, PatchPermission, PatchStrategy, PatchTarget,
         Permissions, Subscription, TriggerRequest,
     },
-    dask::{Environment, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler},
     memory::{MemoryCluster, built_in_resources},
+    native::Native as _,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource, Unreadable},
-    pipeline::{Handler, MountedHandler, Pass, Pipeline, Remembered, SubjectState},
+    pipeline::{MountedHandler, Pass, Remembered, SubjectState},
     plugin::{HandlerName, Mounted, Rights},
     ports::{CallError, CallReport, Guest, Observed, Pending, Writes},
     spec::{Grants, KindGrant, Limits, PatchGrant},
@@ -298,7 +299,7 @@ impl World {
 
     pub(crate) fn concerns(&self, handler: &MountedHandler) -> bool {
         let subject = self.watched.get(&handler.subject.kind, &Self::at());
-        subject.is_some_and(|subject| handler.concerns(&subject, &self.watched))
+        subject.is_some_and(|subject| handler.concerns(&subject, &self.watched, Reconciler::makes))
     }
 
     pub(crate) fn restart(&mut self) {

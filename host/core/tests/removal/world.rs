@@ -1,10 +1,10 @@
 //! A cluster in memory with one worker group, and a scheduler that the test speaks for.
 
 use dask_wasm_operator_core::{
-    dask::{Environment, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler},
     memory::{MemoryCluster, built_in_resources},
     object::{NamespacedName, ObjectKey},
-    pipeline::{Handler, Pass, Pipeline, SubjectState},
+    pipeline::{Pass, SubjectState},
     scheduler::{Left, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
     time::rfc3339,
 };

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use dask_wasm_operator_core::{
     contract::{Child, Failure, Outcome, TriggerRequest},
-    dask::Environment,
+    dask::{Environment, Handler, Pipeline},
     object::NamespacedName,
-    pipeline::{Handler, MountedHandler, Pipeline, SubjectState},
+    pipeline::{MountedHandler, SubjectState},
     ports::CallError,
     wanted::Problem,
 };

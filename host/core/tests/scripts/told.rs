@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dask_wasm_operator_core::{
-    dask::{TEMPLATE_HASH, WORKER_ORDINALS},
+    dask::WORKER_ORDINALS,
     object::{ManagedFields, Object},
+    template::TEMPLATE_HASH,
 };
 use serde_json::{Map, Value};
 

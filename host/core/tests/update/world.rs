@@ -6,9 +6,9 @@ use std::{
 };
 
 use dask_wasm_operator_core::{
-    dask::{Environment, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler},
     object::{NamespacedName, Object, ObjectKey},
-    pipeline::{Handler, Pass, Pipeline, SubjectState},
+    pipeline::{Pass, SubjectState},
     scheduler::{Left, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
     wanted::Problem,
 };

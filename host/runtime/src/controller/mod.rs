@@ -35,9 +35,10 @@ use dask_wasm_operator_cluster::{
 };
 use dask_wasm_operator_core::{
     action::WriteError,
-    dask::{Environment, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler},
+    native::Native as _,
     object::{NamespacedName, ObjectKey},
-    pipeline::{Handler, Pass, Pipeline, SubjectState},
+    pipeline::{Pass, SubjectState},
     plugin::{ApplyBudget, HandlerName},
     ports::{Observed, Schedulers, Warrant, Writes},
     queue::Queue,
@@ -274,7 +275,7 @@ impl Controller {
         let writes = self.writes(work, at, Warrant::default());
         let pass = self.pipeline(&writes).reconcile(&Handler::Native(reconciler), at, state, now()).await;
         let postings = self.conclude(reconciler, at, state, pass);
-        if reconciler.announces() {
+        if reconciler.traits().announces {
             // The next pass of this subject waits for the end of this one. It is not put off for long: Events are a courtesy.
             let ended = join_all(postings.into_iter().map(Posting::ended));
             let _ = timeout(ANNOUNCEMENT_DEADLINE, ended).await;
@@ -313,7 +314,7 @@ impl Controller {
         if !pass.is_told {
             // What a job does next waits for its status, and its clients read that soon after they have made it. What else heeds
             // a status writes its own seldom.
-            let window = if reconciler.heeds_status() { Duration::ZERO } else { STATUS_WINDOW };
+            let window = if reconciler.traits().heeds_status { Duration::ZERO } else { STATUS_WINDOW };
             self.wake_status(&mut inner, reconciler, at, window);
         }
         self.schedule(&mut inner, Work::Reconcile(reconciler), at, &pass);
@@ -325,7 +326,7 @@ impl Controller {
             tracing::info!(handler = reconciler.name(), %subject, reason = event.reason, "{}", event.message);
         }
         let postings = self.post(&Source::Operator, &subject, &pass.events);
-        if !reconciler.has_conditions() {
+        if !reconciler.traits().has_conditions {
             self.post_new(&Source::Operator, &subject, &pass.findings.problems, &before.problems);
         }
         self.report(&reconciler.name(), &subject, &pass.findings.problems, &before.problems);

@@ -9,6 +9,8 @@ use std::{
 };
 
 use dask_wasm_operator_core::{
+    dask::Reconciler,
+    native::Native as _,
     object::{NamespacedName, Object},
     pipeline::MountedHandler,
     plugin::HandlerName,
@@ -86,7 +88,7 @@ impl Controller {
             let at = object.at();
             *place = Some(at.clone());
             let is_served = namespaces.as_ref().is_none_or(|namespaces| serves(namespaces, &at));
-            if is_served && (handler.concerns(&object, observed) || states.has(work, &at)) {
+            if is_served && (handler.concerns(&object, observed, Reconciler::makes) || states.has(work, &at)) {
                 return queue.wake(work.clone(), at, self.millis());
             }
         }

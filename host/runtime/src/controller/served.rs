@@ -5,7 +5,9 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use dask_wasm_operator_core::{dask::Reconciler, object::NamespacedName, pipeline::MountedHandler};
+use dask_wasm_operator_core::{
+    dask::Reconciler, native::Native as _, object::NamespacedName, pipeline::MountedHandler,
+};
 
 use super::{Controller, Inner, Work, mounted::Mounted};
 
@@ -27,8 +29,9 @@ impl Controller {
         for (work, kind, handler) in native.chain(plugins) {
             for subject in self.surroundings.index.list(&kind) {
                 let is_new = before.as_ref().is_none_or(|before| !serves(before, &subject.at()));
-                let concerns =
-                    |handler: &Arc<MountedHandler>| handler.concerns(&subject, self.surroundings.observed.as_ref());
+                let concerns = |handler: &Arc<MountedHandler>| {
+                    handler.concerns(&subject, self.surroundings.observed.as_ref(), Reconciler::makes)
+                };
                 if is_new && inner.serves(&subject.at()) && handler.is_none_or(concerns) {
                     inner.queue.wake(work.clone(), subject.at(), self.millis());
                 }

@@ -8,6 +8,7 @@ use std::{
 use dask_wasm_operator_cluster::index::Change;
 use dask_wasm_operator_core::{
     dask::{CLUSTER_NAME_LABEL, Reconciler, WORKER_GROUP_NAME_LABEL, pod_summary_kind},
+    native::Native as _,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, OwnerReference},
     pipeline::MountedHandler,
     plugin::{HandlerName, PLUGIN_LABEL},
@@ -116,7 +117,7 @@ impl Controller {
                 inner.queue.wake(work, at.clone(), self.millis());
             }
         }
-        for reconciler in Reconciler::ALL.into_iter().filter(|reconciler| reconciler.heeds_status()) {
+        for reconciler in Reconciler::ALL.into_iter().filter(|reconciler| reconciler.traits().heeds_status) {
             if reconciler.subject().same_kind(&object.kind) {
                 inner.queue.wake(Work::Reconcile(reconciler), object.at(), self.millis());
             }
@@ -153,7 +154,7 @@ impl Controller {
         let at = NamespacedName { namespace: object.metadata.namespace.clone(), name: owner.name.clone() };
         for reconciler in Reconciler::ALL.into_iter().filter(|reconciler| reconciler.subject().same_kind(&kind)) {
             // A rolling update goes on when workers are ready.
-            if extent == Extent::Whole || reconciler.heeds_status() || inner.is_outdated(reconciler, &at) {
+            if extent == Extent::Whole || reconciler.traits().heeds_status || inner.is_outdated(reconciler, &at) {
                 inner.queue.wake(Work::Reconcile(reconciler), at.clone(), self.millis());
             }
             self.wake_status(inner, reconciler, &at, STATUS_WINDOW);

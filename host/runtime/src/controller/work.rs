@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dask_wasm_operator_core::{dask::Reconciler, plugin::HandlerName};
+use dask_wasm_operator_core::{dask::Reconciler, native::Native as _, plugin::HandlerName};
 
 /// Passes of one native reconciler at once: enough to keep the applier's connections busy while others wait for answers.
 const NATIVE_AT_ONCE: usize = 32;

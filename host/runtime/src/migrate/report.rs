@@ -3,10 +3,10 @@
 use std::fmt::{self, Display};
 
 use dask_wasm_operator_core::{
+    dask::KOPF_FINALIZER,
     dask::unknown_fields,
     names::{check_dns_label, check_label_value},
     object::{Object, Unreadable},
-    pipeline::KOPF_FINALIZER,
     schema::KnownFields,
     text::{STATUS_BYTES, line},
 };

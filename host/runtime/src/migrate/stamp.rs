@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 
 use dask_wasm_operator_core::{
+    dask::handed_back,
     dask::{KOPF_LAST_HANDLED, WORKER_ORDINALS},
-    pipeline::handed_back,
 };
 use serde_json::{Map, Value, json};
 

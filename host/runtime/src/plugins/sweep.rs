@@ -9,6 +9,8 @@ use std::{
 use dask_wasm_operator_core::{
     action::{Action, WriteError},
     contract::{KindReference, Manifest},
+    dask::Reconciler,
+    native::Native as _,
     object::{GroupVersionKind, ObjectKey, Resource},
     plugin::{PLUGIN_LABEL, removal},
     retry::{Backoff, Retry},
@@ -212,7 +214,9 @@ fn left(surroundings: &ManagerSurroundings, sweep: &Sweep, resources: &[Resource
     let objects = resources
         .iter()
         .flat_map(|resource| surroundings.index.list(&resource.kind).into_iter().map(move |o| (resource, o)));
-    objects.flat_map(|(resource, object)| removal(&sweep.plugin, &object, resource, &keeps)).collect()
+    objects
+        .flat_map(|(resource, object)| removal(&sweep.plugin, &object, resource, &keeps, Reconciler::makes))
+        .collect()
 }
 
 #[cfg(test)]

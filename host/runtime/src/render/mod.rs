@@ -10,10 +10,10 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 use anyhow::{Context as _, bail};
 use dask_wasm_operator_api::known_fields;
 use dask_wasm_operator_core::{
-    dask::{Environment, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler},
     memory::MemoryCluster,
     object::{GroupVersionKind, NamespacedName, ObjectKey},
-    pipeline::{Handler, Pipeline, SubjectState},
+    pipeline::SubjectState,
     plugin::HandlerName,
     ports::{Guest, Schedulers},
     spec::{DaskPluginSpec, HandlerState},

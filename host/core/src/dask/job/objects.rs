@@ -5,12 +5,13 @@ use serde_json::{Value, json};
 use super::{Environment, cluster_kind, runner_name};
 use crate::{
     dask::{
-        Reconciler, field_manager,
+        Reconciler,
         metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata},
         pod_spec::with_variables,
         replicas::Copied,
         workergroup::scheduler_address,
     },
+    native::Native as _,
     object::Object,
     spec::{DaskJobSpec, Metadata},
     wanted::WantedChild,
@@ -40,7 +41,7 @@ pub(super) fn cluster(
     });
     let asked = spec.cluster.spec.worker.replicas;
     let copied = Copied { source: job, path: "/spec/cluster/spec/worker/replicas", asked };
-    copied.write(WantedChild::new("cluster", object), live, &field_manager(Reconciler::Job))
+    copied.write(WantedChild::new("cluster", object), live, &Reconciler::Job.field_manager())
 }
 
 /// `pod`: its spec as it can be applied.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     dask::Reconciler,
+    native::Native as _,
     scheduler::Replies,
     spec::{Condition, ConditionStatus},
     wanted::Findings,

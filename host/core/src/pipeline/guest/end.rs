@@ -9,6 +9,7 @@ use super::{MountedHandler, tell};
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError},
     contract::Trigger,
+    native::Native,
     object::{NamespacedName, ObjectKey},
     ownership::is_patched_by,
     pipeline::{Pass, Pipeline, SubjectState, execute::Done},
@@ -16,14 +17,15 @@ use crate::{
     wanted::{Problem, Snapshot, SubjectPatch},
 };
 
-impl Pipeline<'_> {
+impl<N: Native> Pipeline<'_, N> {
     /// A subject that the handler is not about (any more): nothing is wanted for it.
     pub(super) async fn let_go(&self, handler: &MountedHandler, seen: &Snapshot, state: &mut SubjectState) -> Pass {
         state.let_go();
         let manager = handler.name.field_manager();
         let patched = is_patched_by(&seen.subject, &manager);
         let nothing = SubjectPatch { body: json!({"metadata": {}}), guarded: false };
-        let plan = self.plan(handler.author(&manager), state, seen, patched.then_some(&nothing), Some(Vec::new()));
+        let plan =
+            self.plan(handler.author(&manager, N::makes), state, seen, patched.then_some(&nothing), Some(Vec::new()));
         let done = self.remove(plan, state).await;
         if done.errors.is_empty() {
             *state = SubjectState::default();
@@ -84,7 +86,7 @@ impl Pipeline<'_> {
 
     fn removal_of_children(&self, handler: &MountedHandler, uid: &str) -> Vec<Action> {
         let manager = handler.name.field_manager();
-        let author = handler.author(&manager);
+        let author = handler.author(&manager, N::makes);
         let children = handler.children.iter().flat_map(|kind| self.observed.controlled_by(kind, uid));
         let ours = children.filter(|child| author.made(child, uid) && !child.is_being_deleted());
         let deletions = ours.filter_map(|child: Arc<_>| {

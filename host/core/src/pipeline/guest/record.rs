@@ -7,6 +7,7 @@ use super::{MountedHandler, is_passing, tell};
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError},
     fields::hex,
+    native::Native,
     object::{NamespacedName, Object, ObjectKey},
     ownership::is_record_of,
     pipeline::{Pass, Pipeline, SubjectState},
@@ -15,7 +16,7 @@ use crate::{
     wanted::Problem,
 };
 
-impl Pipeline<'_> {
+impl<N: Native> Pipeline<'_, N> {
     /// That `created` was handled, if it is on record.
     pub(super) fn record(&self, handler: &MountedHandler, subject: &Object) -> Option<HandledTrigger> {
         let kind = DASK_PLUGIN_RECORD.group_version_kind();

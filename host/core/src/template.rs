@@ -9,14 +9,10 @@
 //! A pod that we make ourselves, the runner of a job, is its own template: Kubernetes refuses most changes of it, and one that
 //! it allows (another image) would restart the job.
 
-use std::{
-    cell::LazyCell,
-    collections::{BTreeSet, HashMap},
-};
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Value, json};
 
-use super::{deployment_kind, pod_kind, pods::Pods, status::OUTDATED, workergroup::DeploymentStatus};
 use crate::{
     fields::{fingerprint, held_entries, held_part, stable_digest},
     object::{GroupVersionKind, ManagedFields, Object},
@@ -27,6 +23,9 @@ use crate::{
 /// Annotation on Deployments and runners of jobs: `v1:` and the digest of the pod spec that they were made from, after `build`
 /// mutators.
 pub const TEMPLATE_HASH: &str = "operator.dask.org/template-hash";
+
+/// Reason of the problem that an object was made from an older template, and is left as it is.
+const OUTDATED: &str = "TemplateOutdated";
 
 /// Which digest it is.
 const VERSION: &str = "v1:";
@@ -101,27 +100,15 @@ impl TemplateAnswers {
     }
 }
 
-/// A Deployment whose pods are left alone when its template changes, unless there is surely nothing to leave alone: what has
-/// never run holds no work, and a corrected template is what it waits for. It is written only if nothing changes meanwhile.
-pub(super) fn corrected<'a>(
-    child: WantedChild,
-    live: Option<&Object>,
-    pods: &LazyCell<Pods<'a>, impl FnOnce() -> Pods<'a>>,
-) -> WantedChild {
-    // Of one that another operator made, the API server is asked first whether the template is another at all.
-    let is_stamped = |live: &Object| live.metadata.annotations.contains_key(TEMPLATE_HASH);
-    let has_work = |live: &Object| DeploymentStatus::of(live).has_started() || !pods.have_never_run(live);
-    if live.is_none_or(|live| !is_stamped(live) || has_work(live)) {
-        return child;
-    }
-    WantedChild { guarded: true, on_new_template: OnNewTemplate::Apply, ..child }
+fn is_pod(kind: &GroupVersionKind) -> bool {
+    kind.same_kind(&GroupVersionKind::new("", "v1", "Pod"))
 }
 
 /// Where a kind holds a pod spec that is changed on purpose only, and what makes new pods when it changes.
 fn pod_spec_of(kind: &GroupVersionKind) -> Option<(&'static str, &'static str)> {
-    if kind.same_kind(&deployment_kind()) {
+    if kind.same_kind(&GroupVersionKind::new("apps", "v1", "Deployment")) {
         Some(("/spec/template/spec", "/spec/template"))
-    } else if kind.same_kind(&pod_kind()) {
+    } else if is_pod(kind) {
         Some(("/spec", "/spec"))
     } else {
         None
@@ -151,10 +138,10 @@ pub fn settle(mut child: WantedChild, live: Option<&Object>, manager: &str, is_s
     if !same && child.on_new_template != OnNewTemplate::Apply {
         leave_alone(&mut child.object, live, &live_value, manager);
         let problem = outdated(&child);
-        return Settled::Outdated { child, problem, counts: !kind.same_kind(&pod_kind()) };
+        return Settled::Outdated { child, problem, counts: !is_pod(&kind) };
     }
     child.object["metadata"]["annotations"][TEMPLATE_HASH] = json!(hash);
-    if kind.same_kind(&pod_kind()) {
+    if is_pod(&kind) {
         keep_pod(&mut child.object, live, &live_value, manager);
     } else {
         keep_template_metadata(&mut child.object, live, &live_value, manager);
@@ -168,7 +155,7 @@ fn outdated(child: &WantedChild) -> Option<Problem> {
         return None;
     }
     let (kind, name) = target(&child.object);
-    let remedy = if kind.same_kind(&pod_kind()) {
+    let remedy = if is_pod(&kind) {
         "set spec.suspend to true and then to false to start over"
     } else {
         "delete it to have it recreated"
@@ -176,7 +163,7 @@ fn outdated(child: &WantedChild) -> Option<Problem> {
     // One of several stands for all: when it has gone, the problem of the others is not a new one.
     let name = quote(name);
     let message = format!("{} {name} was made from an older template and is left as it is; {remedy}", kind.kind);
-    Some(Problem { permanent: !kind.same_kind(&pod_kind()), ..Problem::permanent(OUTDATED, message) })
+    Some(Problem { permanent: !is_pod(&kind), ..Problem::permanent(OUTDATED, message) })
 }
 
 /// The live spec as far as we hold it: applying that changes nothing. None: we hold nothing of it.

@@ -1,0 +1,41 @@
+//! Nothing is written to a subject before it is ours.
+
+use std::time::Duration;
+
+use super::{Pass, Pipeline, SubjectState};
+use crate::{
+    action::WriteError,
+    native::{Hold, Native},
+    object::Object,
+    wanted::{Findings, Problem},
+};
+
+impl<N: Native> Pipeline<'_, N> {
+    /// Frees a subject from whoever holds it. None: it is ours.
+    pub(super) async fn free(&self, native: N, subject: &Object, state: &mut SubjectState, now: u64) -> Option<Pass> {
+        let alive = !subject.is_being_deleted();
+        let removal = match native.hold(subject, self.observed, self.environment, now) {
+            Hold::Ours => return None,
+            Hold::Wait(left) => return Some(Pass { alive, requeue_after: Some(left), ..Pass::default() }),
+            Hold::Contested(left, problem) => {
+                let findings = Findings { facts: state.findings.facts.clone(), ..problem.into() };
+                state.find(&findings);
+                return Some(Pass { alive, requeue_after: Some(left), findings, ..Pass::default() });
+            }
+            Hold::Free(action) => action,
+        };
+        Some(match self.writes.write(removal).await {
+            // What changed wakes the subject again.
+            Ok(_) => Pass { alive, writes: 1, ..Pass::default() },
+            Err(WriteError::Stale { .. } | WriteError::NotLeader | WriteError::Withdrawn) => {
+                Pass { alive, requeue_after: Some(Duration::from_secs(1)), ..Pass::default() }
+            }
+            Err(error) => {
+                let findings = Findings::from(Problem::passing(error.kind(), format!("{}: {error}", subject.key())));
+                state.find(&findings);
+                let retry = state.backoff.fail(&subject.metadata.uid, None, None);
+                Pass { alive, retry: Some(retry), findings, ..Pass::default() }
+            }
+        })
+    }
+}
