@@ -20,14 +20,12 @@ use sha2::{Digest, Sha256};
 use crate::{
     action::{Action, Apply, Precondition, WriteError, Written},
     claim::claimed,
-    dask::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, Reconciler, pod_kind, pod_summary_kind, summary},
     fields::hex,
     inheritance::inherited,
-    native::Native as _,
+    native::{Native, Summary},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
-    ownership::is_of_author,
-    ports::{Observed, Pending, Schedulers, Writes},
-    scheduler::{Left, Scheduler, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
+    ownership::{Makes, is_of_author},
+    ports::{Observed, Pending, Writes},
     schema::KnownFields,
 };
 pub use kinds::{built_in_kinds, built_in_resources};
@@ -39,6 +37,9 @@ pub struct MemoryCluster {
     resources: Vec<Resource>,
     created_at: String,
     known_fields: Arc<KnownFields>,
+    /// What native reconcilers make, and keep of what.
+    makes: Makes,
+    summaries: Vec<Summary>,
     objects: Mutex<Objects>,
 }
 
@@ -52,7 +53,7 @@ struct Objects {
     written: Vec<(ObjectKey, String)>,
     /// The field that was changed last by a manager that had applied it before.
     changed: Option<String>,
-    /// Addresses of the workers that the schedulers were asked to retire.
+    /// Addresses of the workers that schedulers were asked to retire.
     retired: BTreeSet<String>,
 }
 
@@ -60,7 +61,20 @@ impl MemoryCluster {
     /// An empty cluster that serves these kinds. `created_at` is the time of all objects, RFC 3339.
     pub fn new(resources: Vec<Resource>, created_at: &str) -> Self {
         let created_at = created_at.to_owned();
-        Self { resources, created_at, known_fields: Arc::default(), objects: Mutex::default() }
+        Self {
+            resources,
+            created_at,
+            known_fields: Arc::default(),
+            makes: |_, _| false,
+            summaries: Vec::new(),
+            objects: Mutex::default(),
+        }
+    }
+
+    /// The same, for an operator with these reconcilers.
+    #[must_use]
+    pub fn that_serves<N: Native>(self) -> Self {
+        Self { makes: N::makes, summaries: N::summaries(), ..self }
     }
 
     /// The same, as a server that says which fields it knows.
@@ -101,6 +115,16 @@ impl MemoryCluster {
     /// All objects, ordered by kind and name.
     pub fn objects(&self) -> Vec<Arc<Object>> {
         self.lock().stored.values().map(|stored| Arc::clone(&stored.seen)).collect()
+    }
+
+    /// Remembers that schedulers were asked to retire these workers.
+    pub(crate) fn retire(&self, addresses: impl IntoIterator<Item = String>) {
+        self.lock().retired.extend(addresses);
+    }
+
+    /// Whether a scheduler was asked to retire the worker at this address.
+    pub(crate) fn is_retired(&self, address: &str) -> bool {
+        self.lock().retired.contains(address)
     }
 
     /// The resource version of the last change.
@@ -174,7 +198,7 @@ impl MemoryCluster {
         let stale = |message: &str| WriteError::Stale { object: key.clone(), message: message.to_owned() };
         let live = objects.stored.get(key).map(|stored| Arc::clone(&stored.seen));
         match (&apply.precondition, &live) {
-            (Precondition::Absent, Some(live)) if is_of_author(apply, live, Reconciler::makes) => {
+            (Precondition::Absent, Some(live)) if is_of_author(apply, live, self.makes) => {
                 return Err(stale("it exists already"));
             }
             (Precondition::Absent, Some(_)) => {
@@ -382,9 +406,9 @@ impl Observed for MemoryCluster {
     fn controlled_by(&self, kind: &GroupVersionKind, uid: &str) -> Vec<Arc<Object>> {
         let objects = self.lock();
         let stored = objects.stored.values().map(|stored| &stored.seen);
-        if *kind == pod_summary_kind() {
-            let pods = stored.filter(|object| object.kind.same_kind(&pod_kind()));
-            let summaries = pods.map(|pod| Arc::new(summary(Arc::new(kind.clone()), pod)));
+        if let Some(summary) = self.summaries.iter().find(|summary| summary.kind == *kind) {
+            let whole = stored.filter(|object| object.kind.same_kind(&summary.of));
+            let summaries = whole.map(|object| Arc::new((summary.make)(Arc::new(kind.clone()), object)));
             return summaries.filter(|summary| summary.is_controlled_by(uid)).collect();
         }
         stored.filter(|object| object.kind.same_kind(kind) && object.is_controlled_by(uid)).cloned().collect()
@@ -451,37 +475,5 @@ impl Writes for MemoryCluster {
     fn is_gone(&self, _resource: Resource, object: ObjectKey, uid: String) -> Pending<'_, Result<bool, WriteError>> {
         let gone = self.lock().stored.get(&object).is_none_or(|stored| stored.seen.metadata.uid != uid);
         Box::pin(std::future::ready(Ok(gone)))
-    }
-}
-
-/// Its schedulers are busy, have the workers that they want, and give any of them up.
-impl Schedulers for MemoryCluster {
-    fn call(&self, scheduler: Scheduler, call: SchedulerCall) -> Pending<'_, Result<SchedulerReply, SchedulerError>> {
-        let cluster = scheduler.cluster;
-        let is_worker = |object: &Object| {
-            let label = |key: &str| object.metadata.labels.get(key).map(String::as_str);
-            object.metadata.namespace == cluster.namespace
-                && label(CLUSTER_NAME_LABEL) == Some(&cluster.name)
-                && label(COMPONENT_LABEL) == Some("worker")
-        };
-        let workers = || {
-            let objects = self.objects().into_iter().filter(|object| is_worker(object));
-            objects.map(|object| object.metadata.name.clone())
-        };
-        let worker = |name: String| {
-            let address = format!("tcp://{name}");
-            let retiring = self.lock().retired.contains(&address).then_some(Left::Nothing);
-            SchedulerWorker { name, address, place: 0, retiring }
-        };
-        let reply = match call {
-            SchedulerCall::Workers => SchedulerReply::Workers(workers().map(worker).collect()),
-            SchedulerCall::AdaptiveTarget => SchedulerReply::AdaptiveTarget(workers().count() as u64),
-            SchedulerCall::IdleSince => SchedulerReply::IdleSince(None),
-            SchedulerCall::Retire(addresses) => {
-                self.lock().retired.extend(addresses.iter().cloned());
-                SchedulerReply::Retired(addresses)
-            }
-        };
-        Box::pin(std::future::ready(Ok(reply)))
     }
 }

@@ -28,6 +28,9 @@ pub trait Native: Copy + Debug + Eq + Hash + Ord + Send + Sync + 'static {
     /// Kind of the subjects.
     fn subject(self) -> GroupVersionKind;
 
+    /// Kinds that are kept as summaries only, whoever reads them.
+    fn summaries() -> Vec<Summary>;
+
     /// Kinds of the children.
     fn children(self) -> Vec<GroupVersionKind>;
 
@@ -94,6 +97,17 @@ pub struct Traits {
     pub announces: bool,
     /// Whether each child stands for itself, so that one goes whatever becomes of the others.
     pub has_independent_children: bool,
+}
+
+/// What is kept of the objects of a kind that are many and large, in their place.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// The kind under which summaries are kept. No API server knows it.
+    pub kind: GroupVersionKind,
+    /// What they are summaries of.
+    pub of: GroupVersionKind,
+    /// Makes one. The first parameter is `kind`, to be shared.
+    pub make: fn(Arc<GroupVersionKind>, &Object) -> Object,
 }
 
 /// A lookup beyond the children of a subject. What it finds may change without waking the subject: whom a change concerns is

@@ -8,7 +8,7 @@ use std::sync::{
 use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
     contract::{Call, Child, HandlerDeclaration, KindReference, Outcome, Permissions, Subscription, TriggerRequest},
-    dask::{Environment, Handler, Pipeline},
+    dask::{Environment, Handler, Pipeline, cluster_in_memory},
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, NamespacedName, Object, Resource},
     pipeline::{MountedHandler, SubjectState},
@@ -114,7 +114,7 @@ fn handler() -> Handler {
 #[test]
 fn children_of_a_subject_that_left_are_deleted_as_soon_as_that_is_possible() {
     let world = World {
-        cluster: MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z"),
+        cluster: cluster_in_memory(built_in_resources(), "2026-11-22T18:30:00Z"),
         is_subject_seen: AtomicBool::new(true),
         is_away: AtomicBool::new(false),
     };

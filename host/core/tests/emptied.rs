@@ -3,7 +3,7 @@
 
 use dask_wasm_operator_core::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError},
-    dask::{Environment, Handler, Pipeline, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler, cluster_in_memory},
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, NamespacedName, ObjectKey},
     pipeline::SubjectState,
@@ -30,7 +30,7 @@ struct World {
 
 impl World {
     fn new(field: Option<&Value>) -> Self {
-        let cluster = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
+        let cluster = cluster_in_memory(built_in_resources(), "2026-11-22T18:30:00Z");
         let pod = |name: &str| json!({"containers": [{"name": name, "image": "i"}]});
         let service = json!({"ports": [{"port": 8786}]});
         let subject = cluster.create(json!({

@@ -8,7 +8,7 @@ use std::{
 
 use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
-    dask::{Environment, Handler, Pipeline, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler, cluster_in_memory},
     memory::{MemoryCluster, built_in_resources},
     object::{NamespacedName, Object, ObjectKey},
     pipeline::SubjectState,
@@ -54,7 +54,7 @@ impl World {
     /// A cluster as the Python operator leaves it behind.
     fn made(change: impl FnOnce(&mut Value)) -> Self {
         let made: Value = serde_json::from_str(MADE).unwrap();
-        let cluster = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
+        let cluster = cluster_in_memory(built_in_resources(), "2026-11-22T18:30:00Z");
         let mut worker = made["wg"]["spec"]["worker"].clone();
         worker["replicas"] = json!(1);
         let mut simple = json!({

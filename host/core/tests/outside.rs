@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use dask_wasm_operator_core::{
     contract::EventNote,
-    dask::{Environment, Handler, Pipeline, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler, cluster_in_memory},
     memory::{MemoryCluster, built_in_resources},
     native::Native as _,
     object::{NamespacedName, Object, ObjectKey},
@@ -88,7 +88,7 @@ fn objects() -> [Value; 3] {
 
 impl World {
     fn new() -> Self {
-        let cluster = MemoryCluster::new(built_in_resources(), &rfc3339(BEGIN));
+        let cluster = cluster_in_memory(built_in_resources(), &rfc3339(BEGIN));
         for object in objects() {
             cluster.create(object).unwrap();
         }

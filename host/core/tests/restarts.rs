@@ -14,7 +14,7 @@ use std::{
 use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
     contract::EventNote,
-    dask::{Environment, Handler, Pipeline, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler, cluster_in_memory},
     memory::{MemoryCluster, built_in_resources},
     native::Native as _,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
@@ -158,7 +158,7 @@ fn objects() -> Vec<Value> {
 impl World {
     /// As it is after a while.
     fn new(has_status: bool) -> Self {
-        let cluster = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
+        let cluster = cluster_in_memory(built_in_resources(), "2026-11-22T18:30:00Z");
         for object in objects() {
             cluster.create(object).unwrap();
         }

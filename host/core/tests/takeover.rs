@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
-    dask::{Environment, Handler, KOPF_FINALIZER, Pipeline, Reconciler, cluster_kind, worker_group_kind},
+    dask::{
+        Environment, Handler, KOPF_FINALIZER, Pipeline, Reconciler, cluster_in_memory, cluster_kind, worker_group_kind,
+    },
     memory::{MemoryCluster, built_in_resources},
     native::Native as _,
     object::{NamespacedName, ObjectKey},
@@ -46,7 +48,7 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 
 impl World {
     fn new() -> Self {
-        let cluster = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
+        let cluster = cluster_in_memory(built_in_resources(), "2026-11-22T18:30:00Z");
         cluster.create(simple()).unwrap();
         Self { cluster, state: SubjectState::default(), environment: Environment::default(), now: NOW }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use dask_wasm_operator_core::{
-    dask::{Environment, Handler, Pipeline, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler, cluster_in_memory},
     memory::{MemoryCluster, built_in_resources},
     native::Native as _,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource, Unreadable},
@@ -105,7 +105,7 @@ fn autoscaler() -> Value {
 
 impl World {
     fn new() -> Self {
-        let cluster_in_memory = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
+        let cluster_in_memory = cluster_in_memory(built_in_resources(), "2026-11-22T18:30:00Z");
         for object in [cluster(), job(), autoscaler()] {
             cluster_in_memory.create(object).unwrap();
         }

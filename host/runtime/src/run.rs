@@ -24,7 +24,8 @@ use dask_wasm_operator_cluster::{
     watch::{WatchHandle, Watches},
 };
 use dask_wasm_operator_core::{
-    dask::{cluster_kind, idle_since, scheduler_pod},
+    dask::{Reconciler, cluster_kind, idle_since, scheduler_pod},
+    native::Native as _,
     object::{Metadata, Object},
     ports::{Observed, Writes},
     spec::{DASK_PLUGIN, code_resource},
@@ -191,7 +192,9 @@ impl Operator {
         let [plugins_changed, statuses_changed, namespaces_changed, definitions_changed] =
             std::array::from_fn(|_| Arc::new(Notify::new()));
         let changed = [&plugins_changed, &statuses_changed, &namespaces_changed, &definitions_changed].map(Arc::clone);
-        let index = Arc::new(Index::new(sink(changes, changed, operator_namespace.clone())));
+        let index = Arc::new(
+            Index::new(sink(changes, changed, operator_namespace.clone())).that_keeps(Reconciler::summaries()),
+        );
         let watches = Watches::new(clients.watch.clone(), Arc::clone(&index));
         let events = Events::start(clients.unary.clone(), gate.clone(), host_name(), settings.events);
         let metrics =

@@ -18,8 +18,8 @@ use std::{
 };
 
 use dask_wasm_operator_core::{
-    dask::{pod_summary_kind, summary},
     inheritance::abridge,
+    native::Summary,
     object::{GroupVersionKind, ManagedFields, NamespacedName, Object, ObjectKey, OwnerReference, WireObject},
     selector::Selector,
 };
@@ -81,6 +81,7 @@ pub struct Index {
     /// Held from a change until the sink has it: keeps changes in order while readers go on.
     writer: Mutex<()>,
     sink: Sink,
+    summaries: Vec<Summary>,
     shared: Mutex<SharedParts>,
 }
 
@@ -134,7 +135,19 @@ impl Uids {
 impl Index {
     /// An empty store.
     pub fn new(sink: impl Fn(Change) + Send + Sync + 'static) -> Self {
-        Self { state: RwLock::default(), writer: Mutex::default(), sink: Box::new(sink), shared: Mutex::default() }
+        Self {
+            state: RwLock::default(),
+            writer: Mutex::default(),
+            sink: Box::new(sink),
+            summaries: Vec::new(),
+            shared: Mutex::default(),
+        }
+    }
+
+    /// The same, keeping summaries of some kinds.
+    #[must_use]
+    pub fn that_keeps(self, summaries: Vec<Summary>) -> Self {
+        Self { summaries, ..self }
     }
 
     /// One object.
@@ -224,8 +237,8 @@ impl Index {
         let kind = known.unwrap_or_else(|| Arc::new(kind.clone()));
         let is_of_metadata = kind.of_metadata().is_some();
         let mut object = Object::new(Arc::clone(&kind), wire);
-        if *kind == pod_summary_kind() {
-            object = summary(kind, &object);
+        if let Some(summary) = self.summaries.iter().find(|summary| summary.kind == *kind) {
+            object = (summary.make)(kind, &object);
         }
         if is_of_metadata {
             // kubectl keeps the whole content in an annotation, too.

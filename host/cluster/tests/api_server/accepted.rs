@@ -6,8 +6,8 @@ use anyhow::{Context as _, ensure};
 use dask_wasm_operator_api::known_fields;
 use dask_wasm_operator_cluster::published::PublishedFields;
 use dask_wasm_operator_core::{
-    dask::{Environment, Handler, Pipeline, Reconciler},
-    memory::{MemoryCluster, built_in_resources},
+    dask::{Environment, Handler, Pipeline, Reconciler, cluster_in_memory},
+    memory::built_in_resources,
     pipeline::SubjectState,
     schema::KnownFields,
 };
@@ -109,7 +109,7 @@ fn cluster(pod: &Value, service: &Value) -> Value {
 
 /// The scheduler's Deployment and Service as we apply them.
 async fn wanted(cluster: &Value, known: KnownFields) -> anyhow::Result<[Value; 2]> {
-    let memory = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z").that_knows(known);
+    let memory = cluster_in_memory(built_in_resources(), "2026-11-22T18:30:00Z").that_knows(known);
     let key = memory.create(cluster.clone()).map_err(anyhow::Error::msg)?;
     let environment = Environment::default();
     let pipeline = Pipeline { observed: &memory, writes: &memory, environment: &environment };

@@ -26,6 +26,8 @@ use dask_wasm_operator_cluster::{
 use dask_wasm_operator_core::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
     contract::KindReference,
+    dask::Reconciler,
+    native::Native as _,
     object::{NamespacedName, Object, ObjectKey, Resource},
     ports::Writes,
 };
@@ -56,7 +58,7 @@ async fn in_world(body: impl AsyncFnOnce(World) -> anyhow::Result<()>) -> anyhow
     let clients = connect(cluster.kubeconfig()).await?;
     with_namespace(&admin.clone(), async |namespace| {
         let discovery = Discovery::start(clients.unary.clone()).await?;
-        let index = Arc::new(Index::new(|_| ()));
+        let index = Arc::new(Index::new(|_| ()).that_keeps(Reconciler::summaries()));
         let applier = Applier::new(clients.unary.clone(), Arc::clone(&index), Gate::open(), CONCURRENCY);
         let watches = Watches::new(clients.watch.clone(), Arc::clone(&index));
         body(World { namespace: namespace.to_owned(), admin, clients, discovery, index, applier, watches }).await

@@ -8,7 +8,7 @@ use std::{
 use dask_wasm_operator_cluster::index::{Index, Scope, WatchId};
 use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
-    dask::{deployment_kind, service_kind, worker_group_kind},
+    dask::{cluster_in_memory, deployment_kind, service_kind, worker_group_kind},
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, Object, ObjectKey},
     plugin::PLUGIN_LABEL,
@@ -58,7 +58,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new() -> Self {
-        let cluster = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
+        let cluster = cluster_in_memory(built_in_resources(), "2026-11-22T18:30:00Z");
         Self { cluster, history: Mutex::default() }
     }
 

@@ -1,13 +1,13 @@
 //! Annotations that are read back: anybody may have written them. What can't be meant is read as if it were not there, and
 //! this says so; what the record of workers says is checked where it is read.
 
-use super::{
-    PAUSED,
-    autoscaler::{COOLDOWN_UNTIL, cooldown_until, is_cooldown},
-    job::{ACTIVE_SINCE, FAILED_AT, FAILED_ATTEMPTS},
-    replicas::COPIED_REPLICAS,
-};
 use crate::{
+    dask::{
+        autoscaler::{COOLDOWN_UNTIL, cooldown_until, is_cooldown},
+        children::replicas::COPIED_REPLICAS,
+        job::{ACTIVE_SINCE, FAILED_AT, FAILED_ATTEMPTS},
+    },
+    names::PAUSED,
     object::Object,
     time::{CLOCK_SKEW, epoch_millis, millis},
     wanted::Problem,

@@ -3,55 +3,45 @@
 //! Pure functions from a snapshot; the pipeline does the rest, exactly as for a plugin. Names, labels, selectors, environment
 //! and ports are those that clients of the Python operator rely on.
 
-mod allocation;
 mod annotations;
 mod autoscaler;
+mod children;
 mod cluster;
-mod corrected;
-mod idle;
+mod environment;
+mod in_memory;
 mod job;
-mod metadata;
-mod pod_spec;
+mod kinds;
+mod naming;
 mod pods;
 mod poll;
-mod registered;
+mod reconciler;
 mod remedy;
-mod removal;
-mod replicas;
-mod scaling;
-mod service;
 mod status;
 mod takeover;
-mod update;
-mod worker_set;
-mod workergroup;
+mod workers;
 
-pub use allocation::WorkerAllocation;
 pub use annotations::noted_time;
-pub use idle::idle_since;
-pub use metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, EXCLUDED_PREFIXES, WORKER_GROUP_NAME_LABEL};
-pub use pod_spec::unknown_fields;
+pub use children::{pod_spec::unknown_fields, replicas::KOPF_LAST_HANDLED};
+pub use cluster::idle::idle_since;
+pub use environment::{DEFAULT_CLUSTER_DOMAIN, EXCLUDED_PREFIXES, Environment, WorkerAllocation};
+pub use in_memory::cluster_in_memory;
+pub use kinds::{autoscaler_kind, cluster_kind, deployment_kind, job_kind, pod_kind, service_kind, worker_group_kind};
+pub use naming::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, WORKER_GROUP_NAME_LABEL};
 pub use pods::{SchedulerPod, pod_summary_kind, pod_summary_resource, scheduler_pod, summary};
-pub use replicas::KOPF_LAST_HANDLED;
+pub use reconciler::Reconciler;
 pub use takeover::{KOPF_FINALIZER, handed_back};
-pub use worker_set::WORKER_ORDINALS;
-use worker_set::without_workers;
+pub use workers::worker_set::WORKER_ORDINALS;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use self::remedy::Place;
+use self::{cluster::idle, remedy::Place};
 use crate::{
-    error::of_field,
-    names::{PAUSED, end_of_pause},
-    native::{Hold, Lookup, Native, Traits},
-    object::{GroupVersionKind, NamespacedName, Object, ObjectKey},
+    native::{Hold, Lookup, Native, Summary, Traits},
+    object::{GroupVersionKind, Object},
     pipeline,
     ports::Observed,
-    quote::quote,
-    spec::{DASK_AUTOSCALER, DASK_CLUSTER, DASK_GROUP, DASK_JOB, DASK_VERSION, DASK_WORKER_GROUP},
     wanted::{Findings, Problem, Snapshot, Wanted},
 };
 
@@ -61,102 +51,7 @@ pub type Pipeline<'a> = pipeline::Pipeline<'a, Reconciler>;
 /// A Dask reconciler, or a handler of a plugin.
 pub type Handler = pipeline::Handler<Reconciler>;
 
-/// The native reconcilers. Each is a pure description and two pure functions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reconciler {
-    /// DaskCluster → scheduler Deployment and Service, default worker group.
-    Cluster,
-    /// DaskWorkerGroup → one Deployment per worker.
-    WorkerGroup,
-    /// DaskJob → DaskCluster and the pod that runs the job.
-    Job,
-    /// DaskAutoscaler → replicas of a DaskWorkerGroup, as its scheduler asks for.
-    Autoscaler,
-    /// DaskCluster with `idleTimeout` → its end, when its scheduler has had nothing to do for so long.
-    IdleShutdown,
-}
-
-/// Kubernetes' usual DNS domain.
-pub const DEFAULT_CLUSTER_DOMAIN: &str = "cluster.local";
-
-/// What holds for every subject of a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Environment {
-    /// The cluster's DNS domain, `cluster.local`.
-    pub cluster_domain: String,
-    /// How long a scheduler may be silent until surplus workers are removed without asking it.
-    pub scale_down_deadline: Duration,
-    /// Whether to write to objects that the Python operator looks after, too.
-    pub force_takeover: bool,
-    /// How many workers of a group are made at a time; none: all at once.
-    pub worker_allocation: Option<WorkerAllocation>,
-    /// Labels and annotations that begin so are not propagated to children.
-    pub excluded_prefixes: Vec<String>,
-}
-
-impl Default for Environment {
-    fn default() -> Self {
-        Self {
-            cluster_domain: DEFAULT_CLUSTER_DOMAIN.to_owned(),
-            scale_down_deadline: Duration::from_secs(120),
-            force_takeover: false,
-            worker_allocation: None,
-            excluded_prefixes: EXCLUDED_PREFIXES.map(str::to_owned).to_vec(),
-        }
-    }
-}
-
-/// Kind of a Deployment.
-pub fn deployment_kind() -> GroupVersionKind {
-    GroupVersionKind::new("apps", "v1", "Deployment")
-}
-
-/// Kind of a Service.
-pub fn service_kind() -> GroupVersionKind {
-    GroupVersionKind::new("", "v1", "Service")
-}
-
-/// Kind of a Pod.
-pub fn pod_kind() -> GroupVersionKind {
-    GroupVersionKind::new("", "v1", "Pod")
-}
-
-/// Kind of a DaskCluster.
-pub fn cluster_kind() -> GroupVersionKind {
-    GroupVersionKind::new(DASK_GROUP, DASK_VERSION, DASK_CLUSTER.kind)
-}
-
-/// The DaskCluster of this name beside an object.
-fn cluster_key(beside: &Object, name: &str) -> ObjectKey {
-    let at = NamespacedName { namespace: beside.metadata.namespace.clone(), name: name.to_owned() };
-    ObjectKey { kind: cluster_kind(), at }
-}
-
-/// Kind of a DaskWorkerGroup.
-pub fn worker_group_kind() -> GroupVersionKind {
-    GroupVersionKind::new(DASK_GROUP, DASK_VERSION, DASK_WORKER_GROUP.kind)
-}
-
-/// Kind of a DaskJob.
-pub fn job_kind() -> GroupVersionKind {
-    GroupVersionKind::new(DASK_GROUP, DASK_VERSION, DASK_JOB.kind)
-}
-
-/// Kind of a DaskAutoscaler.
-pub fn autoscaler_kind() -> GroupVersionKind {
-    GroupVersionKind::new(DASK_GROUP, DASK_VERSION, DASK_AUTOSCALER.kind)
-}
-
 impl Reconciler {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Cluster, Self::WorkerGroup, Self::Job, Self::Autoscaler, Self::IdleShutdown];
-
-    /// Where a person wrote a section of the subject's spec.
-    fn place(self, seen: &Snapshot, section: &str) -> Place {
-        let cluster = if self == Self::WorkerGroup { seen.related_one(workergroup::CLUSTER) } else { None };
-        Place::of(&seen.subject, section, cluster.map(AsRef::as_ref))
-    }
-
     /// The part of the subject's spec that a child of this kind is made from.
     fn section(self, child: &GroupVersionKind) -> Option<&'static str> {
         match (self, child.kind.as_str()) {
@@ -197,6 +92,10 @@ impl Native for Reconciler {
         }
     }
 
+    fn summaries() -> Vec<Summary> {
+        vec![Summary { kind: pod_summary_kind(), of: pod_kind(), make: summary }]
+    }
+
     fn children(self) -> Vec<GroupVersionKind> {
         match self {
             Self::Cluster => vec![deployment_kind(), service_kind(), worker_group_kind()],
@@ -233,7 +132,7 @@ impl Native for Reconciler {
     fn lookups(self, subject: &Object, children: &[Arc<Object>]) -> Vec<(&'static str, Lookup)> {
         match self {
             Self::Cluster => cluster::lookups(subject, children),
-            Self::WorkerGroup => workergroup::lookups(subject),
+            Self::WorkerGroup => workers::lookups(subject),
             Self::Autoscaler => autoscaler::lookups(subject),
             Self::Job | Self::IdleShutdown => Vec::new(),
         }
@@ -250,7 +149,7 @@ impl Native for Reconciler {
     fn reconcile(self, seen: &Snapshot, environment: &Environment) -> Wanted {
         match self {
             Self::Cluster => cluster::reconcile(seen, environment),
-            Self::WorkerGroup => workergroup::reconcile(seen, environment),
+            Self::WorkerGroup => workers::reconcile(seen, environment),
             Self::Job => job::reconcile(seen, environment),
             Self::Autoscaler => autoscaler::reconcile(seen),
             Self::IdleShutdown => idle::reconcile(seen),
@@ -262,7 +161,7 @@ impl Native for Reconciler {
     }
 
     fn remedy(self, seen: &Snapshot, child: &GroupVersionKind, words: &str, fields: &[String]) -> Option<String> {
-        let place = self.section(child).map(|section| self.place(seen, section));
+        let place = self.section(child).map(|section| Place::within(self, seen, section));
         remedy::of_refusal(words, fields, child, place.as_ref())
     }
 
@@ -284,17 +183,4 @@ impl Native for Reconciler {
     fn has_failing_pods(self, reason: &str) -> bool {
         self != Self::Autoscaler && status::is_of_failing_pods(reason)
     }
-}
-
-/// Decodes a subject's `spec`, naming the field that is wrong.
-fn decode_spec<T: DeserializeOwned>(subject: &Object) -> Result<T, Problem> {
-    let invalid = |path: &str, why: String| {
-        let at = if path == "." { "spec".to_owned() } else { format!("spec.{path}") };
-        let message = format!("{} {}: {at}: {why}; correct this field", subject.kind.kind, subject.metadata.name);
-        Problem::permanent("InvalidSpec", message)
-    };
-    let Some(raw) = subject.fields.get("spec") else { return Err(invalid(".", "is missing".to_owned())) };
-    let mut decoder = serde_json::Deserializer::from_str(raw.get());
-    serde_path_to_error::deserialize(&mut decoder)
-        .map_err(|error| invalid(&error.path().to_string(), quote(&of_field(error.inner()))))
 }

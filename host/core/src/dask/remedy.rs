@@ -5,11 +5,12 @@
 
 use std::fmt;
 
-use super::Reconciler;
 use crate::{
     action::is_about_what_cannot_change,
+    dask::{naming::CLUSTER, reconciler::Reconciler},
     native::Native as _,
     object::{GroupVersionKind, Object},
+    wanted::Snapshot,
 };
 
 /// Fields that one remedy names.
@@ -25,6 +26,12 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// Where a person wrote a section of the subject's spec.
+    pub(super) fn within(reconciler: Reconciler, seen: &Snapshot, section: &str) -> Self {
+        let cluster = if reconciler == Reconciler::WorkerGroup { seen.related_one(CLUSTER) } else { None };
+        Self::of(&seen.subject, section, cluster.map(AsRef::as_ref))
+    }
+
     /// Where a section of a subject's spec was written. `cluster` is the DaskCluster of a group.
     pub(crate) fn of(subject: &Object, section: &str, cluster: Option<&Object>) -> Self {
         let place =

@@ -5,16 +5,15 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
-    COMPONENT_LABEL, Reconciler,
-    cluster::{WORKERS, default_group_name, scheduler_name},
-    deployment_kind, end_of_pause,
-    pods::{Pods, TroubleKind},
-    remedy::{Place, by_cause},
-    service_kind, worker_group_kind,
-    workergroup::{CLUSTER, DeploymentStatus, worker_selector},
-};
 use crate::{
+    dask::{
+        kinds::{deployment_kind, service_kind, worker_group_kind},
+        naming::{CLUSTER, COMPONENT_LABEL, WORKERS, default_group_name, scheduler_name, worker_selector},
+        pods::{DeploymentStatus, Pods, TroubleKind},
+        reconciler::Reconciler,
+        remedy::{Place, by_cause},
+    },
+    names::end_of_pause,
     object::Object,
     quote::{and_more, quote},
     spec::{
@@ -26,9 +25,6 @@ use crate::{
 
 /// Problems that make a subject what clients call an error: only a change of the subject can help.
 const ERRORS: [&str; 2] = [INVALID_NAME, "InvalidSpec"];
-
-/// Fields that the API server does not know; everything else is made.
-pub(super) const UNKNOWN_FIELD: &str = "UnknownField";
 
 /// The reasons where pods can't be made.
 const SCHEDULER_FAILED: &str = "SchedulerFailed";
@@ -259,7 +255,7 @@ struct Failure {
 /// What is wrong with workers that are not ready, by kind.
 fn failures(seen: &Snapshot) -> Vec<Failure> {
     let pods = Pods::of(seen, Some("worker"));
-    let place = Reconciler::WorkerGroup.place(seen, "spec.worker.spec");
+    let place = Place::within(Reconciler::WorkerGroup, seen, "spec.worker.spec");
     let mut failures: BTreeMap<Option<TroubleKind>, Failure> = BTreeMap::new();
     for deployment in workers_of(&seen.children) {
         let status = DeploymentStatus::of(deployment);

@@ -9,12 +9,16 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Map, Value};
 
-use super::{
-    Environment, Reconciler, annotations::TAKEN_OVER_AT, cluster_kind, replicas::COPIED_REPLICAS, without_workers,
-    worker_set::WORKER_ORDINALS,
-};
 use crate::{
     action::Action,
+    dask::{
+        annotations::TAKEN_OVER_AT,
+        children::replicas::COPIED_REPLICAS,
+        environment::Environment,
+        kinds::cluster_kind,
+        reconciler::Reconciler,
+        workers::worker_set::{WORKER_ORDINALS, without_workers},
+    },
     native::{Hold, Native as _},
     object::{NamespacedName, Object},
     ports::Observed,

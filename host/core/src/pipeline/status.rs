@@ -163,7 +163,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        dask::{Environment, Reconciler, cluster_kind},
+        dask::{Environment, Reconciler, cluster_in_memory, cluster_kind},
         memory::{MemoryCluster, built_in_resources},
         object::{GroupVersionKind, Object, ObjectKey, Resource},
         ports::Observed,
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn what_a_status_has_no_place_for_is_told_once_all_the_same() {
-        let cluster = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
+        let cluster = cluster_in_memory(built_in_resources(), "2026-11-22T18:30:00Z");
         let simple = json!({"apiVersion": "kubernetes.dask.org/v1", "kind": "DaskCluster",
             "metadata": {"name": "simple", "namespace": "n"}, "spec": {}});
         let ObjectKey { at, .. } = cluster.create(simple).unwrap();

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use dask_wasm_operator_core::{
     contract::EventNote,
-    dask::{Environment, Handler, Pipeline, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler, cluster_in_memory},
     memory::{MemoryCluster, built_in_resources},
     native::Native as _,
     object::{NamespacedName, Object, ObjectKey},
@@ -70,7 +70,7 @@ impl World {
         objects: impl IntoIterator<Item = Value>,
         scheduler: impl FnMut(&SchedulerCall, u64) -> Answer + 'static,
     ) -> Self {
-        let cluster = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
+        let cluster = cluster_in_memory(built_in_resources(), "2026-11-22T18:30:00Z");
         objects.into_iter().for_each(|object| {
             cluster.create(object).unwrap();
         });

@@ -1,7 +1,7 @@
 //! A cluster in memory with one DaskJob, and a clock that is set by hand.
 
 use dask_wasm_operator_core::{
-    dask::{Environment, Handler, Pipeline, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler, cluster_in_memory},
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, NamespacedName, ObjectKey},
     pipeline::{Pass, SubjectState},
@@ -60,7 +60,7 @@ pub(crate) fn with(mut job: Value, fields: Value) -> Value {
 
 impl World {
     pub(crate) fn new(job: Value) -> Self {
-        let cluster = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
+        let cluster = cluster_in_memory(built_in_resources(), "2026-11-22T18:30:00Z");
         cluster.create(job).unwrap();
         Self {
             cluster,

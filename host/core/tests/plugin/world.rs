@@ -11,7 +11,7 @@ use dask_wasm_operator_core::{
         Call, Child, HandlerDeclaration, KindReference, Outcome, Patch, PatchPermission, PatchStrategy, PatchTarget,
         Permissions, Subscription, TriggerRequest,
     },
-    dask::{Environment, Handler, Pipeline, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler, cluster_in_memory},
     memory::{MemoryCluster, built_in_resources},
     native::Native as _,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource, Unreadable},
@@ -217,7 +217,7 @@ pub(crate) struct World {
 impl World {
     /// One DaskCluster, `simple`.
     pub(crate) fn new() -> Self {
-        let cluster = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
+        let cluster = cluster_in_memory(built_in_resources(), "2026-11-22T18:30:00Z");
         let container = json!({"name": "c", "image": "i", "args": ["dask-worker"]});
         let service =
             json!({"type": "ClusterIP", "selector": {"a": "b"}, "ports": [{"name": "tcp-comm", "port": 8786}]});

@@ -1,7 +1,7 @@
 //! A cluster in memory with one worker group, and a scheduler that the test speaks for.
 
 use dask_wasm_operator_core::{
-    dask::{Environment, Handler, Pipeline, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler, cluster_in_memory},
     memory::{MemoryCluster, built_in_resources},
     object::{NamespacedName, ObjectKey},
     pipeline::{Pass, SubjectState},
@@ -31,7 +31,7 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 
 impl World {
     pub(crate) fn new(replicas: u32) -> Self {
-        let cluster = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
+        let cluster = cluster_in_memory(built_in_resources(), "2026-11-22T18:30:00Z");
         let pod = json!({"containers": [{"name": "dask", "image": "dask"}]});
         let worker = json!({"replicas": replicas, "spec": pod});
         for object in [

@@ -7,6 +7,7 @@ use std::{
 
 use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
+    dask::cluster_in_memory,
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     ports::{Observed, Pending, Writes},
@@ -56,7 +57,7 @@ struct State {
 impl Kubernetes {
     pub(crate) fn new(now: u64) -> Self {
         let state = State { now, ..State::default() };
-        let cluster = MemoryCluster::new(built_in_resources(), &rfc3339(now));
+        let cluster = cluster_in_memory(built_in_resources(), &rfc3339(now));
         Self { cluster: Arc::new(cluster), state: Mutex::new(state) }
     }
 

@@ -9,6 +9,7 @@ use std::{
 use dask_wasm_operator_cluster::{events::EventLevel, index::Scope};
 use dask_wasm_operator_core::{
     contract::{Call, HandlerDeclaration, KindReference, Outcome, Permissions, Subscription, TriggerRequest},
+    dask::cluster_in_memory,
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, Object, Resource},
     pipeline::MountedHandler,
@@ -34,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const A_WHILE: Duration = Duration::from_millis(100);
 
 fn cluster() -> MemoryCluster {
-    MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z")
+    cluster_in_memory(built_in_resources(), "2026-11-22T18:30:00Z")
 }
 
 /// A cluster in memory of which the first looks go wrong.
@@ -221,7 +222,7 @@ impl Schedulers for Idle {
 #[tokio::test]
 async fn a_deletion_waits_for_the_event_that_announces_it() {
     let since = now() - 60_000;
-    let cluster = Arc::new(MemoryCluster::new(built_in_resources(), &rfc3339(since)));
+    let cluster = Arc::new(cluster_in_memory(built_in_resources(), &rfc3339(since)));
     let owner = cluster.create(json!({
         "apiVersion": "kubernetes.dask.org/v1", "kind": "DaskCluster",
         "metadata": {"name": "a", "namespace": "ns1"},

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 use anyhow::{Context as _, bail};
 use dask_wasm_operator_api::known_fields;
 use dask_wasm_operator_core::{
-    dask::{Environment, Handler, Pipeline, Reconciler},
+    dask::{Environment, Handler, Pipeline, Reconciler, cluster_in_memory},
     memory::MemoryCluster,
     object::{GroupVersionKind, NamespacedName, ObjectKey},
     pipeline::SubjectState,
@@ -42,7 +42,7 @@ pub(crate) fn render(arguments: RenderArgs) -> Result<(), Failure> {
     plugins.iter().for_each(|(_, (_, spec))| kinds.assume_granted(spec));
     let handlers = load(&plugins, &kinds)?;
     let now = clock::now(manifests.objects.iter().map(|(_, object)| object));
-    let cluster = MemoryCluster::new(kinds.resources(), &rfc3339(now)).that_knows(known_fields());
+    let cluster = cluster_in_memory(kinds.resources(), &rfc3339(now)).that_knows(known_fields());
     for (file, object) in manifests.objects {
         let text = |field: &str| object.get(field).and_then(serde_json::Value::as_str).unwrap_or_default();
         let kind = GroupVersionKind::from_api_version(text("apiVersion"), text("kind"));

@@ -13,7 +13,7 @@ mod view;
 
 use std::fmt;
 
-use dask_wasm_operator_core::memory::{MemoryCluster, built_in_resources};
+use dask_wasm_operator_core::{dask::cluster_in_memory, memory::built_in_resources};
 use dask_wasm_operator_test_support::wait_for;
 
 use crate::World;
@@ -37,7 +37,7 @@ impl fmt::Display for Difference {
 
 /// Does the same to both, each time with objects of their own; answers the first difference.
 async fn run(world: &World, kind: &'static Kind, steps: &[Step]) -> anyhow::Result<Option<Difference>> {
-    let memory = MemoryCluster::new(built_in_resources(), "2026-11-22T18:30:00Z");
+    let memory = cluster_in_memory(built_in_resources(), "2026-11-22T18:30:00Z");
     let scene = Scene::new(world, kind);
     let (memory, server) = (Memory { cluster: &memory }, Server::new(world, kind));
     let outcome = compare(&scene, &memory, &server, steps).await;

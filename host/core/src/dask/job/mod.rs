@@ -17,9 +17,14 @@ use serde_json::{Value, json};
 
 pub(super) use self::record::{ACTIVE_SINCE, FAILED_AT, FAILED_ATTEMPTS};
 use self::stage::{Attempt, Decision, Job, Stage, has_begun, previous_status, runner_name};
-use super::{Environment, cluster_kind, pod_kind, pod_spec::pod_spec, pods::PodStatus};
 use crate::{
     contract::{EventNote, EventSeverity},
+    dask::{
+        children::pod_spec::pod_spec,
+        environment::Environment,
+        kinds::{cluster_kind, pod_kind},
+        pods::PodStatus,
+    },
     object::Object,
     spec::{DaskJobStatus, JobStatus},
     time::{epoch_millis, rfc3339},

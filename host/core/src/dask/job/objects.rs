@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::{Environment, cluster_kind, runner_name};
+use super::runner_name;
 use crate::{
     dask::{
-        Reconciler,
-        metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata},
-        pod_spec::with_variables,
-        replicas::Copied,
-        workergroup::scheduler_address,
+        children::{metadata::ChildMetadata, pod_spec::with_variables, replicas::Copied},
+        environment::Environment,
+        kinds::cluster_kind,
+        naming::{CLUSTER_NAME_LABEL, COMPONENT_LABEL},
+        reconciler::Reconciler,
     },
     native::Native as _,
     object::Object,
@@ -50,7 +50,7 @@ pub(super) fn runner(job: &Object, spec: &DaskJobSpec, pod: &Value, environment:
     let metadata = metadata(job, spec.job.metadata.as_ref(), environment)
         .reserve([(COMPONENT_LABEL, "job-runner")])
         .without_istio();
-    let address = scheduler_address(name, job.metadata.namespace.as_deref(), environment);
+    let address = environment.scheduler_address(name, job.metadata.namespace.as_deref());
     let pod = with_variables(pod, &[("DASK_SCHEDULER_ADDRESS", &address)]);
     let object =
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata.named(&runner_name(name)), "spec": pod});

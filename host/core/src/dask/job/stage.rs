@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use super::{record::Record, runner::trouble};
 use crate::{
-    dask::{cluster, cluster_kind, decode_spec, pod_kind, pods::PodStatus},
+    dask::{
+        kinds::{cluster_kind, decode_spec, pod_kind},
+        naming,
+        pods::PodStatus,
+    },
     object::Object,
     spec::{ConditionStatus, DaskClusterStatus, DaskJobSpec, DaskJobStatus, JobStatus},
     time::{CLOCK_SKEW, epoch_millis, millis, rfc3339},
@@ -72,7 +76,7 @@ pub(super) struct Decision {
 impl<'a> Job<'a> {
     pub(super) fn of(seen: &'a Snapshot) -> Result<Self, Problem> {
         let name = &seen.subject.metadata.name;
-        cluster::check_name(name).map_err(|problem| {
+        naming::check_name(name).map_err(|problem| {
             let message = format!("DaskJob {name}: its cluster can't have the same name: {}", problem.message);
             Problem { message, ..problem }
         })?;

@@ -4,6 +4,8 @@
 //! summary of each (1.2 kB of memory with what the index needs), under a kind of its own: whatever else watches pods (runners of jobs, plugins) has them whole. A summary
 //! changes only when an answer does, so that what a kubelet reports now and then wakes nobody.
 
+mod corrected;
+mod deployment;
 mod removed;
 mod server;
 mod status;
@@ -15,15 +17,19 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::to_raw_value;
 
+pub(in crate::dask) use corrected::corrected;
+pub(in crate::dask) use deployment::DeploymentStatus;
 pub use server::{SchedulerPod, scheduler_pod};
-pub(super) use status::{PodStatus, Trouble, TroubleKind};
+pub(in crate::dask) use status::{PodStatus, Trouble, TroubleKind};
 
 use server::Server;
 
-use super::{
-    CLUSTER_NAME_LABEL, COMPONENT_LABEL, Lookup, WORKER_GROUP_NAME_LABEL, cluster_kind, workergroup::DeploymentStatus,
-};
 use crate::{
+    dask::{
+        kinds::cluster_kind,
+        naming::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, WORKER_GROUP_NAME_LABEL},
+    },
+    native::Lookup,
     object::{GroupVersionKind, Metadata, NamespacedName, Object, OwnerReference, Resource},
     time::epoch_millis,
     wanted::Snapshot,

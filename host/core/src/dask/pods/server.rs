@@ -11,7 +11,10 @@ use serde_json::Value;
 
 use super::{PodStatus, PodSummary, SUMMARY, owner_of, pod_summary_kind};
 use crate::{
-    dask::{COMPONENT_LABEL, cluster::scheduler_name, cluster_kind, deployment_kind},
+    dask::{
+        kinds::{cluster_kind, deployment_kind},
+        naming::{COMPONENT_LABEL, scheduler_name},
+    },
     object::{NamespacedName, Object},
     ports::Observed,
     scheduler::{ServicePort, TargetPort},

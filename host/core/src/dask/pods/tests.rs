@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    dask::Reconciler,
+    dask::reconciler::Reconciler,
     native::Native as _,
     scheduler::Replies,
     spec::{Condition, ConditionStatus},

@@ -8,15 +8,14 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{
-    cluster::scheduler_name,
-    deployment_kind,
-    poll::{Poll, silence},
-    service_kind,
-    workergroup::DeploymentStatus,
-};
 use crate::{
     contract::{EventNote, EventSeverity},
+    dask::{
+        kinds::{deployment_kind, service_kind},
+        naming::scheduler_name,
+        pods::DeploymentStatus,
+        poll::{Poll, silence},
+    },
     object::Object,
     scheduler::{Scheduler, SchedulerCall, SchedulerReply},
     time::{CLOCK_SKEW, epoch_millis, millis, rfc3339},
@@ -117,7 +116,7 @@ fn said(cluster: &Object) -> Option<String> {
     cluster.field::<Status>("status")?.ok()?.idle_since
 }
 
-pub(super) fn reconcile(seen: &Snapshot) -> Wanted {
+pub(in crate::dask) fn reconcile(seen: &Snapshot) -> Wanted {
     let Some(limit) = idle_timeout(&seen.subject) else { return Wanted::default() };
     let mut facts = Facts::of(&seen.facts, seen).until(seen.now);
     if seen.now.saturating_sub(facts.looked) > NOBODY_LOOKED {
@@ -133,7 +132,7 @@ pub(super) fn reconcile(seen: &Snapshot) -> Wanted {
     wanted
 }
 
-pub(super) fn status(seen: &Snapshot, findings: &Findings) -> Value {
+pub(in crate::dask) fn status(seen: &Snapshot, findings: &Findings) -> Value {
     if idle_timeout(&seen.subject).is_none() {
         return Value::Null;
     }
@@ -143,7 +142,7 @@ pub(super) fn status(seen: &Snapshot, findings: &Findings) -> Value {
 }
 
 /// Whether the subject's status is as it should be.
-pub(super) fn is_told(seen: &Snapshot, findings: &Findings) -> bool {
+pub(in crate::dask) fn is_told(seen: &Snapshot, findings: &Findings) -> bool {
     status(seen, findings).get("idleSince").and_then(Value::as_str) == said(&seen.subject).as_deref()
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use super::{ASK_AGAIN, Candidate, Removal, memory::Memory, remove_newest, surplus};
 use crate::{
     contract::{EventNote, EventSeverity},
-    dask::{registered::ip_of, worker_set::WorkerSet},
+    dask::workers::{registered::ip_of, worker_set::WorkerSet},
     scheduler::SchedulerWorker,
     wanted::{Problem, Snapshot},
 };

@@ -12,15 +12,17 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::workergroup::WORKERS_MAX;
 use crate::{fields::hex, names::check_dns_subdomain};
+
+/// The most workers of one group: its record and its passes grow with them.
+pub(in crate::dask) const WORKERS_MAX: u32 = 10_000;
 
 /// Annotation on a DaskWorkerGroup that records the set.
 pub const WORKER_ORDINALS: &str = "operator.dask.org/worker-ordinals";
 
 /// The most workers of a set. A group has [`WORKERS_MAX`] at most, and during a rolling update as many again; those that
 /// others named are fewer than that, or there is no room for their names in an annotation.
-pub(super) const SET_MAX: u32 = 2 * WORKERS_MAX;
+pub(in crate::dask) const SET_MAX: u32 = 2 * WORKERS_MAX;
 
 /// The highest ordinal that is handed out: at a hundred new workers a second, that takes four months.
 const ORDINAL_MAX: u32 = 1 << 30;
@@ -36,7 +38,7 @@ const SUFFIX_DIGITS: usize = 10;
 
 /// The workers of a group, by the names of their Deployments.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct WorkerSet {
+pub(in crate::dask) struct WorkerSet {
     group: String,
     uid: String,
     /// The next ordinal to be handed out.
@@ -62,7 +64,7 @@ struct Record {
 
 /// What an annotation says of a group's workers.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Recorded {
+pub(in crate::dask) enum Recorded {
     /// Which there are.
     Workers(WorkerSet),
     /// Only the next ordinal: another operator has made and removed workers since.
@@ -73,7 +75,7 @@ pub(super) enum Recorded {
 
 impl Recorded {
     /// From the annotation. Whatever it holds, that takes no longer than the largest set does.
-    pub(super) fn parse(group: &str, uid: &str, text: &str) -> Self {
+    pub(in crate::dask) fn parse(group: &str, uid: &str, text: &str) -> Self {
         Self::read(group, uid, text).unwrap_or_else(Self::Unusable)
     }
 
@@ -126,7 +128,12 @@ impl WorkerSet {
 
     /// From the names of the workers that exist, and the next ordinal as far as it is known. Those that no ordinal gives are
     /// somebody else's names.
-    pub(super) fn recover<'a>(group: &str, uid: &str, next: u32, names: impl Iterator<Item = &'a str>) -> Self {
+    pub(in crate::dask) fn recover<'a>(
+        group: &str,
+        uid: &str,
+        next: u32,
+        names: impl Iterator<Item = &'a str>,
+    ) -> Self {
         let mut names: BTreeSet<&str> = names.collect();
         let mut set = Self::empty(group, uid);
         let bound = if names.is_empty() { 0 } else { RECOVERY_BOUND };
@@ -145,7 +152,7 @@ impl WorkerSet {
     }
 
     /// As the annotation holds it.
-    pub(super) fn to_text(&self) -> String {
+    pub(in crate::dask) fn to_text(&self) -> String {
         let ordinals: BTreeSet<u32> = self.workers.values().copied().flatten().collect();
         let mut ranges = String::new();
         let mut ordinals = ordinals.into_iter().peekable();
@@ -169,46 +176,46 @@ impl WorkerSet {
     }
 
     /// Names of the workers, those with ordinals in their order.
-    pub(super) fn names(&self) -> Vec<&str> {
+    pub(in crate::dask) fn names(&self) -> Vec<&str> {
         let mut names: Vec<_> = self.workers.iter().map(|(name, ordinal)| (*ordinal, name.as_str())).collect();
         names.sort_unstable();
         names.into_iter().map(|(_, name)| name).collect()
     }
 
-    pub(super) fn contains(&self, name: &str) -> bool {
+    pub(in crate::dask) fn contains(&self, name: &str) -> bool {
         self.workers.contains_key(name)
     }
 
     /// The name as it is in the set.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(in crate::dask) fn get(&self, name: &str) -> Option<&str> {
         self.workers.get_key_value(name).map(|(name, _)| name.as_str())
     }
 
-    pub(super) fn len(&self) -> u32 {
+    pub(in crate::dask) fn len(&self) -> u32 {
         u32::try_from(self.workers.len()).unwrap_or(u32::MAX)
     }
 
     /// Those that are asked to hand over what they hold.
-    pub(super) fn retiring(&self) -> &BTreeSet<String> {
+    pub(in crate::dask) fn retiring(&self) -> &BTreeSet<String> {
         &self.retiring
     }
 
-    pub(super) fn set_retiring(&mut self, retiring: BTreeSet<String>) {
+    pub(in crate::dask) fn set_retiring(&mut self, retiring: BTreeSet<String>) {
         self.retiring = retiring;
     }
 
     /// Marks a worker of the set as one that is to go.
-    pub(super) fn retire(&mut self, name: &str) {
+    pub(in crate::dask) fn retire(&mut self, name: &str) {
         self.retiring.insert(name.to_owned());
     }
 
     /// Takes in a worker that somebody else has named.
-    pub(super) fn adopt(&mut self, name: &str) {
+    pub(in crate::dask) fn adopt(&mut self, name: &str) {
         self.workers.entry(name.to_owned()).or_default();
     }
 
     /// Hands out ordinals until there are `wanted`, or as many as there can be.
-    pub(super) fn grow(&mut self, wanted: u32) {
+    pub(in crate::dask) fn grow(&mut self, wanted: u32) {
         while self.len() < wanted.min(SET_MAX) && self.next < u32::MAX {
             self.insert(self.next);
             self.next += 1;
@@ -216,7 +223,7 @@ impl WorkerSet {
     }
 
     /// Takes a worker out.
-    pub(super) fn remove(&mut self, name: &str) {
+    pub(in crate::dask) fn remove(&mut self, name: &str) {
         self.workers.remove(name);
         self.retiring.remove(name);
     }
@@ -241,7 +248,7 @@ fn worker_name(group: &str, group_uid: &str, ordinal: u32) -> String {
 }
 
 /// Whether workers' Deployments have such names, of whatever group and whichever operator.
-pub(super) fn is_worker_name(name: &str) -> bool {
+pub(in crate::dask) fn is_worker_name(name: &str) -> bool {
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     let suffix = name.rsplit_once("-worker-").map(|(_, suffix)| suffix);
     suffix.is_some_and(|suffix| suffix.len() == SUFFIX_DIGITS && suffix.bytes().all(is_digit))

@@ -1,45 +1,34 @@
 //! DaskCluster → scheduler Deployment, scheduler Service, default worker group.
 
+pub(in crate::dask) mod idle;
+mod service;
+
 use std::{cell::LazyCell, sync::Arc};
 
 use serde_json::{Value, json};
 
-use super::{
-    Environment, Lookup, Reconciler,
-    corrected::corrected,
-    decode_spec, deployment_kind,
-    metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata},
-    pod_spec::{pod_spec, service_spec},
-    pods,
-    replicas::Copied,
-    service::misdirected,
-    update::rolling,
-    worker_group_kind,
-};
+use self::service::misdirected;
 use crate::{
-    names::{DNS_LABEL_MAX, check_dns_label},
-    native::Native as _,
+    dask::{
+        children::{
+            metadata::ChildMetadata,
+            pod_spec::{pod_spec, service_spec},
+            replicas::Copied,
+        },
+        environment::Environment,
+        kinds::{decode_spec, deployment_kind, worker_group_kind},
+        naming::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, WORKERS, check_name, default_group_name, scheduler_name},
+        pods::{self, corrected},
+        reconciler::Reconciler,
+        workers::update::rolling,
+    },
+    native::{Lookup, Native as _},
     object::Object,
     spec::{DaskClusterSpec, Metadata},
     wanted::{Findings, OnNewTemplate, Problem, Snapshot, Wanted, WantedChild},
 };
 
-/// Longest name of a cluster: its Service `<name>-scheduler` must be a DNS label.
-pub(super) const NAME_MAX: usize = DNS_LABEL_MAX - "-scheduler".len();
-const _: () = assert!(NAME_MAX == 53, "the length that clients of the Python operator know");
-
-/// The default group's workers, for the status.
-pub(super) const WORKERS: &str = "workers";
-
-pub(super) fn scheduler_name(cluster: &str) -> String {
-    format!("{cluster}-scheduler")
-}
-
-pub(super) fn default_group_name(cluster: &str) -> String {
-    format!("{cluster}-default")
-}
-
-pub(super) fn lookups(subject: &Object, children: &[Arc<Object>]) -> Vec<(&'static str, Lookup)> {
+pub(in crate::dask) fn lookups(subject: &Object, children: &[Arc<Object>]) -> Vec<(&'static str, Lookup)> {
     let group = default_group_name(&subject.metadata.name);
     let workers = children
         .iter()
@@ -48,22 +37,7 @@ pub(super) fn lookups(subject: &Object, children: &[Arc<Object>]) -> Vec<(&'stat
     workers.chain([pods::lookup(&subject.at())]).collect()
 }
 
-pub(super) fn check_name(name: &str) -> Result<(), Problem> {
-    let why = match check_dns_label(name) {
-        Err(error) => error.to_string(),
-        Ok(()) if name.len() > NAME_MAX => format!("has {} characters", name.len()),
-        Ok(()) => return Ok(()),
-    };
-    Err(Problem::permanent(
-        "InvalidName",
-        format!(
-            "DaskCluster {name}: metadata.name {why}; a cluster's name is a DNS label of at most {NAME_MAX} \
-             characters, because its Service is named <name>-scheduler: recreate it under another name"
-        ),
-    ))
-}
-
-pub(super) fn reconcile(seen: &Snapshot, environment: &Environment) -> Wanted {
+pub(in crate::dask) fn reconcile(seen: &Snapshot, environment: &Environment) -> Wanted {
     match (Cluster { seen, environment }).wanted() {
         Ok(wanted) => wanted,
         Err(problem) => Wanted { findings: problem.into(), ..Wanted::default() },

@@ -1,39 +1,43 @@
 //! DaskWorkerGroup → one Deployment per worker.
 
+mod allocation;
+mod registered;
+mod removal;
+pub(in crate::dask) mod update;
+pub(in crate::dask) mod worker_set;
+
 use std::{cell::LazyCell, collections::BTreeMap, sync::Arc};
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{
-    Environment, Lookup, Reconciler,
+use self::{
     allocation::Room,
-    cluster, cluster_key, cluster_kind,
-    corrected::corrected,
-    decode_spec, deployment_kind,
-    metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, ChildMetadata, WORKER_GROUP_NAME_LABEL},
-    pod_spec::{pod_spec, with_variables},
-    pods::{self, Pods},
     removal::{Reach, Removal, Surplus, shrink},
-    service_kind,
     update::{Progress, rolling},
-    worker_set::{Recorded, WORKER_ORDINALS, WorkerSet},
+    worker_set::{Recorded, WORKER_ORDINALS, WORKERS_MAX, WorkerSet},
 };
 use crate::{
     contract::{EventNote, EventSeverity},
+    dask::{
+        children::{
+            metadata::ChildMetadata,
+            pod_spec::{pod_spec, with_variables},
+        },
+        environment::Environment,
+        kinds::{cluster_key, cluster_kind, decode_spec, deployment_kind, service_kind},
+        naming::{self, CLUSTER, CLUSTER_NAME_LABEL, COMPONENT_LABEL, WORKER_GROUP_NAME_LABEL},
+        pods::{self, DeploymentStatus, Pods, corrected},
+        reconciler::Reconciler,
+    },
     names::check_label_value,
-    native::Native as _,
+    native::{Lookup, Native as _},
     object::{NamespacedName, Object},
     ownership::maker,
     plugin::PLUGIN_LABEL,
-    scheduler::{COMM_PORT, Scheduler},
+    scheduler::Scheduler,
     spec::DaskWorkerGroupSpec,
-    time::epoch_millis,
     wanted::{Findings, OnNewTemplate, Problem, Snapshot, SubjectPatch, Wanted, WantedChild},
 };
-
-/// The cluster that the group belongs to.
-pub(super) const CLUSTER: &str = "cluster";
 
 /// The scheduler's Deployment and Service.
 const SCHEDULER: &str = "scheduler";
@@ -42,15 +46,12 @@ const SCHEDULER_SERVICE: &str = "scheduler-service";
 /// Set by Kubernetes' Deployment controller: how many templates a Deployment has had.
 const REVISION: &str = "deployment.kubernetes.io/revision";
 
-/// The most workers of one group: its record and its passes grow with them.
-pub(super) const WORKERS_MAX: u32 = 10_000;
-
-pub(super) fn lookups(subject: &Object) -> Vec<(&'static str, Lookup)> {
+pub(in crate::dask) fn lookups(subject: &Object) -> Vec<(&'static str, Lookup)> {
     let spec: Option<Value> = subject.field("spec").and_then(Result::ok);
     let name = spec.as_ref().and_then(|spec| spec.get("cluster")).and_then(Value::as_str);
     let Some(cluster) = name else { return Vec::new() };
     let at = |name: String| NamespacedName { namespace: subject.metadata.namespace.clone(), name };
-    let scheduler = cluster::scheduler_name(cluster);
+    let scheduler = naming::scheduler_name(cluster);
     vec![
         (CLUSTER, Lookup::Named(cluster_kind(), at(cluster.to_owned()))),
         pods::lookup(&at(cluster.to_owned())),
@@ -59,7 +60,7 @@ pub(super) fn lookups(subject: &Object) -> Vec<(&'static str, Lookup)> {
     ]
 }
 
-pub(super) fn reconcile(seen: &Snapshot, environment: &Environment) -> Wanted {
+pub(in crate::dask) fn reconcile(seen: &Snapshot, environment: &Environment) -> Wanted {
     match wanted(seen, environment) {
         Ok(wanted) => wanted,
         Err(problem) => Wanted { findings: problem.into(), ..Wanted::default() },
@@ -181,7 +182,7 @@ fn owning_cluster<'a>(seen: &'a Snapshot, spec: &DaskWorkerGroupSpec) -> Result<
         );
         return Err(Problem::passing("ClusterDeleting", message).until(cluster.key()));
     }
-    cluster::check_name(name).map(|()| cluster.as_ref())
+    naming::check_name(name).map(|()| cluster.as_ref())
 }
 
 /// A group that was made by hand is owned by its cluster too, so that it goes with it. The reference of one that a handler
@@ -256,7 +257,7 @@ fn is_taking_in(seen: &Snapshot, workers: &WorkerSet) -> bool {
 /// where none of its pods can ever have been ready, no worker has anything to lose.
 fn scheduler(seen: &Snapshot, name: &str, cluster: &Object) -> Reach {
     let missing = |kind: &str| {
-        let scheduler = cluster::scheduler_name(name);
+        let scheduler = naming::scheduler_name(name);
         Reach::Missing(format!("there is no {kind} {scheduler} of this cluster to reach the scheduler by"))
     };
     let Some(deployment) = seen.related_one(SCHEDULER) else { return missing("Deployment") };
@@ -294,7 +295,7 @@ fn worker(
     .complete(&environment.inherited(&cluster.metadata.labels))
     .without_istio();
 
-    let address = scheduler_address(&spec.cluster, group.namespace.as_deref(), environment);
+    let address = environment.scheduler_address(&spec.cluster, group.namespace.as_deref());
     let variables = [("DASK_WORKER_NAME", name), ("DASK_SCHEDULER_ADDRESS", address.as_str())];
     let pod = with_variables(pod, &variables);
     let object = json!({
@@ -308,76 +309,4 @@ fn worker(
         },
     });
     WantedChild { on_new_template, ..WantedChild::new(name, object) }
-}
-
-/// Where pods find the scheduler of a cluster.
-pub(super) fn scheduler_address(cluster: &str, namespace: Option<&str>, environment: &Environment) -> String {
-    let (service, domain) = (cluster::scheduler_name(cluster), &environment.cluster_domain);
-    format!("tcp://{service}.{}.svc.{domain}:{COMM_PORT}", namespace.unwrap_or_default())
-}
-
-/// What is read of a Deployment's status.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct DeploymentStatus {
-    observed_generation: i64,
-    pub(super) replicas: u32,
-    updated_replicas: u32,
-    pub(super) ready_replicas: u32,
-    pub(super) available_replicas: u32,
-    pub(super) conditions: Vec<DeploymentCondition>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct DeploymentCondition {
-    #[serde(rename = "type")]
-    pub(super) type_: String,
-    pub(super) status: String,
-    pub(super) reason: String,
-    pub(super) message: String,
-    last_transition_time: Option<String>,
-}
-
-impl DeploymentStatus {
-    pub(super) fn of(deployment: &Object) -> Self {
-        deployment.field("status").and_then(Result::ok).unwrap_or_default()
-    }
-
-    /// Whether it is that of the Deployment as it is now: its controller has looked.
-    pub(super) fn is_of(&self, deployment: &Object) -> bool {
-        self.observed_generation > 0
-            && deployment.metadata.generation.is_none_or(|generation| self.observed_generation >= generation)
-    }
-
-    /// Whether its pod was ready at any time: the rollout was complete once.
-    pub(super) fn has_started(&self) -> bool {
-        let complete = |condition: &DeploymentCondition| {
-            condition.type_ == "Progressing" && condition.reason == "NewReplicaSetAvailable"
-        };
-        self.ready_replicas > 0 || self.conditions.iter().any(complete)
-    }
-
-    /// Since when its pod is ready, in milliseconds since the Unix epoch.
-    pub(super) fn ready_since(&self) -> Option<u64> {
-        let available = |condition: &&DeploymentCondition| condition.type_ == "Available" && condition.status == "True";
-        epoch_millis(self.conditions.iter().find(available)?.last_transition_time.as_deref()?)
-    }
-
-    /// Why pods of the present template can't be made (quota, admission), in the server's words. That those of an older one can't
-    /// is told until the new ones are ready, and matters no more.
-    pub(super) fn failure(&self) -> Option<&str> {
-        let failing =
-            |condition: &&DeploymentCondition| condition.type_ == "ReplicaFailure" && condition.status == "True";
-        let failure = self.conditions.iter().find(failing).filter(|_| self.updated_replicas == 0)?;
-        Some(&failure.message)
-    }
-}
-
-/// Labels by which the pods of a group's workers are found.
-pub(super) fn worker_selector(cluster: &str, group: &str) -> String {
-    let labels =
-        BTreeMap::from([(CLUSTER_NAME_LABEL, cluster), (COMPONENT_LABEL, "worker"), (WORKER_GROUP_NAME_LABEL, group)]);
-    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }

@@ -5,25 +5,27 @@
 //! but by the next decision, and as the field stays when its manager stops to apply it, there is nothing to be kept up.
 //! What came of a write is observed, never assumed.
 
+mod scaling;
+
 use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{
-    Lookup, PAUSED, Reconciler,
-    cluster::{check_name, default_group_name, scheduler_name},
-    cluster_key, cluster_kind, decode_spec, deployment_kind, pods,
-    poll::{Poll, silence},
-    scaling::{Hold, Recommendation, Situation, Verdict, decide, goal, least},
-    service_kind,
-    status::{conditions, previous, scheduler_available},
-    worker_group_kind,
-};
+use self::scaling::{Hold, Recommendation, Situation, Verdict, decide, goal, least};
 use crate::{
     contract::{EventNote, EventSeverity},
+    dask::{
+        kinds::{cluster_key, cluster_kind, decode_spec, deployment_kind, service_kind, worker_group_kind},
+        naming::{check_name, default_group_name, scheduler_name},
+        pods,
+        poll::{Poll, silence},
+        reconciler::Reconciler,
+        status::{conditions, previous, scheduler_available},
+    },
     fields,
-    native::Native as _,
+    names::PAUSED,
+    native::{Lookup, Native as _},
     object::{ManagedFields, NamespacedName, Object},
     ownership::maker,
     scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
@@ -45,7 +47,7 @@ const GROUP_OF_CLUSTER: &str = "group-of-cluster";
 const GROUPS: &str = "groups";
 
 /// Until when the Python operator waits after a change, as seconds since the Unix epoch: honoured after a takeover.
-pub(super) const COOLDOWN_UNTIL: &str = "kubernetes.dask.org/cooldown-until";
+pub(in crate::dask) const COOLDOWN_UNTIL: &str = "kubernetes.dask.org/cooldown-until";
 
 /// How long it waits.
 const PYTHON_COOLDOWN: Duration = Duration::from_secs(15);
@@ -61,7 +63,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// When to look whether a change has been made, if no event says so.
 const CONFIRM: Duration = Duration::from_secs(1);
 
-pub(super) fn lookups(subject: &Object) -> Vec<(&'static str, Lookup)> {
+pub(in crate::dask) fn lookups(subject: &Object) -> Vec<(&'static str, Lookup)> {
     let Some(Ok(spec)) = subject.field::<DaskAutoscalerSpec>("spec") else { return Vec::new() };
     let at = |name: String| NamespacedName { namespace: subject.metadata.namespace.clone(), name };
     let scheduler = scheduler_name(&spec.cluster);
@@ -89,7 +91,7 @@ fn group_names(spec: &DaskAutoscalerSpec) -> Vec<(&'static str, String)> {
     }
 }
 
-pub(super) fn reconcile(seen: &Snapshot) -> Wanted {
+pub(in crate::dask) fn reconcile(seen: &Snapshot) -> Wanted {
     let mut wanted = match Target::find(seen) {
         Ok(target) => scale(seen, &target),
         Err(obstacle) => {
@@ -106,7 +108,7 @@ pub(super) fn reconcile(seen: &Snapshot) -> Wanted {
     wanted
 }
 
-pub(super) fn status(seen: &Snapshot, findings: &Findings) -> Value {
+pub(in crate::dask) fn status(seen: &Snapshot, findings: &Findings) -> Value {
     let before: DaskAutoscalerStatus = previous(seen);
     let target = Target::find(seen);
     let facts = Facts::of(&findings.facts, seen);
@@ -387,12 +389,12 @@ fn cooldown(until: &str, now: u64) -> Option<u64> {
 }
 
 /// What the annotation says, in milliseconds since the Unix epoch.
-pub(super) fn cooldown_until(text: &str) -> Option<u64> {
+pub(in crate::dask) fn cooldown_until(text: &str) -> Option<u64> {
     let seconds: f64 = text.trim().parse().ok()?;
     Duration::try_from_secs_f64(seconds).ok().map(millis)
 }
 
-pub(super) fn is_cooldown(until: &str, now: u64) -> bool {
+pub(in crate::dask) fn is_cooldown(until: &str, now: u64) -> bool {
     cooldown(until, now).is_some()
 }
 

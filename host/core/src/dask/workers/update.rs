@@ -8,12 +8,11 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    deployment_kind,
     removal::Surplus,
     worker_set::{SET_MAX, WorkerSet},
-    workergroup::DeploymentStatus,
 };
 use crate::{
+    dask::{kinds::deployment_kind, pods::DeploymentStatus},
     object::Object,
     spec::{RollingUpdate, Share, UpdateStrategy, UpdateStrategyType},
     wanted::{Problem, Snapshot},
@@ -23,7 +22,10 @@ use crate::{
 const DEFAULT_BOUND: Share = Share::Percent(25);
 
 /// The rolling update that a subject asks for; none: what runs stays until somebody deletes it.
-pub(super) fn rolling(subject: &Object, strategy: Option<&UpdateStrategy>) -> Result<Option<RollingUpdate>, Problem> {
+pub(in crate::dask) fn rolling(
+    subject: &Object,
+    strategy: Option<&UpdateStrategy>,
+) -> Result<Option<RollingUpdate>, Problem> {
     let rolling = |strategy: &&UpdateStrategy| strategy.type_ == UpdateStrategyType::RollingUpdate;
     let Some(strategy) = strategy.filter(rolling) else { return Ok(None) };
     let update = strategy.rolling_update.unwrap_or_default();
@@ -40,7 +42,7 @@ pub(super) fn rolling(subject: &Object, strategy: Option<&UpdateStrategy>) -> Re
 }
 
 /// The workers of a group during an update.
-pub(super) struct Progress<'a> {
+pub(in crate::dask) struct Progress<'a> {
     seen: &'a Snapshot,
     outdated: &'a BTreeSet<String>,
     replicas: u32,
@@ -52,7 +54,12 @@ pub(super) struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     /// None if no worker of the set is outdated.
-    pub(super) fn of(seen: &'a Snapshot, set: &WorkerSet, update: &RollingUpdate, replicas: u32) -> Option<Self> {
+    pub(in crate::dask) fn of(
+        seen: &'a Snapshot,
+        set: &WorkerSet,
+        update: &RollingUpdate,
+        replicas: u32,
+    ) -> Option<Self> {
         let outdated = seen.outdated.as_ref()?;
         outdated.iter().any(|name| set.contains(name)).then(|| {
             let surge = update.max_surge.unwrap_or(DEFAULT_BOUND).of_rounded_up(replicas);
@@ -64,12 +71,12 @@ impl<'a> Progress<'a> {
     }
 
     /// As many workers as there may be at once.
-    pub(super) fn most(&self) -> u32 {
+    pub(in crate::dask) fn most(&self) -> u32 {
         self.replicas.saturating_add(self.surge).min(SET_MAX)
     }
 
     /// To how many workers the set is to grow.
-    pub(super) fn size(&self, set: &WorkerSet) -> u32 {
+    pub(in crate::dask) fn size(&self, set: &WorkerSet) -> u32 {
         let current = staying(set).filter(|name| !self.is_outdated(name)).count();
         let missing = self.replicas.saturating_sub(count(current));
         set.len().saturating_add(missing).min(self.most())
@@ -77,7 +84,7 @@ impl<'a> Progress<'a> {
 
     /// Which workers are to go now: those that are retiring already, and more of the outdated ones. Those that are not ready go
     /// first, but not more of them than if they were: they may recover, and new ones may never be ready.
-    pub(super) fn surplus(&self, set: &WorkerSet) -> Surplus {
+    pub(in crate::dask) fn surplus(&self, set: &WorkerSet) -> Surplus {
         let retiring = set.retiring();
         let with_retiring = |count: u32, names: BTreeSet<String>| {
             let count = count.saturating_add(self::count(retiring.len()));

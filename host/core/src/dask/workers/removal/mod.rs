@@ -14,11 +14,13 @@ use std::{cmp::Reverse, collections::BTreeSet, time::Duration};
 use serde_json::Value;
 
 use self::{blind::Silence, memory::Memory};
-use super::{
-    deployment_kind, pods::Pods, registered::Registered, worker_set::WorkerSet, workergroup::DeploymentStatus,
-};
 use crate::{
     contract::EventNote,
+    dask::{
+        kinds::deployment_kind,
+        pods::{DeploymentStatus, Pods},
+        workers::{registered::Registered, worker_set::WorkerSet},
+    },
     scheduler::{Heard, Scheduler, SchedulerCall, SchedulerReply},
     time::millis,
     wanted::{Problem, Snapshot},
@@ -41,16 +43,16 @@ const CONFIRMED_AT_ONCE: usize = 16;
 
 /// Which workers are to go.
 #[derive(Debug)]
-pub(super) struct Surplus {
+pub(in crate::dask) struct Surplus {
     /// As many workers as the set is to have without them.
-    pub(super) wanted: u32,
+    pub(in crate::dask) wanted: u32,
     /// Only these may go; none: any.
-    pub(super) only: Option<BTreeSet<String>>,
+    pub(in crate::dask) only: Option<BTreeSet<String>>,
 }
 
 /// What there is of a group's scheduler.
 #[derive(Debug)]
-pub(super) enum Reach {
+pub(in crate::dask) enum Reach {
     /// It is seen, and has never run: no worker has anything to lose.
     NeverRan,
     /// It may run, and can't be asked, for this reason.
@@ -61,13 +63,13 @@ pub(super) enum Reach {
 
 /// What is to be done about surplus workers.
 #[derive(Debug, Default)]
-pub(super) struct Removal {
-    pub(super) calls: Vec<SchedulerCall>,
-    pub(super) events: Vec<EventNote>,
-    pub(super) problems: Vec<Problem>,
+pub(in crate::dask) struct Removal {
+    pub(in crate::dask) calls: Vec<SchedulerCall>,
+    pub(in crate::dask) events: Vec<EventNote>,
+    pub(in crate::dask) problems: Vec<Problem>,
     /// See [`crate::wanted::Findings::unknown`].
-    pub(super) unknown: Vec<&'static str>,
-    pub(super) requeue_after: Option<Duration>,
+    pub(in crate::dask) unknown: Vec<&'static str>,
+    pub(in crate::dask) requeue_after: Option<Duration>,
     memory: Memory,
 }
 
@@ -82,14 +84,14 @@ impl Removal {
     }
 
     /// What is to be remembered until the next look; null: nothing.
-    pub(super) fn facts(&self) -> Value {
+    pub(in crate::dask) fn facts(&self) -> Value {
         if self.memory == Memory::default() { Value::Null } else { self.memory.to_facts() }
     }
 }
 
 /// Takes surplus workers out of the set, as far as that can be done now. `deadline` is how long workers are kept that could lose
 /// something.
-pub(super) fn shrink(
+pub(in crate::dask) fn shrink(
     seen: &Snapshot,
     set: &mut WorkerSet,
     Surplus { wanted, only }: Surplus,

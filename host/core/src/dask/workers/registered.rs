@@ -9,14 +9,14 @@ use std::{
     net::IpAddr,
 };
 
-use super::{
-    pods::Pods,
-    worker_set::{WorkerSet, is_worker_name},
+use super::worker_set::{WorkerSet, is_worker_name};
+use crate::{
+    dask::pods::Pods,
+    scheduler::{Left, SchedulerWorker},
 };
-use crate::scheduler::{Left, SchedulerWorker};
 
 /// What the scheduler knows of the group's workers.
-pub(super) struct Registered<'a> {
+pub(in crate::dask) struct Registered<'a> {
     all: &'a [SchedulerWorker],
     /// By Deployment: its processes.
     workers: BTreeMap<&'a str, Vec<&'a SchedulerWorker>>,
@@ -35,7 +35,7 @@ enum Place<'a> {
 
 impl<'a> Registered<'a> {
     /// Only the group's own: another group's workers are not ours to choose (dask-kubernetes issue 914).
-    pub(super) fn of(all: &'a [SchedulerWorker], set: &'a WorkerSet, pods: &'a Pods<'_>) -> Self {
+    pub(in crate::dask) fn of(all: &'a [SchedulerWorker], set: &'a WorkerSet, pods: &'a Pods<'_>) -> Self {
         let by_ip = pods.by_ip();
         let mut known = Self { all, workers: BTreeMap::new(), unplaced: Vec::new() };
         for worker in all {
@@ -51,7 +51,7 @@ impl<'a> Registered<'a> {
     }
 
     /// Whether a process of the Deployment is registered.
-    pub(super) fn contains(&self, name: &str) -> bool {
+    pub(in crate::dask) fn contains(&self, name: &str) -> bool {
         self.workers.contains_key(name)
     }
 
@@ -60,12 +60,12 @@ impl<'a> Registered<'a> {
     }
 
     /// Whether a process of the Deployment is retiring.
-    pub(super) fn is_leaving(&self, name: &str) -> bool {
+    pub(in crate::dask) fn is_leaving(&self, name: &str) -> bool {
         self.of_deployment(name).iter().any(|worker| worker.retiring.is_some())
     }
 
     /// What the processes of the Deployment have left to do, the most of all, if all of them are retiring.
-    pub(super) fn left(&self, name: &str) -> Option<Left> {
+    pub(in crate::dask) fn left(&self, name: &str) -> Option<Left> {
         let left: Option<Vec<_>> = self.of_deployment(name).iter().map(|worker| worker.retiring).collect();
         left?.into_iter().max_by_key(|left| match left {
             Left::Nothing => 0,
@@ -74,28 +74,28 @@ impl<'a> Registered<'a> {
     }
 
     /// The place of the process that the scheduler can do without least.
-    pub(super) fn place(&self, name: &str) -> Option<usize> {
+    pub(in crate::dask) fn place(&self, name: &str) -> Option<usize> {
         self.of_deployment(name).iter().map(|worker| worker.place).max()
     }
 
     /// The addresses of the Deployment's processes.
-    pub(super) fn addresses(&self, name: &str) -> Vec<String> {
+    pub(in crate::dask) fn addresses(&self, name: &str) -> Vec<String> {
         self.of_deployment(name).iter().map(|worker| worker.address.clone()).collect()
     }
 
     /// The addresses of the Deployment's processes that get work.
-    pub(super) fn at_work(&self, name: &str) -> impl Iterator<Item = String> {
+    pub(in crate::dask) fn at_work(&self, name: &str) -> impl Iterator<Item = String> {
         let at_work = self.of_deployment(name).iter().filter(|worker| worker.retiring.is_none());
         at_work.map(|worker| worker.address.clone())
     }
 
     /// Whether a worker of the cluster gets work that is not at any of these addresses: it can take what others hold.
-    pub(super) fn has_other_than(&self, addresses: &BTreeSet<String>) -> bool {
+    pub(in crate::dask) fn has_other_than(&self, addresses: &BTreeSet<String>) -> bool {
         self.all.iter().any(|worker| worker.retiring.is_none() && !addresses.contains(&worker.address))
     }
 
     /// The processes that may run in any Deployment.
-    pub(super) fn unplaced(&self) -> &[&'a SchedulerWorker] {
+    pub(in crate::dask) fn unplaced(&self) -> &[&'a SchedulerWorker] {
         &self.unplaced
     }
 }
@@ -127,7 +127,7 @@ fn deployments_named(worker: &str) -> [Option<&str>; 2] {
 }
 
 /// Of `tcp://10.0.0.1:34567` or `tls://[fd00::1]:34567`.
-pub(super) fn ip_of(address: &str) -> Option<String> {
+pub(in crate::dask) fn ip_of(address: &str) -> Option<String> {
     let (_, address) = address.split_once("://")?;
     let (host, _) = address.rsplit_once(':')?;
     let ip: IpAddr = host.trim_start_matches('[').trim_end_matches(']').parse().ok()?;

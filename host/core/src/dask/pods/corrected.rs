@@ -2,7 +2,7 @@
 
 use std::cell::LazyCell;
 
-use super::{pods::Pods, workergroup::DeploymentStatus};
+use super::{DeploymentStatus, Pods};
 use crate::{
     object::Object,
     template::TEMPLATE_HASH,
@@ -11,7 +11,7 @@ use crate::{
 
 /// A Deployment whose pods are left alone when its template changes, unless there is surely nothing to leave alone: what has
 /// never run holds no work, and a corrected template is what it waits for. It is written only if nothing changes meanwhile.
-pub(super) fn corrected<'a>(
+pub(in crate::dask) fn corrected<'a>(
     child: WantedChild,
     live: Option<&Object>,
     pods: &LazyCell<Pods<'a>, impl FnOnce() -> Pods<'a>>,

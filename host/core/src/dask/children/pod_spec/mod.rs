@@ -9,26 +9,29 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use super::{remedy::Place, status::UNKNOWN_FIELD, workergroup::CLUSTER};
 use crate::{
+    dask::{naming::CLUSTER, remedy::Place},
     schema::{KnownFields, Pruned, Schema},
     wanted::{Problem, Snapshot},
 };
 
+/// Fields that the API server does not know; everything else is made.
+pub(in crate::dask) const UNKNOWN_FIELD: &str = "UnknownField";
+
 /// A pod's spec as it can be applied. `section`: where it stands in the subject.
-pub(super) fn pod_spec(seen: &Snapshot, section: &str, given: &Value) -> (Value, Option<Problem>) {
+pub(in crate::dask) fn pod_spec(seen: &Snapshot, section: &str, given: &Value) -> (Value, Option<Problem>) {
     let (mut pod, problem) = known_part(seen, section, seen.known_fields.pod.as_ref(), given);
     write_once(&mut pod);
     (pod, problem)
 }
 
 /// A Service's spec as it can be applied. `section`: where it stands in the subject.
-pub(super) fn service_spec(seen: &Snapshot, section: &str, given: &Value) -> (Value, Option<Problem>) {
+pub(in crate::dask) fn service_spec(seen: &Snapshot, section: &str, given: &Value) -> (Value, Option<Problem>) {
     known_part(seen, section, seen.known_fields.service.as_ref(), given)
 }
 
 /// A pod's spec with these variables in each container that has none of their names.
-pub(super) fn with_variables(pod: &Value, variables: &[(&str, &str)]) -> Value {
+pub(in crate::dask) fn with_variables(pod: &Value, variables: &[(&str, &str)]) -> Value {
     let mut pod = pod.clone();
     containers(&mut pod, "containers").for_each(|container| add_environment(container, variables));
     pod

@@ -3,13 +3,14 @@
 
 use serde_json::{Map, Value};
 
-use super::{
-    cluster::scheduler_name,
-    deployment_kind,
-    metadata::{CLUSTER_NAME_LABEL, COMPONENT_LABEL},
-    remedy::Place,
+use crate::{
+    dask::{
+        kinds::deployment_kind,
+        naming::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, scheduler_name},
+        remedy::Place,
+    },
+    wanted::{Problem, Snapshot},
 };
-use crate::wanted::{Problem, Snapshot};
 
 /// The Service leads to no pod of the scheduler, or to pods of others, too.
 const MISDIRECTED: &str = "ServiceMisdirected";
@@ -17,7 +18,7 @@ const MISDIRECTED: &str = "ServiceMisdirected";
 /// What is wrong with the Service of a cluster's scheduler: `scheduler` is the Deployment that is wanted.
 ///
 /// One without selector leads where somebody else says, and one of type ExternalName out of the cluster: that can't be seen.
-pub(super) fn misdirected(seen: &Snapshot, service: &Value, scheduler: &Value) -> Option<Problem> {
+pub(in crate::dask) fn misdirected(seen: &Snapshot, service: &Value, scheduler: &Value) -> Option<Problem> {
     let selector = service.get("selector").and_then(Value::as_object).filter(|selector| !selector.is_empty())?;
     if service.get("type").and_then(Value::as_str) == Some("ExternalName") {
         return None;

@@ -17,18 +17,18 @@ pub(crate) const COPIED_REPLICAS: &str = "operator.dask.org/copied-replicas";
 pub const KOPF_LAST_HANDLED: &str = "kopf.zalando.org/last-handled-configuration";
 
 /// A number of workers, and where it comes from.
-pub(super) struct Copied<'a> {
+pub(in crate::dask) struct Copied<'a> {
     /// The object that asks for it.
-    pub(super) source: &'a Object,
+    pub(in crate::dask) source: &'a Object,
     /// Where it stands there.
-    pub(super) path: &'static str,
+    pub(in crate::dask) path: &'static str,
     /// The number.
-    pub(super) asked: u32,
+    pub(in crate::dask) asked: u32,
 }
 
 impl Copied<'_> {
     /// Writes the number to `spec.worker.replicas` of a child, or leaves it to whoever has scaled the child since.
-    pub(super) fn write(&self, child: WantedChild, live: Option<&Object>, manager: &str) -> WantedChild {
+    pub(in crate::dask) fn write(&self, child: WantedChild, live: Option<&Object>, manager: &str) -> WantedChild {
         let WantedChild { mut object, .. } = child;
         let replicas = self.replicas(live, manager);
         if let Some(worker) = object["spec"]["worker"].as_object_mut() {

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::workergroup::WORKERS_MAX;
 use crate::{
+    dask::workers::worker_set::WORKERS_MAX,
     spec::DaskAutoscalerSpec,
     time::{left, millis},
 };
 
 /// A number of workers that was asked for. Times here are in milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Recommendation {
+pub(in crate::dask) struct Recommendation {
     replicas: u32,
     /// When last.
     at: u64,
@@ -23,22 +23,22 @@ pub(super) struct Recommendation {
 
 /// The group, as far as it matters here.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Situation {
+pub(in crate::dask) struct Situation {
     /// How many workers it is to have now.
-    pub(super) current: u32,
+    pub(in crate::dask) current: u32,
     /// Whether some of them are not ready yet.
-    pub(super) pending: bool,
+    pub(in crate::dask) pending: bool,
     /// When the autoscaler last changed it.
-    pub(super) last_scale: Option<u64>,
+    pub(in crate::dask) last_scale: Option<u64>,
     /// Nothing is changed before this time, whatever the cooldowns say: as far ahead as whoever wrote it may have meant it.
-    pub(super) blocked_until: Option<u64>,
+    pub(in crate::dask) blocked_until: Option<u64>,
     /// Now.
-    pub(super) now: u64,
+    pub(in crate::dask) now: u64,
 }
 
 /// Why a change is not made yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Hold {
+pub(in crate::dask) enum Hold {
     /// The last change is too recent; it is made after this time.
     Cooldown(u64),
     /// Something else was asked for a short time ago.
@@ -49,7 +49,7 @@ pub(super) enum Hold {
 
 /// What is to become of the number of workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::dask) enum Verdict {
     /// It is right.
     Right,
     /// It stays for now.
@@ -59,13 +59,13 @@ pub(super) enum Verdict {
 }
 
 /// As many workers as the scheduler asks for, `others` being in other groups, within the limits. The maximum wins.
-pub(super) fn goal(spec: &DaskAutoscalerSpec, target: u64, others: u64) -> u32 {
+pub(in crate::dask) fn goal(spec: &DaskAutoscalerSpec, target: u64, others: u64) -> u32 {
     let target = u32::try_from(target.saturating_sub(others)).unwrap_or(u32::MAX);
     within(spec, target)
 }
 
 /// As many workers as there are in any case.
-pub(super) fn least(spec: &DaskAutoscalerSpec) -> u32 {
+pub(in crate::dask) fn least(spec: &DaskAutoscalerSpec) -> u32 {
     within(spec, 0)
 }
 
@@ -74,7 +74,7 @@ fn within(spec: &DaskAutoscalerSpec, replicas: u32) -> u32 {
 }
 
 /// Decides, and notes that `goal` was asked for.
-pub(super) fn decide(
+pub(in crate::dask) fn decide(
     spec: &DaskAutoscalerSpec,
     recommendations: &mut Vec<Recommendation>,
     situation: &Situation,
