@@ -4,42 +4,27 @@
 //! It is the only one that reads the environment, and the only one that sees both the engine and the cluster.
 
 mod admin;
-mod args;
 mod controller;
-mod exit;
-mod health;
-mod heap;
-mod known_fields;
 mod metrics;
 mod migrate;
-mod namespaces;
 mod plugins;
+mod process;
 mod render;
 mod run;
-mod served;
 mod settings;
-mod shutdown;
-mod stalls;
 mod start;
-mod task;
 mod telemetry;
-mod watched;
-mod writes;
+mod watches;
 
-use std::io::{self, Write as _};
-
-use anyhow::Context as _;
-
-pub use admin::{AdminEndpoint, AdminError, AdminServer, EndpointError, Health};
-pub use args::{RenderArgs, parse};
-pub use exit::Failure;
+pub use admin::server::{AdminError, AdminServer, Health};
 pub use metrics::Metrics;
-pub use migrate::{MigrateError, Migration, MigrationSettings};
+pub use migrate::error::MigrateError;
+pub use process::{exit::Failure, shutdown::Shutdown};
 pub use settings::{
-    Connection, Invocation, Leadership, LogFormat, LogSettings, NamespacePatterns, PluginFiles, PluginSources,
-    RenderOutput, RunSettings, Scope, ScopeError,
+    AdminEndpoint, Connection, EndpointError, Invocation, Leadership, LogFormat, LogSettings, Migration,
+    MigrationSettings, NamespacePatterns, PluginFiles, PluginSources, RenderArgs, RenderOutput, RunSettings, Scope,
+    ScopeError, parse,
 };
-pub use shutdown::Shutdown;
 
 /// Does what the command line asks for.
 ///
@@ -50,16 +35,6 @@ pub fn execute(invocation: Invocation) -> Result<(), Failure> {
         Invocation::Run(settings) => run::run(*settings),
         Invocation::Render(arguments) => render::render(arguments),
         Invocation::Migrate(settings) => migrate::migrate(settings),
-        Invocation::Crds => print(&dask_wasm_operator_api::crds_yaml()),
-    }
-}
-
-/// Writes to stdout. A reader that has seen enough (`| head`) is no failure.
-fn print(text: &str) -> Result<(), Failure> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("writing to standard output").map_err(Failure::from)
-        }
-        _ => Ok(()),
+        Invocation::Crds => process::stdout::print(&dask_wasm_operator_api::crds_yaml()),
     }
 }

@@ -34,21 +34,29 @@ use rustix::process::{Resource as RlimitResource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
-    Failure, Leadership, Metrics, PluginSources, RunSettings, Scope, Shutdown,
-    admin::AdminServer,
+    admin::{
+        health::{HealthFromStart, OperatorHealth},
+        server::AdminServer,
+    },
     controller::{Controller, Surroundings},
-    health::{HealthFromStart, OperatorHealth},
-    heap,
-    known_fields::follow,
-    namespaces::{NamespaceFollower, namespace_kind},
+    metrics::{Metrics, writes::MeteredWrites},
     plugins::{ManagerSurroundings, PluginManager, engine},
-    served::{ServedWatch, ServedWatches},
-    stalls::{Stalls, Watcher},
+    process::{
+        exit::Failure,
+        heap,
+        shutdown::Shutdown,
+        stalls::{Stalls, Watcher},
+        task::{Task, first_failure},
+    },
+    settings::{Leadership, PluginSources, RunSettings, Scope},
     start::{Start, start},
-    task::{Task, first_failure},
     telemetry,
-    watched::{definition_kind, definitions, namespaces_at_start, own_watches, watches_beside},
-    writes::MeteredWrites,
+    watches::{
+        known_fields::follow,
+        namespaces::{NamespaceFollower, namespace_kind},
+        own::{definition_kind, definitions, namespaces_at_start, own_watches, watches_beside},
+        served::{ServedWatch, ServedWatches},
+    },
 };
 
 /// How long passes that are under way may take after SIGTERM: within Kubernetes' default grace period of 30 s.

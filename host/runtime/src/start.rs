@@ -15,7 +15,11 @@ use dask_wasm_operator_core::spec::{
     DASK_AUTOSCALER, DASK_CLUSTER, DASK_JOB, DASK_PLUGIN, DASK_PLUGIN_RECORD, DASK_WORKER_GROUP,
 };
 
-use crate::{Connection, Failure, RunSettings, Scope, known_fields};
+use crate::{
+    process::exit::Failure,
+    settings::{Connection, RunSettings, Scope},
+    watches::known_fields,
+};
 
 /// How long the definitions may take to be served: who installs everything at once applies them just before the operator.
 const DEFINITIONS_PATIENCE: Duration = Duration::from_secs(60);

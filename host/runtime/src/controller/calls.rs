@@ -16,7 +16,8 @@ use dask_wasm_operator_core::{
 use futures::FutureExt as _;
 use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
 
-use super::{Controller, Inner, Work, now};
+use super::{Controller, Inner, Work};
+use crate::process::clock::now;
 
 /// Calls on their way at once, of each pace. A call that hangs takes little but its place.
 const AT_ONCE: usize = 512;

@@ -9,6 +9,7 @@ mod mounted;
 mod progress;
 mod removal;
 mod report;
+mod schedule;
 mod served;
 mod states;
 #[cfg(test)]
@@ -23,7 +24,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use dask_wasm_operator_cluster::{
@@ -42,7 +43,7 @@ use dask_wasm_operator_core::{
     plugin::{ApplyBudget, HandlerName},
     ports::{Observed, Schedulers, Warrant, Writes},
     queue::Queue,
-    retry::{Backoff, PARKED_LONGEST, Retry},
+    retry::{Backoff, Retry},
     wanted::{Found, Problem},
 };
 use futures::{FutureExt as _, future::join_all};
@@ -57,13 +58,13 @@ use mounted::Mounted;
 use report::log_guest;
 pub(crate) use work::Work;
 
-use crate::{Metrics, Shutdown, stalls::Stalls};
+use crate::{
+    metrics::Metrics,
+    process::{clock::now, shutdown::Shutdown, stalls::Stalls},
+};
 
 /// A status is written at most so often, so that many changes make one write. Clients poll it four times a second.
 const STATUS_WINDOW: Duration = Duration::from_millis(250);
-
-/// What is due in a second or later is so at a tick, together with others: most of what a pass costs is to wake up for it.
-const TICK: Duration = Duration::from_millis(100);
 
 /// How long what was announced waits for its Event to be posted.
 const ANNOUNCEMENT_DEADLINE: Duration = Duration::from_secs(5);
@@ -115,17 +116,6 @@ struct Inner {
     budgets: HashMap<String, ApplyBudget>,
     calls: calls::Calls,
     tasks: calls::Tasks,
-}
-
-impl Inner {
-    /// Whether the time has come at which a handler asked to be called again.
-    fn take_requeue(&mut self, key: &(Work, NamespacedName), now: u64) -> bool {
-        let is_due = self.requeues.get(key).is_some_and(|due| *due <= now);
-        if is_due {
-            self.requeues.remove(key);
-        }
-        is_due
-    }
 }
 
 impl Controller {
@@ -444,39 +434,6 @@ impl Controller {
         }
     }
 
-    /// Keeps the appointment that a handler asked for: a call makes another one or none, whatever else woke the key leaves it.
-    fn appoint(&self, inner: &mut Inner, key: (Work, NamespacedName), pass: &Pass) {
-        if pass.call.is_some() || !pass.alive {
-            inner.requeues.remove(&key);
-        }
-        let delay = match pass.retry {
-            None => pass.requeue_after,
-            Some(Retry::Parked(delay)) => Some(delay),
-            Some(Retry::After(_)) => None,
-        };
-        if let Some(delay) = delay {
-            inner.requeues.insert(key.clone(), self.millis_after(delay));
-        }
-        if let Some(due) = inner.requeues.get(&key) {
-            inner.queue.wake_at(key.0, key.1, *due);
-        }
-    }
-
-    fn schedule(&self, inner: &mut Inner, work: Work, at: &NamespacedName, pass: &Pass) {
-        let delay = match pass.retry {
-            Some(Retry::After(delay)) => Some(pass.requeue_after.map_or(delay, |requeue| requeue.min(delay))),
-            Some(Retry::Parked(delay)) => Some(delay),
-            // Who waits is woken; that it is not must not be the end of it.
-            None if pass.findings.waits() => Some(pass.requeue_after.unwrap_or(PARKED_LONGEST).min(PARKED_LONGEST)),
-            None => pass.requeue_after,
-        };
-        let due = delay.map(|delay| self.millis_after(delay));
-        let key = (work, at.clone());
-        if let Some(due) = due.into_iter().chain(inner.waiting.due(&key)).min() {
-            inner.queue.wake_at(key.0, key.1, due);
-        }
-    }
-
     /// Notes what a subject waits for by its last pass.
     fn note_waits(self: &Arc<Self>, inner: &mut Inner, work: &Work, at: &NamespacedName, problems: &[Problem]) {
         if inner.waiting.note(work, at, problems) {
@@ -491,19 +448,4 @@ impl Controller {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn millis(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn millis_after(&self, delay: Duration) -> u64 {
-        let due = self.millis().saturating_add(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
-        let slack = if delay < TICK * 10 { 1 } else { u64::try_from(TICK.as_millis()).unwrap_or(1) };
-        due.checked_next_multiple_of(slack).unwrap_or(due)
-    }
-}
-
-/// Milliseconds since the Unix epoch.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }

@@ -7,12 +7,6 @@ use tokio::time::Instant;
 
 use super::{Controller, Inner, Work};
 
-impl Work {
-    pub(super) fn is_of_plugin(&self, plugin: &str) -> bool {
-        matches!(self, Self::Call(name) if name.plugin == plugin)
-    }
-}
-
 impl Controller {
     /// Waits until no pass of a plugin that was begun before an instant is under way.
     pub(crate) async fn passes_ended(&self, plugin: &str, begun_before: Instant) {

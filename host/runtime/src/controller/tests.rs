@@ -27,7 +27,7 @@ use tokio::{
     task::{AbortHandle, yield_now},
 };
 
-use super::*;
+use super::{schedule::TICK, *};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -1,6 +1,7 @@
-//! Which subjects a change concerns.
+//! Which subjects a change concerns: of an object, of the namespaces that are served, of what the API server knows.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -17,6 +18,7 @@ use dask_wasm_operator_core::{
 use super::{
     Controller, Inner, STATUS_WINDOW, Work,
     mounted::{Handlers, Mounted},
+    served::serves,
 };
 
 /// What of an object changed.
@@ -104,6 +106,48 @@ impl Controller {
         for owner in owners {
             self.wake_owner(&mut inner, object, &owner, extent, &handlers);
         }
+    }
+
+    /// Works in these namespaces only, all of whose objects are known. Those that are new get a look at every subject; of
+    /// those that are not there any more nothing is remembered.
+    pub(crate) fn serve(&self, namespaces: BTreeSet<String>) {
+        let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
+        let before = inner.namespaces.replace(namespaces);
+        if inner.namespaces == before {
+            return;
+        }
+        let native =
+            Reconciler::ALL.into_iter().map(|reconciler| (Work::Reconcile(reconciler), reconciler.subject(), None));
+        let plugins = handlers.iter().map(|(name, Mounted { handler, .. })| {
+            (Work::Call(Arc::clone(name)), handler.subject.kind.clone(), Some(handler))
+        });
+        for (work, kind, handler) in native.chain(plugins) {
+            for subject in self.surroundings.index.list(&kind) {
+                let is_new = before.as_ref().is_none_or(|before| !serves(before, &subject.at()));
+                let concerns = |handler: &Arc<MountedHandler>| {
+                    handler.concerns(&subject, self.surroundings.observed.as_ref(), Reconciler::makes)
+                };
+                if is_new && inner.serves(&subject.at()) && handler.is_none_or(concerns) {
+                    inner.queue.wake(work.clone(), subject.at(), self.millis());
+                }
+            }
+        }
+        inner.forget_others();
+        drop(inner);
+        self.woken.notify_one();
+    }
+
+    /// Looks at every subject of the native reconcilers.
+    pub(crate) fn look_at_everything(&self) {
+        let mut inner = self.lock();
+        for reconciler in Reconciler::ALL {
+            for subject in self.surroundings.index.list(&reconciler.subject()) {
+                inner.queue.wake(Work::Reconcile(reconciler), subject.at(), self.millis());
+            }
+        }
+        drop(inner);
+        self.woken.notify_one();
     }
 
     /// The object is the subject of some handlers.

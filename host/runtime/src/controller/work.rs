@@ -40,4 +40,8 @@ impl Work {
             Self::Call(name) => name.to_string(),
         }
     }
+
+    pub(super) fn is_of_plugin(&self, plugin: &str) -> bool {
+        matches!(self, Self::Call(name) if name.plugin == plugin)
+    }
 }

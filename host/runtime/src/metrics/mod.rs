@@ -9,6 +9,7 @@ mod objects;
 mod process;
 mod series;
 mod watches;
+pub(crate) mod writes;
 
 use std::{
     hash::Hash,

@@ -150,7 +150,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::Metrics;
+    use crate::metrics::Metrics;
 
     fn object(kind: &GroupVersionKind, number: usize, spec: &Value, status: &Value) -> Object {
         let object = json!({

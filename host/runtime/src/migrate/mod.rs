@@ -4,6 +4,7 @@
 //! Called by `execute`. What to say and what to write is decided in [`report`] and [`stamp`]; here is only what reads and
 //! writes. It writes definitions, and annotations of kopf; never a spec, a status or anything that a pod depends on.
 
+pub(crate) mod error;
 mod objects;
 mod report;
 mod site;
@@ -17,83 +18,14 @@ use dask_wasm_operator_core::spec::{DASK_CLUSTER, DASK_JOB};
 use serde_json::Value;
 
 use self::{
+    error::MigrateError,
     report::Finding,
     site::{Found, Kind, Site},
 };
-use crate::{Connection, Failure, print};
-
-/// What of a migration to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Migration {
-    /// From the Python operator: tell what there is, and write nothing.
-    Check,
-    /// From the Python operator: install this release's definitions.
-    Apply,
-    /// To the Python operator: install its definitions, and have it take what is there for its own.
-    ToPython {
-        /// Its definitions: a YAML file or a directory of them; none: ours, with the status subresource of jobs only.
-        definitions: Option<PathBuf>,
-    },
-}
-
-/// A migration, and the cluster it is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MigrationSettings {
-    /// What to do.
-    pub migration: Migration,
-    /// How to reach the API server.
-    pub connection: Connection,
-    /// Namespace of this operator's Lease; none: any.
-    pub operator_namespace: Option<String>,
-}
-
-/// Why nothing, or not all, was done.
-#[derive(Debug, thiserror::Error)]
-pub enum MigrateError {
-    /// The check has found something.
-    #[error("{count} of the lines above need attention before a takeover")]
-    Attention {
-        /// How many.
-        count: usize,
-    },
-    /// The Python operator is at work, which can't write the status of clusters with our definitions.
-    #[error("the Python operator runs, or may run; stop it first. {}", .findings.join("; "))]
-    PythonRuns {
-        /// Its Deployments, and those of which nobody knows what they run.
-        findings: Vec<String>,
-    },
-    /// This operator is at work.
-    #[error(
-        "this operator runs: {holder} renews the Lease {namespace}/dask-wasm-operator. Stop it first: \
-         kubectl scale deployment -n {namespace} NAME --replicas=0"
-    )]
-    OursRuns {
-        /// Who holds the Lease.
-        holder: String,
-        /// The Lease's namespace.
-        namespace: String,
-    },
-    /// Some objects were not marked as handled.
-    #[error(
-        "{count} of the lines above are about objects that were not handed over. Correct or delete it, and run this \
-         again, before the Python operator is started: it would treat each as new, and run a job again"
-    )]
-    Left {
-        /// How many.
-        count: usize,
-    },
-    /// What was given does not hold the Python operator's definitions.
-    #[error(
-        "{} has no definition of {kind} without a status subresource; give the directory `crds` of the Python operator's \
-         chart, or what `helm show crds dask/dask-kubernetes-operator` prints", path.display()
-    )]
-    NotPython {
-        /// The file or directory.
-        path: PathBuf,
-        /// The kind that is not there.
-        kind: &'static str,
-    },
-}
+use crate::{
+    process::{exit::Failure, stdout::print},
+    settings::{Migration, MigrationSettings},
+};
 
 /// Does it, and prints a line for everything that was found or done.
 pub(crate) fn migrate(settings: MigrationSettings) -> Result<(), Failure> {

@@ -31,11 +31,11 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    MigrateError, MigrationSettings,
+    error::MigrateError,
     objects::text,
     report::{self, Definition, Finding},
 };
-use crate::{Failure, start};
+use crate::{process::exit::Failure, settings::MigrationSettings, start};
 
 /// The owner of the fields that a migration writes.
 const FIELD_MANAGER: &str = "dask-wasm-operator-migrate";

@@ -7,7 +7,7 @@ use std::{
 
 use dask_wasm_operator_core::spec::DaskPluginSpec;
 
-use super::files::stem;
+use super::files::{Reading, stem};
 
 /// Where a plugin is from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,14 +26,6 @@ pub(super) struct Found {
     pub(super) origin: Origin,
     pub(super) spec: Result<DaskPluginSpec, String>,
     pub(super) generation: Option<i64>,
-}
-
-/// A component of the directory with what stands beside it.
-#[derive(Clone, Debug)]
-pub(super) struct Reading {
-    pub(super) wasm: PathBuf,
-    pub(super) has_manifest: bool,
-    pub(super) plugin: Result<(String, DaskPluginSpec), String>,
 }
 
 /// What is believed of the plugin directory. Whoever replaces a file may remove it first, so that one look proves nothing:

@@ -15,8 +15,7 @@ use rustix::fs::OFlags;
 use serde_json::{Value, json};
 use serde_saphyr::Options;
 
-use super::directory::Reading;
-use crate::PluginFiles;
+use crate::settings::PluginFiles;
 
 /// Endings of components.
 const ENDINGS: [&str; 3] = [".wasm", ".wasm.gz", ".wasm.zst"];
@@ -70,6 +69,14 @@ pub(super) fn stem(wasm: &Path) -> String {
     let name = wasm.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let stem = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending));
     stem.or_else(|| Path::new(name).file_stem()?.to_str()).unwrap_or_default().to_owned()
+}
+
+/// A component of the directory with what stands beside it.
+#[derive(Clone, Debug)]
+pub(super) struct Reading {
+    pub(super) wasm: PathBuf,
+    pub(super) has_manifest: bool,
+    pub(super) plugin: Result<(String, DaskPluginSpec), String>,
 }
 
 /// What the plugin directory and the files of plugins look like. Reads the disk, which may take its time.

@@ -5,6 +5,7 @@
 //! whatever hangs, what is withdrawn from a plugin is so at the next look.
 
 mod loading;
+mod mounting;
 
 use std::{
     collections::BTreeMap,
@@ -14,47 +15,31 @@ use std::{
     time::Duration,
 };
 
-use dask_wasm_operator_cluster::{
-    config_maps::ConfigMaps,
-    discovery::Discovery,
-    index::Index,
-    watch::{WatchHandle, WatchKey, WatchProblem, Watches},
-};
+use dask_wasm_operator_cluster::watch::{WatchHandle, WatchKey};
 use dask_wasm_operator_core::{
-    contract::KindReference,
-    error::of_field,
-    object::{Object, Resource},
-    ports::{Observed, Writes},
-    retry::Backoff,
-    spec::{DASK_PLUGIN, DaskPluginSpec, PluginState, RemovalPolicy, SelectedSource, code_resource},
+    error::{chain, of_field},
+    object::Object,
+    spec::{DASK_PLUGIN, DaskPluginSpec, PluginState, SelectedSource, code_resource},
 };
-use dask_wasm_operator_engine::Engine;
 use tokio::{
-    sync::{Notify, mpsc},
-    task::{AbortHandle, JoinSet},
+    sync::mpsc,
+    task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-pub(super) use loading::Prepared;
-
 use super::{
     awaited::Awaited,
-    chain,
     directory::{self, Directory, Found, Origin},
+    entry::{Entry, Mount, Prepared},
     files::Survey,
-    mounting::{Mount, Served},
     refusal::refusal,
     source::{self, Code},
-    status::{Newest, Standing},
+    status::Newest,
     statuses::{Statuses, Written},
-    sweep::{Reach, Sweeps},
+    surroundings::ManagerSurroundings,
+    sweep::Sweeps,
 };
-use crate::{
-    Metrics, Shutdown,
-    controller::Controller,
-    heap,
-    served::{ServedWatch, ServedWatches},
-};
+use crate::process::{heap, shutdown::Shutdown};
 
 /// How often files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -62,37 +47,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// DaskPlugins are compared with what is mounted at most so often, however often they or their ConfigMaps change.
 const LOOK_WINDOW: Duration = Duration::from_millis(200);
 
-/// What the manager needs.
-pub(crate) struct ManagerSurroundings {
-    pub(crate) engine: Engine,
-    pub(crate) index: Arc<Index>,
-    pub(crate) observed: Arc<dyn Observed>,
-    pub(crate) writes: Arc<dyn Writes>,
-    pub(crate) watches: Watches,
-    pub(crate) discovery: Arc<Discovery>,
-    pub(crate) controller: Arc<Controller>,
-    pub(crate) metrics: Arc<Metrics>,
-    /// Where DaskPlugins and their ConfigMaps are.
-    pub(crate) operator_namespace: String,
-    /// Reads the ConfigMaps.
-    pub(crate) config_maps: ConfigMaps,
-    /// What is watched wherever Dask objects are served.
-    pub(crate) served: ServedWatches,
-    pub(crate) directory: Option<PathBuf>,
-    /// The kind of CustomResourceDefinitions, if the operator may watch them.
-    pub(crate) definitions: Option<Resource>,
-    /// Told when what a DaskPlugin asks for or a ConfigMap of the operator's namespace changed.
-    pub(crate) changed: Arc<Notify>,
-    /// Told when somebody else changed the status of a DaskPlugin.
-    pub(crate) statuses_changed: Arc<Notify>,
-    /// Told when a CustomResourceDefinition changed.
-    pub(crate) definitions_changed: Arc<Notify>,
-}
-
 /// See the module.
 pub(crate) struct PluginManager {
-    pub(super) surroundings: Arc<ManagerSurroundings>,
-    pub(super) plugins: BTreeMap<String, Entry>,
+    surroundings: Arc<ManagerSurroundings>,
+    plugins: BTreeMap<String, Entry>,
     directory: Directory,
     /// Why the directory can't be read.
     unreadable: Option<String>,
@@ -102,16 +60,16 @@ pub(crate) struct PluginManager {
     marks: BTreeMap<PathBuf, u64>,
     surveys: JoinSet<Survey>,
     loads: JoinSet<Loaded>,
-    pub(super) sweeps: Sweeps,
-    pub(super) awaited: Awaited,
-    pub(super) definitions: Option<WatchHandle>,
+    sweeps: Sweeps,
+    awaited: Awaited,
+    definitions: Option<WatchHandle>,
     /// Asks which kinds are served.
-    pub(super) asking: JoinSet<()>,
-    pub(super) statuses: Statuses,
+    asking: JoinSet<()>,
+    statuses: Statuses,
     config_maps: Option<WatchHandle>,
     looked: Option<Instant>,
     look_due: Option<Instant>,
-    pub(super) mounts_tx: mpsc::UnboundedSender<Mount>,
+    mounts_tx: mpsc::UnboundedSender<Mount>,
     mounts_rx: mpsc::UnboundedReceiver<Mount>,
 }
 
@@ -133,43 +91,6 @@ enum Event {
 
 /// The plugin that was loaded, for what, and what came of it.
 type Loaded = (String, u64, Result<Prepared, Newest>);
-
-/// Everything about one plugin.
-#[derive(Default)]
-pub(super) struct Entry {
-    /// Fingerprint of the specification and code that were last looked at.
-    pub(super) looked_at: Option<u64>,
-    pub(super) generation: Option<i64>,
-    pub(super) origin: Origin,
-    /// None: its specification could not be read so far.
-    pub(super) on_removal: Option<RemovalPolicy>,
-    /// The newest that could be loaded.
-    pub(super) prepared: Option<Prepared>,
-    loading: Option<AbortHandle>,
-    /// What serves calls.
-    pub(super) served: Option<Served>,
-    pub(super) standing: Standing,
-    /// Whether this process has found out what it comes to.
-    pub(super) is_known: bool,
-    /// Watches that the handlers that are called need.
-    pub(super) watches: Vec<ServedWatch>,
-    /// Watches that those need that are about to be.
-    pub(super) watches_to_come: Vec<ServedWatch>,
-    /// Kinds that it needs and that are not served.
-    pub(super) missing: Vec<KindReference>,
-    /// In what it may have left something since this process knows it.
-    pub(super) reach: Reach,
-    /// Failures to load that were not its fault.
-    backoff: Backoff,
-    retry: Option<Instant>,
-}
-
-impl Entry {
-    /// A watch that has no news, and why.
-    pub(super) fn watch_problem(&self) -> Option<(WatchKey, WatchProblem)> {
-        self.watches_to_come.iter().chain(&self.watches).find_map(ServedWatch::problem)
-    }
-}
 
 impl PluginManager {
     pub(crate) fn new(surroundings: ManagerSurroundings) -> Self {
@@ -233,7 +154,7 @@ impl PluginManager {
     fn heed(&mut self, event: Event) {
         match event {
             Event::PluginsChanged => self.look_soon(),
-            Event::StatusesChanged => self.show_soon(),
+            Event::StatusesChanged => self.statuses.soon(),
             Event::DefinitionsChanged if self.definitions.is_some() => self.awaited.soon(Instant::now()),
             Event::TimeToSurvey => self.survey(),
             Event::Surveyed(Some(survey)) => self.surveyed(survey),
@@ -246,8 +167,8 @@ impl PluginManager {
             }
             Event::Mounted(mount) => self.mounted(*mount),
             Event::KindsAsked => self.asked_for_kinds(),
-            Event::StatusWritten(written) => self.shown(written),
-            Event::CountsChanged => self.count_soon(),
+            Event::StatusWritten(written) => self.statuses.shown(written),
+            Event::CountsChanged => self.statuses.count_soon(Instant::now()),
             Event::Due => self.act_on_due(),
             Event::Swept => heap::much_is_free(),
             Event::DefinitionsChanged | Event::Surveyed(None) | Event::Loaded(None) => {}
@@ -268,7 +189,7 @@ impl PluginManager {
             self.look();
         }
         if self.statuses.due().is_some_and(|due| due <= now) {
-            self.show(now);
+            self.statuses.show(now, &self.surroundings, &mut self.plugins);
         }
     }
 
@@ -334,7 +255,7 @@ impl PluginManager {
         gone.iter().for_each(|name| self.remove(name));
         self.watch_config_maps(&found);
         found.into_iter().for_each(|plugin| self.consider(plugin));
-        self.show_soon();
+        self.statuses.soon();
     }
 
     /// The DaskPlugins of the operator's namespace.

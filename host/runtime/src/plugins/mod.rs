@@ -2,23 +2,23 @@
 
 mod awaited;
 mod directory;
+mod entry;
 mod files;
 mod manager;
 mod mount;
-mod mounting;
 mod prepare;
 mod refusal;
 mod source;
 mod status;
 mod statuses;
+mod surroundings;
 mod sweep;
 mod watches;
 
 pub(crate) use files::{documents, plugin};
-pub(crate) use manager::{ManagerSurroundings, PluginManager};
+pub(crate) use manager::PluginManager;
 pub(crate) use mount::{Mountable, mount};
 pub(crate) use prepare::{engine, prepare};
 pub(crate) use refusal::refusal;
 pub(crate) use source::read_file;
-
-use dask_wasm_operator_core::error::chain;
+pub(crate) use surroundings::ManagerSurroundings;

@@ -3,7 +3,10 @@
 //! What a person acts on is shown soon. Counts change with every call of a busy plugin: they are in the metrics at once, and here
 //! now and then. Nobody waits for these writes.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use dask_wasm_operator_core::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError},
@@ -17,10 +20,11 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     directory::Origin,
-    manager::{Entry, PluginManager},
+    entry::Entry,
     status::{Newest, Standing},
+    surroundings::ManagerSurroundings,
 };
-use crate::controller::now;
+use crate::process::clock::now;
 
 /// Field manager of the status of DaskPlugins.
 const MANAGER: &str = "dask-operator/plugins";
@@ -61,8 +65,13 @@ impl Statuses {
         self.writes.join_next().await?.ok()
     }
 
+    /// Shows what differs soon.
+    pub(super) fn soon(&mut self) {
+        self.due.get_or_insert_with(|| Instant::now() + WINDOW);
+    }
+
     /// Counts of some plugin differ.
-    fn count_soon(&mut self, now: Instant) {
+    pub(super) fn count_soon(&mut self, now: Instant) {
         let soon = now + WINDOW;
         let due = self.counted.map_or(soon, |counted| soon.max(counted + COUNT_WINDOW));
         self.counts_due.get_or_insert(due);
@@ -79,29 +88,23 @@ impl Statuses {
         }
         counts
     }
-}
-
-impl PluginManager {
-    pub(super) fn show_soon(&mut self) {
-        self.statuses.due.get_or_insert_with(|| Instant::now() + WINDOW);
-    }
-
-    /// Counts of some plugin differ.
-    pub(super) fn count_soon(&mut self) {
-        self.statuses.count_soon(Instant::now());
-    }
 
     /// Begins to write each status that differs.
-    pub(super) fn show(&mut self, begun: Instant) {
-        let with_counts = self.statuses.begin(begun);
+    pub(super) fn show(
+        &mut self,
+        begun: Instant,
+        surroundings: &ManagerSurroundings,
+        plugins: &mut BTreeMap<String, Entry>,
+    ) {
+        let with_counts = self.begin(begun);
         let kind = DASK_PLUGIN.group_version_kind();
-        let Some(resource) = self.surroundings.observed.resource(&kind) else { return };
-        for (name, entry) in self.plugins.iter_mut().filter(|(_, entry)| entry.origin == Origin::Object) {
+        let Some(resource) = surroundings.observed.resource(&kind) else { return };
+        for (name, entry) in plugins.iter_mut().filter(|(_, entry)| entry.origin == Origin::Object) {
             if let Some((watch, problem)) = entry.watch_problem() {
                 tracing::debug!(plugin = name, %watch, %problem, "a watch of a plugin has no news");
             }
-            let at = NamespacedName::new(&self.surroundings.operator_namespace, name);
-            let Some(object) = self.surroundings.observed.get(&kind, &at) else { continue };
+            let at = NamespacedName::new(&surroundings.operator_namespace, name);
+            let Some(object) = surroundings.observed.get(&kind, &at) else { continue };
             let before = object.field::<Value>("status").and_then(Result::ok).unwrap_or_default();
             let former = serde_json::from_value::<DaskPluginStatus>(before.clone()).unwrap_or_default();
             let standing = with_watch_problems(entry);
@@ -110,7 +113,7 @@ impl PluginManager {
             if !entry.is_known && former.observed_generation.is_some_and(|former| Some(former) == entry.generation) {
                 continue;
             }
-            let figures = self.surroundings.controller.figures_of(name);
+            let figures = surroundings.controller.figures_of(name);
             let mut status = json!(standing.status(figures, entry.generation, &former.conditions, now()));
             lines_in(&mut status, STATUS_BYTES);
             let is_shown = match with_counts {
@@ -120,8 +123,8 @@ impl PluginManager {
             if is_shown {
                 continue;
             }
-            if !self.statuses.under_way.insert(name.clone()) {
-                self.statuses.again = true;
+            if !self.under_way.insert(name.clone()) {
+                self.again = true;
                 continue;
             }
             let body = json!({
@@ -137,8 +140,8 @@ impl PluginManager {
                 body,
                 force: true,
             };
-            let (name, writes) = (name.clone(), self.surroundings.writes.clone());
-            self.statuses.writes.spawn(async move {
+            let (name, writes) = (name.clone(), surroundings.writes.clone());
+            self.writes.spawn(async move {
                 let written = writes.write(Action::Apply(apply)).await;
                 (name, written.map(|_| ()))
             });
@@ -147,12 +150,12 @@ impl PluginManager {
 
     /// A status was written, or could not be.
     pub(super) fn shown(&mut self, (name, written): Written) {
-        self.statuses.under_way.remove(&name);
+        self.under_way.remove(&name);
         if let Err(error) = written {
             tracing::debug!(plugin = name, %error, "status not written");
-            self.statuses.due.get_or_insert_with(|| Instant::now() + AGAIN);
-        } else if std::mem::take(&mut self.statuses.again) {
-            self.show_soon();
+            self.due.get_or_insert_with(|| Instant::now() + AGAIN);
+        } else if std::mem::take(&mut self.again) {
+            self.soon();
         }
     }
 }

@@ -10,6 +10,7 @@ use dask_wasm_operator_core::{
     action::{Action, WriteError},
     contract::{KindReference, Manifest},
     dask::Reconciler,
+    error::chain,
     native::Native as _,
     object::{GroupVersionKind, ObjectKey, Resource},
     plugin::{PLUGIN_LABEL, removal},
@@ -23,8 +24,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{chain, manager::ManagerSurroundings};
-use crate::served::{Interest, Party, ServedWatch};
+use super::surroundings::ManagerSurroundings;
+use crate::watches::served::{Interest, Party, ServedWatch};
 
 /// A kind by group and name.
 type Kind = (String, String);

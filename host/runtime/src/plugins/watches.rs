@@ -2,14 +2,15 @@
 
 use dask_wasm_operator_core::{
     contract::{KindReference, TriggerRequest},
+    error::chain,
     object::{GroupVersionKind, Resource},
     pipeline::MountedHandler,
     plugin::PLUGIN_LABEL,
     spec::{DASK_PLUGIN_RECORD, HandlerState, HandlerStatus},
 };
 
-use super::{chain, mount::Mounting};
-use crate::served::{Interest, Party, ServedWatch, ServedWatches};
+use super::mount::Mounting;
+use crate::watches::served::{Interest, Party, ServedWatch, ServedWatches};
 
 /// Starts what the handlers need. A handler whose watches can't be started is not served, and its status says so.
 pub(super) fn start_watches(

@@ -21,10 +21,9 @@ use dask_wasm_operator_core::{
 };
 
 use crate::{
-    Failure, PluginFiles, RenderArgs,
     plugins::{Mountable, engine, mount, plugin, prepare, read_file, refusal},
-    print,
-    settings::cache_directory,
+    process::{exit::Failure, stdout::print},
+    settings::{PluginFiles, RenderArgs, cache_directory},
 };
 use kinds::Kinds;
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use dask_wasm_operator_core::{memory::MemoryCluster, object::Object};
 use serde_json::{Value, json};
 
-use crate::RenderOutput;
+use crate::settings::RenderOutput;
 
 /// Who is named for what a person gave.
 const GIVEN: &str = "given";

@@ -1,7 +1,6 @@
 //! From the command line to settings: each flag, and what is refused.
 
 use super::*;
-use crate::args::parse;
 
 fn invocation(line: &str) -> Result<Invocation, String> {
     parse(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string())

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use dask_wasm_operator_core::{
+    error::chain,
     quote::says_the_same,
     retry::Retry,
     spec::{DaskPluginSpec, PluginState},
@@ -10,22 +11,14 @@ use dask_wasm_operator_core::{
 use dask_wasm_operator_engine::LoadedPlugin;
 use tokio::{task::spawn_blocking, time::Instant};
 
-use super::{ManagerSurroundings, PluginManager, fingerprint};
+use super::{PluginManager, fingerprint};
 use crate::plugins::{
-    chain,
+    entry::Prepared,
     prepare::{prepare, require_digest},
     source::Code,
     status::Newest,
+    surroundings::ManagerSurroundings,
 };
-
-/// A plugin that has described itself, and the specification that it was loaded for.
-#[derive(Clone)]
-pub(in super::super) struct Prepared {
-    pub(in super::super) loaded: Arc<LoadedPlugin>,
-    /// Fingerprint of the code and of what else it was loaded by.
-    loaded_of: u64,
-    pub(in super::super) spec: DaskPluginSpec,
-}
 
 impl PluginManager {
     /// `version` stands for the code.
@@ -87,7 +80,7 @@ impl PluginManager {
         if let Some(entry) = self.plugins.get_mut(name) {
             entry.standing.newest = newest;
         }
-        self.show_soon();
+        self.statuses.soon();
     }
 }
 

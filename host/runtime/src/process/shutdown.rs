@@ -85,7 +85,7 @@ mod tests {
             child();
         }
         let mut child = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "shutdown::tests::first_signal_asks_and_the_second_ends", "--nocapture"])
+            .args(["--exact", "process::shutdown::tests::first_signal_asks_and_the_second_ends", "--nocapture"])
             .env(CHILD, "")
             .stdout(Stdio::piped())
             .spawn()

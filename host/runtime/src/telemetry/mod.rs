@@ -176,7 +176,7 @@ mod tests {
         let lines = lines(LogFormat::Full, || assert!(panic::catch_unwind(|| panic!("oh {}", 1)).is_err()));
         panic::set_hook(before);
         assert!(
-            lines[0].contains("ERROR") && lines[0].contains("oh 1") && lines[0].contains("telemetry.rs:"),
+            lines[0].contains("ERROR") && lines[0].contains("oh 1") && lines[0].contains("telemetry/mod.rs:"),
             "{lines:?}"
         );
     }

@@ -12,7 +12,8 @@ use dask_wasm_operator_cluster::{
 use dask_wasm_operator_core::object::{GroupVersionKind, Resource};
 use tokio::sync::Notify;
 
-use crate::{Scope, Shutdown, controller::Controller, served::ServedWatches};
+use super::served::ServedWatches;
+use crate::{controller::Controller, process::shutdown::Shutdown, settings::Scope};
 
 /// What the follower needs.
 pub(crate) struct NamespaceFollower {

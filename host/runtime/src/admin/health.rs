@@ -10,7 +10,8 @@ use std::{
 
 use dask_wasm_operator_cluster::watch::{WatchKey, Watches};
 
-use crate::{Health, Metrics, controller::Controller, served::ServedWatches};
+use super::server::Health;
+use crate::{controller::Controller, metrics::Metrics, watches::served::ServedWatches};
 
 /// A watch that tried nothing for so long is stuck: each list, connection and silence has a shorter limit of its own.
 const WATCH_LIMIT: Duration = Duration::from_secs(90);

@@ -14,8 +14,6 @@ use std::{
 use dask_wasm_operator_api::Access;
 use dask_wasm_operator_core::text::line;
 
-use crate::{admin::AdminError, migrate::MigrateError};
-
 /// Why the program ends early.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -47,10 +45,10 @@ pub enum Failure {
     },
     /// Health and metrics can't be served.
     #[error(transparent)]
-    Admin(#[from] AdminError),
+    Admin(anyhow::Error),
     /// A migration has found something, or was not begun.
     #[error(transparent)]
-    Migrate(#[from] MigrateError),
+    Migrate(anyhow::Error),
     /// Anything else.
     #[error(transparent)]
     Other(#[from] anyhow::Error),

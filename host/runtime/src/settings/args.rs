@@ -1,13 +1,12 @@
 //! The command line, and nothing else: what may be written, and the words of `--help`.
 //!
-//! [`parse`] is called by `main` and answers settings, so that no other module sees how they were written. Everything that can
-//! be judged from one value alone is refused here, by name; what needs several values is judged in `settings`.
+//! Everything that can be judged from one value alone is refused here, by name; what needs several values is judged where they
+//! become settings.
 
-use std::{convert::Infallible, ffi::OsString, path::PathBuf, time::Duration};
+use std::{convert::Infallible, path::PathBuf, time::Duration};
 
 use clap::{
-    ArgAction, ArgGroup, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
-    builder::FalseyValueParser, error::ErrorKind, parser::ValueSource,
+    ArgAction, ArgGroup, ArgMatches, Args, Parser, Subcommand, builder::FalseyValueParser, parser::ValueSource,
 };
 use dask_wasm_operator_cluster::{events::EventLevel, scheduler::Given};
 use dask_wasm_operator_core::{
@@ -16,9 +15,9 @@ use dask_wasm_operator_core::{
 };
 use tracing_subscriber::filter::Targets;
 
-use crate::{
-    admin::AdminEndpoint,
-    settings::{Invocation, LogFormat, PluginFiles, RenderOutput, RunSettings},
+use super::{
+    endpoint::AdminEndpoint,
+    values::{LogFormat, PluginFiles, RenderOutput},
 };
 
 /// The module of the Python operator that stands for all that is built in here.
@@ -29,13 +28,13 @@ const PYTHON_CONTROLLER: &str = "dask_kubernetes.operator.controller";
 /// With options and no command, as the image of the Python operator is started, it means `run`.
 #[derive(Debug, Parser)]
 #[command(name = "dask-wasm-operator", version, subcommand_required = true, arg_required_else_help = true)]
-struct Cli {
+pub(super) struct Cli {
     #[command(subcommand)]
-    command: Command,
+    pub(super) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// Serve the Dask objects of a Kubernetes cluster until told to stop.
     Run(Box<RunArgs>),
     /// Show what the operator would make of some manifests. Needs no cluster.
@@ -252,33 +251,6 @@ pub(crate) struct MigrateArgs {
     pub(crate) connection: ConnectionArgs,
 }
 
-/// Reads the arguments behind the program's name.
-///
-/// # Errors
-/// What is wrong with them, or the text of `--help`: [`clap::Error::exit`] prints either and ends with 2 or 0.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
-    let mut arguments = arguments.into_iter().peekable();
-    let implied = arguments.peek().filter(|first| means_run(first)).map(|_| OsString::from("run"));
-    let program = OsString::from(env!("CARGO_PKG_NAME"));
-    let matches = Cli::command().try_get_matches_from([program].into_iter().chain(implied).chain(arguments))?;
-    match Cli::from_arg_matches(&matches)?.command {
-        Command::Run(args) => {
-            let refused = |error: String| Cli::command().error(ErrorKind::ValueValidation, error);
-            args.refuse_unusable(&matches).map_err(refused)?;
-            let settings = RunSettings::try_from(*args).map_err(|error| refused(error.to_string()))?;
-            Ok(Invocation::Run(Box::new(settings)))
-        }
-        Command::Render(args) => Ok(Invocation::Render(args)),
-        Command::Migrate(args) => Ok(Invocation::Migrate(args.into())),
-        Command::Crds => Ok(Invocation::Crds),
-    }
-}
-
-/// Whether a first argument can only be an option of `run`.
-fn means_run(first: &OsString) -> bool {
-    first.as_encoded_bytes().starts_with(b"-") && !["-h", "--help", "-V", "--version"].iter().any(|own| first == own)
-}
-
 fn python_module(value: &str) -> Result<String, String> {
     if value == PYTHON_CONTROLLER {
         Ok(value.to_owned())
@@ -321,7 +293,7 @@ impl<T> Inherited<T> {
 }
 
 impl RunArgs {
-    fn refuse_unusable(&self, matches: &ArgMatches) -> Result<(), String> {
+    pub(super) fn refuse_unusable(&self, matches: &ArgMatches) -> Result<(), String> {
         let is_given = |id| {
             let run = matches.subcommand_matches("run");
             run.is_some_and(|run| run.value_source(id) == Some(ValueSource::CommandLine))

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use dask_wasm_operator_cluster::{RequestError, published::PublishedFields};
 use tokio::time::sleep;
 
-use crate::{Shutdown, controller::Controller, heap};
+use crate::{
+    controller::Controller,
+    process::{heap, shutdown::Shutdown},
+};
 
 /// So often the server is asked, while it says which fields it knows, and while it does not.
 const EVERY: Duration = Duration::from_secs(300);

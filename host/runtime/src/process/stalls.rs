@@ -17,7 +17,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::Metrics;
+use crate::metrics::Metrics;
 
 /// What runs for so long without a break has stalled: a pass takes milliseconds.
 const LIMIT: Duration = Duration::from_secs(3);

@@ -7,18 +7,18 @@ use std::{future::Future, io, net::SocketAddr, sync::Arc};
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, Uri, header},
+    http::{StatusCode, header},
     response::IntoResponse,
     routing::get,
 };
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::metrics::Metrics;
-
-const HEALTH: &str = "/healthz";
-const READINESS: &str = "/readyz";
-const METRICS: &str = "/metrics";
+use crate::{
+    metrics::Metrics,
+    process::exit::Failure,
+    settings::{AdminEndpoint, HEALTH, METRICS, READINESS},
+};
 
 /// What is known of the operator's health. Asked from several threads at once; must answer from memory.
 pub trait Health: Send + Sync + 'static {
@@ -38,61 +38,6 @@ pub trait Health: Send + Sync + 'static {
     fn metrics(&self) -> Option<Arc<Metrics>>;
 }
 
-/// Where to listen, and under which path health is told besides `/healthz`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AdminEndpoint {
-    address: String,
-    health_path: String,
-}
-
-/// What is wrong with an address or URL.
-#[derive(Debug, thiserror::Error)]
-pub enum EndpointError {
-    /// Not an address.
-    #[error("write HOST:PORT, such as 0.0.0.0:8080")]
-    Address,
-    /// Not a URL of ours.
-    #[error("write a URL such as http://0.0.0.0:8080/healthz")]
-    Url,
-    /// The path can't be served, or means something else.
-    #[error("choose another path: letters, digits, '/', '-', '_' and '.', but neither {READINESS} nor {METRICS}")]
-    Path,
-}
-
-impl AdminEndpoint {
-    /// From `HOST:PORT`; port 0 is any free one.
-    ///
-    /// # Errors
-    /// When it is something else.
-    pub fn at_address(text: &str) -> Result<Self, EndpointError> {
-        match text.rsplit_once(':') {
-            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
-                Ok(Self { address: text.to_owned(), health_path: HEALTH.to_owned() })
-            }
-            _ => Err(EndpointError::Address),
-        }
-    }
-
-    /// From the URL of the health check, as kopf reads it: without a host localhost, without a port 80.
-    ///
-    /// # Errors
-    /// When it is something else, or its path can't be served.
-    pub fn at_url(text: &str) -> Result<Self, EndpointError> {
-        let url: Uri = text.parse().map_err(|_| EndpointError::Url)?;
-        let (Some("http"), Some(host), None) = (url.scheme_str(), url.host(), url.query()) else {
-            return Err(EndpointError::Url);
-        };
-        let path = url.path();
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte);
-        if !path.bytes().all(plain) || [READINESS, METRICS].contains(&path) {
-            return Err(EndpointError::Path);
-        }
-        let host = if host.is_empty() { "localhost" } else { host };
-        let port = url.port_u16().unwrap_or(80);
-        Ok(Self { address: format!("{host}:{port}"), health_path: path.to_owned() })
-    }
-}
-
 /// Why health and metrics can't be served.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
@@ -110,6 +55,12 @@ pub enum AdminError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl From<AdminError> for Failure {
+    fn from(error: AdminError) -> Self {
+        Self::Admin(error.into())
+    }
 }
 
 /// A server that has its port already.
@@ -273,23 +224,5 @@ mod tests {
         let address = other.local_addr().unwrap().to_string();
         let error = AdminServer::bind(&AdminEndpoint::at_address(&address).unwrap()).await.unwrap_err();
         assert!(error.to_string().contains(&address) && error.to_string().contains("--admin-address"), "{error}");
-    }
-
-    #[test]
-    fn endpoints() {
-        let url = |text| AdminEndpoint::at_url(text).map(|endpoint| (endpoint.address, endpoint.health_path)).ok();
-        let expect = |address: &str, path: &str| Some((address.to_owned(), path.to_owned()));
-        assert_eq!(url("http://0.0.0.0:8080/healthz"), expect("0.0.0.0:8080", "/healthz"));
-        assert_eq!(url("http://[::]:8080/healthz"), expect("[::]:8080", "/healthz"));
-        assert_eq!(url("http://example/live"), expect("example:80", "/live"));
-        assert_eq!(url("http://example"), expect("example:80", "/"));
-        for refused in
-            ["0.0.0.0:8080", "https://a/b", "http://a/metrics", "http://a/readyz", "http://a/{b}", "http://a/b?c", "a"]
-        {
-            assert_eq!(url(refused), None, "{refused}");
-        }
-        for refused in ["8080", ":8080", "a", "a:b", "a:65536"] {
-            assert!(AdminEndpoint::at_address(refused).is_err(), "{refused}");
-        }
     }
 }

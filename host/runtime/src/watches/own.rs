@@ -16,11 +16,11 @@ use dask_wasm_operator_core::{
     spec::DASK_PLUGIN,
 };
 
-use crate::{
-    Failure, Scope,
+use super::{
     namespaces::namespace_watch,
     served::{Interest, Party, ServedWatch, ServedWatches},
 };
+use crate::{process::exit::Failure, settings::Scope};
 
 /// The namespaces that are known before anything is read; none: all are served.
 pub(crate) fn namespaces_at_start(scope: &Scope) -> Option<BTreeSet<String>> {

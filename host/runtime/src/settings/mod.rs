@@ -1,32 +1,42 @@
-//! What the program is to do, as values that need no further judgement.
+//! From the command line to what the program is to do.
 //!
-//! Made from the arguments before any task starts. Every argument is taken out by name, so that a forgotten one does not
-//! compile.
+//! [`parse`] is called by `main` and answers settings, so that no other module sees how they were written. They are made before
+//! any task starts. Every argument is taken out by name, so that a forgotten one does not compile.
 
+mod args;
+mod endpoint;
 mod scope;
+mod values;
 
 use std::{
     env,
     ffi::OsString,
     num::NonZeroU32,
     path::{Path, PathBuf},
-    str::FromStr,
     time::Duration,
 };
 
-use clap::ValueEnum;
-use dask_wasm_operator_cluster::{events::EventLevel, scheduler::Given};
+use args::{
+    AdminArgs, Cli, Command, ConnectionArgs, IgnoredArgs, LogArgs, MigrateArgs, PluginArgs, RunArgs, ScopeArgs,
+};
+use clap::{CommandFactory as _, FromArgMatches as _, error::ErrorKind};
+use dask_wasm_operator_cluster::events::EventLevel;
 use dask_wasm_operator_core::dask::{Environment, WorkerAllocation};
 use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use values::SettingsError;
 
-use crate::{
-    admin::AdminEndpoint,
-    args::{AdminArgs, ConnectionArgs, IgnoredArgs, LogArgs, MigrateArgs, PluginArgs, RenderArgs, RunArgs, ScopeArgs},
-    migrate::{Migration, MigrationSettings},
+pub use args::RenderArgs;
+pub use endpoint::{AdminEndpoint, EndpointError};
+pub(crate) use endpoint::{HEALTH, METRICS, READINESS};
+pub use scope::{NamespacePatterns, Scope, ScopeError};
+pub use values::{
+    Connection, Leadership, LogFormat, LogSettings, Migration, MigrationSettings, PluginFiles, PluginSources,
+    RenderOutput, RunSettings,
 };
 
-pub use scope::{NamespacePatterns, Scope, ScopeError};
+/// Where kube's client logs.
+const KUBE_CLIENT: &str = "kube_client";
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -41,133 +51,31 @@ pub enum Invocation {
     Crds,
 }
 
-/// Settings of `run`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RunSettings {
-    /// Which Dask objects are served.
-    pub scope: Scope,
-    /// Whether a Lease guards the writes.
-    pub leadership: Leadership,
-    /// How to reach the API server.
-    pub connection: Connection,
-    /// Namespace of the Lease and of the DaskPlugins; none: that of the connection.
-    pub operator_namespace: Option<String>,
-    /// Where plugins come from.
-    pub plugins: PluginSources,
-    /// Directory for compiled plugins.
-    pub cache_directory: PathBuf,
-    /// What holds for every Dask object.
-    pub environment: Environment,
-    /// Which Events are posted.
-    pub events: EventLevel,
-    /// Schedulers that are not reached at their Service.
-    pub scheduler_addresses: Vec<Given>,
-    /// Whether this process runs in a pod, where the names of Services are known.
-    pub in_pod: bool,
-    /// Where health and metrics are served, if anywhere.
-    pub admin: Option<AdminEndpoint>,
-    /// What is logged.
-    pub log: LogSettings,
-    /// Flags that were given and have no effect, for a line in the log.
-    pub ignored: Vec<&'static str>,
-    /// What the environment says in the Python operator's variables and can't be used, for a line in the log.
-    pub unusable: Vec<String>,
-}
-
-/// Whether a Lease guards the writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leadership {
-    /// Only the holder of the Lease writes.
-    Lease,
-    /// There is no other operator, by the user's word.
-    Standalone,
-}
-
-/// How to reach the API server. With neither: as kubectl finds its kubeconfig, else by the pod's ServiceAccount.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Connection {
-    /// The kubeconfig.
-    pub kubeconfig: Option<PathBuf>,
-    /// Its context; none: the current one.
-    pub context: Option<String>,
-}
-
-/// Where plugins come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PluginSources {
-    /// Nowhere: none is loaded.
-    Disabled,
-    /// From the DaskPlugins of the cluster, and from a directory if one is named.
-    Enabled {
-        /// The directory.
-        directory: Option<PathBuf>,
-    },
-}
-
-/// Where kube's client logs.
-const KUBE_CLIENT: &str = "kube_client";
-
-/// What is logged.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LogSettings {
-    /// How lines look.
-    pub format: LogFormat,
-    /// From which severity on, by module.
-    pub levels: Targets,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// The message and its fields.
-    Plain,
-    /// With time, level and module.
-    Full,
-    /// One JSON object per line.
-    Json,
-}
-
-/// What `render` prints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum RenderOutput {
-    /// Every object, each with its author.
-    Yaml,
-    /// Names only: who owns what, and who made it.
-    Tree,
-    /// As yaml, for programs.
-    Json,
-}
-
-/// A plugin given by its files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PluginFiles {
-    /// The component.
-    pub wasm: PathBuf,
-    /// Its DaskPlugin; none: the default grants.
-    pub manifest: Option<PathBuf>,
-}
-
-impl FromStr for PluginFiles {
-    type Err = SettingsError;
-
-    fn from_str(text: &str) -> Result<Self, SettingsError> {
-        let mut paths = text.split(',').map(PathBuf::from);
-        match (paths.next().filter(|wasm| !wasm.as_os_str().is_empty()), paths.next(), paths.next()) {
-            (Some(wasm), manifest, None) => Ok(Self { wasm, manifest }),
-            _ => Err(SettingsError::PluginFiles),
+/// Reads the arguments behind the program's name.
+///
+/// # Errors
+/// What is wrong with them, or the text of `--help`: [`clap::Error::exit`] prints either and ends with 2 or 0.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation, clap::Error> {
+    let mut arguments = arguments.into_iter().peekable();
+    let implied = arguments.peek().filter(|first| means_run(first)).map(|_| OsString::from("run"));
+    let program = OsString::from(env!("CARGO_PKG_NAME"));
+    let matches = Cli::command().try_get_matches_from([program].into_iter().chain(implied).chain(arguments))?;
+    match Cli::from_arg_matches(&matches)?.command {
+        Command::Run(args) => {
+            let refused = |error: String| Cli::command().error(ErrorKind::ValueValidation, error);
+            args.refuse_unusable(&matches).map_err(refused)?;
+            let settings = RunSettings::try_from(*args).map_err(|error| refused(error.to_string()))?;
+            Ok(Invocation::Run(Box::new(settings)))
         }
+        Command::Render(args) => Ok(Invocation::Render(args)),
+        Command::Migrate(args) => Ok(Invocation::Migrate(args.into())),
+        Command::Crds => Ok(Invocation::Crds),
     }
 }
 
-/// Why arguments can't be followed. Each names the option and what to write instead.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// The scope.
-    #[error(transparent)]
-    Scope(#[from] ScopeError),
-    /// More than two files.
-    #[error("write X.wasm, or X.wasm,plugin.yaml")]
-    PluginFiles,
+/// Whether a first argument can only be an option of `run`.
+fn means_run(first: &OsString) -> bool {
+    first.as_encoded_bytes().starts_with(b"-") && !["-h", "--help", "-V", "--version"].iter().any(|own| first == own)
 }
 
 impl From<MigrateArgs> for MigrationSettings {

@@ -6,34 +6,20 @@ use dask_wasm_operator_cluster::{discovery::KindTable, watch::WatchKey};
 use dask_wasm_operator_core::{
     contract::KindReference,
     object::Resource,
-    ports::Guest,
     spec::{DaskPluginSpec, PluginState, RemovalPolicy},
 };
 use tokio::time::Instant;
 
-use super::{
-    manager::{PluginManager, Prepared},
-    mount::{Mountable, Mounting, mount},
-    status::{Newest, Serving},
-    sweep::{Declared, Reach, Sweep},
-    watches::start_watches,
+use super::PluginManager;
+use crate::{
+    plugins::{
+        entry::{Mount, Served},
+        status::{Newest, Serving},
+        sweep::{Declared, Reach, Sweep},
+        watches::start_watches,
+    },
+    watches::served::ServedWatch,
 };
-use crate::served::ServedWatch;
-
-/// Handlers whose watches are in sync.
-pub(super) struct Mount {
-    plugin: String,
-    looked_at: Option<u64>,
-    prepared: Prepared,
-    mounting: Mounting,
-}
-
-/// What serves a plugin's calls.
-pub(super) struct Served {
-    prepared: Prepared,
-    handlers: Vec<String>,
-    declared: Declared,
-}
 
 impl PluginManager {
     /// Resolves what a loaded plugin asks for and starts the watches that its handlers need.
@@ -57,7 +43,7 @@ impl PluginManager {
             let _ = mounts_tx.send(mount);
         });
         self.await_kinds();
-        self.show_soon();
+        self.statuses.soon();
     }
 
     /// All that the handlers need is known: they are called from now on.
@@ -100,7 +86,7 @@ impl PluginManager {
             let sweep = Sweep { plugin, reach, declared, is_removal: false };
             self.sweeps.start(&self.surroundings, sweep, former_watches);
         }
-        self.show_soon();
+        self.statuses.soon();
     }
 
     /// What is not allowed any more is taken from what serves at once, whatever becomes of the newer specification and code.
@@ -135,7 +121,7 @@ impl PluginManager {
             entry.watches_to_come.clear();
         }
         self.await_kinds();
-        self.show_soon();
+        self.statuses.soon();
     }
 
     /// It is gone, and with it what it made, if that is wanted.
@@ -197,22 +183,6 @@ impl PluginManager {
             }
         }
         names.iter().for_each(|name| self.prepare_mount(name));
-    }
-}
-
-impl Prepared {
-    fn mount(&self, name: &str, resolve: &dyn Fn(&KindReference) -> Result<Resource, String>) -> Mounting {
-        let guest: Arc<dyn Guest> = self.loaded.clone();
-        let digest = self.loaded.digest().to_string();
-        let manifest = self.loaded.manifest();
-        mount(&Mountable { name, spec: &self.spec, manifest, digest: &digest, guest }, resolve)
-    }
-
-    /// The kinds that it needs.
-    fn kinds(&self) -> impl Iterator<Item = &KindReference> {
-        let manifest = self.loaded.manifest();
-        let subjects = manifest.handlers.iter().map(|handler| &handler.subscription.kind);
-        subjects.chain(&manifest.permissions.create)
     }
 }
 

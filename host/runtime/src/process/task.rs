@@ -7,7 +7,7 @@ use anyhow::{Error, anyhow};
 use futures::{FutureExt as _, future::select_all};
 use tokio::{task::JoinHandle, time::timeout};
 
-use crate::Shutdown;
+use super::shutdown::Shutdown;
 
 /// See the module.
 pub(crate) struct Task {

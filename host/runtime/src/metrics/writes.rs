@@ -9,7 +9,7 @@ use dask_wasm_operator_core::{
     ports::{Pending, Warrant, Writes},
 };
 
-use crate::Metrics;
+use super::Metrics;
 
 /// Performs writes and counts them by verb and result.
 pub(crate) struct MeteredWrites {

@@ -1,0 +1,99 @@
+//! What is known of one plugin, from its code to the handlers that are called.
+
+use std::sync::Arc;
+
+use dask_wasm_operator_cluster::watch::{WatchKey, WatchProblem};
+use dask_wasm_operator_core::{
+    contract::KindReference,
+    object::Resource,
+    ports::Guest,
+    retry::Backoff,
+    spec::{DaskPluginSpec, RemovalPolicy},
+};
+use dask_wasm_operator_engine::LoadedPlugin;
+use tokio::{task::AbortHandle, time::Instant};
+
+use super::{
+    directory::Origin,
+    mount::{Mountable, Mounting, mount},
+    status::Standing,
+    sweep::{Declared, Reach},
+};
+use crate::watches::served::ServedWatch;
+
+/// Everything about one plugin.
+#[derive(Default)]
+pub(super) struct Entry {
+    /// Fingerprint of the specification and code that were last looked at.
+    pub(super) looked_at: Option<u64>,
+    pub(super) generation: Option<i64>,
+    pub(super) origin: Origin,
+    /// None: its specification could not be read so far.
+    pub(super) on_removal: Option<RemovalPolicy>,
+    /// The newest that could be loaded.
+    pub(super) prepared: Option<Prepared>,
+    pub(super) loading: Option<AbortHandle>,
+    /// What serves calls.
+    pub(super) served: Option<Served>,
+    pub(super) standing: Standing,
+    /// Whether this process has found out what it comes to.
+    pub(super) is_known: bool,
+    /// Watches that the handlers that are called need.
+    pub(super) watches: Vec<ServedWatch>,
+    /// Watches that those need that are about to be.
+    pub(super) watches_to_come: Vec<ServedWatch>,
+    /// Kinds that it needs and that are not served.
+    pub(super) missing: Vec<KindReference>,
+    /// In what it may have left something since this process knows it.
+    pub(super) reach: Reach,
+    /// Failures to load that were not its fault.
+    pub(super) backoff: Backoff,
+    pub(super) retry: Option<Instant>,
+}
+
+impl Entry {
+    /// A watch that has no news, and why.
+    pub(super) fn watch_problem(&self) -> Option<(WatchKey, WatchProblem)> {
+        self.watches_to_come.iter().chain(&self.watches).find_map(ServedWatch::problem)
+    }
+}
+
+/// A plugin that has described itself, and the specification that it was loaded for.
+#[derive(Clone)]
+pub(super) struct Prepared {
+    pub(super) loaded: Arc<LoadedPlugin>,
+    /// Fingerprint of the code and of what else it was loaded by.
+    pub(super) loaded_of: u64,
+    pub(super) spec: DaskPluginSpec,
+}
+
+impl Prepared {
+    pub(super) fn mount(&self, name: &str, resolve: &dyn Fn(&KindReference) -> Result<Resource, String>) -> Mounting {
+        let guest: Arc<dyn Guest> = self.loaded.clone();
+        let digest = self.loaded.digest().to_string();
+        let manifest = self.loaded.manifest();
+        mount(&Mountable { name, spec: &self.spec, manifest, digest: &digest, guest }, resolve)
+    }
+
+    /// The kinds that it needs.
+    pub(super) fn kinds(&self) -> impl Iterator<Item = &KindReference> {
+        let manifest = self.loaded.manifest();
+        let subjects = manifest.handlers.iter().map(|handler| &handler.subscription.kind);
+        subjects.chain(&manifest.permissions.create)
+    }
+}
+
+/// Handlers whose watches are in sync.
+pub(super) struct Mount {
+    pub(super) plugin: String,
+    pub(super) looked_at: Option<u64>,
+    pub(super) prepared: Prepared,
+    pub(super) mounting: Mounting,
+}
+
+/// What serves a plugin's calls.
+pub(super) struct Served {
+    pub(super) prepared: Prepared,
+    pub(super) handlers: Vec<String>,
+    pub(super) declared: Declared,
+}
