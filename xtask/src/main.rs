@@ -32,7 +32,7 @@ enum Command {
     Test(test::TestArgs),
     /// Check format, lints and structure, then run the tests: what .ci/run runs.
     Ci,
-    /// Check the structure: layers, orphans, lints, generated files, dependencies.
+    /// Check the structure: layers, modules, orphans, lints, generated files, dependencies.
     Check,
     /// Write the generated files.
     Gen,

@@ -4,6 +4,7 @@ mod builds;
 mod dependencies;
 mod layers;
 mod lints;
+mod modules;
 mod orphans;
 
 use anyhow::bail;
@@ -15,6 +16,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut results = vec![
         ("builds", builds::check(&metadata)?),
         ("layers", layers::check(&metadata)),
+        ("modules", modules::check(&metadata)?),
         ("orphans", orphans::check(&metadata)?),
         ("lints", lints::check(&metadata)?),
         ("generated files", generate::outdated()),
