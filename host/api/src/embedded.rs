@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use crate::structural::{for_each_subschema, openapi_schema_of};
+use crate::openapi::{for_each_subschema, openapi_schema_of};
 
 const PRESERVE: &str = "x-kubernetes-preserve-unknown-fields";
 

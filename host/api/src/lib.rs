@@ -7,6 +7,7 @@
 mod chart;
 mod definitions;
 mod embedded;
+mod openapi;
 mod rbac;
 mod structural;
 

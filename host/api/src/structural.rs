@@ -1,37 +1,19 @@
 //! From the schema of a Rust type to one that Kubernetes accepts for custom resources, a *structural* schema: every value has
 //! one type, and alternatives only validate.
 
-use schemars::{JsonSchema, generate::SchemaSettings};
+use schemars::JsonSchema;
 use serde_json::{Map, Value};
 
-use crate::embedded;
+use crate::{
+    embedded,
+    openapi::{for_each_subschema, openapi_schema_of},
+};
 
 /// The structural schema of one of our own types, with Kubernetes' schemas where the type has a mark for them.
 pub(crate) fn schema_of<T: JsonSchema>() -> Value {
     let mut schema = openapi_schema_of::<T>();
     rewrite(&mut schema);
     schema
-}
-
-/// The schema that schemars derives, without references to other schemas.
-pub(crate) fn openapi_schema_of<T: JsonSchema>() -> Value {
-    let settings = SchemaSettings::openapi3().with(|settings| {
-        settings.inline_subschemas = true;
-        settings.meta_schema = None;
-    });
-    settings.into_generator().into_root_schema_for::<T>().to_value()
-}
-
-/// Calls `visit` with each schema that `schema` directly holds.
-pub(crate) fn for_each_subschema(schema: &mut Map<String, Value>, visit: &mut dyn FnMut(&mut Value)) {
-    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
-        properties.values_mut().for_each(&mut *visit);
-    }
-    for keyword in ["items", "additionalProperties"] {
-        if let Some(subschema @ Value::Object(_)) = schema.get_mut(keyword) {
-            visit(subschema);
-        }
-    }
 }
 
 fn rewrite(schema: &mut Value) {

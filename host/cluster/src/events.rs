@@ -8,6 +8,7 @@
 //! name by what it says, and one that is there already was told.
 
 mod accounts;
+mod queued;
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +19,7 @@ use std::{
 
 use dask_wasm_operator_core::{
     contract::{EventNote, EventSeverity},
-    object::{GroupVersionKind, NamespacedName, Object, Resource},
+    object::{GroupVersionKind, Resource},
     text::{MESSAGE_BYTES, into_line, line},
 };
 use http::Method;
@@ -30,7 +31,8 @@ use tokio::{
     time::Instant,
 };
 
-use self::accounts::{Accounts, Queued};
+pub use self::queued::{Regarding, Source};
+use self::{accounts::Accounts, queued::Queued};
 use crate::{
     backoff::random,
     gate::Gate,
@@ -64,32 +66,6 @@ impl EventLevel {
             Self::Nothing => false,
         }
     }
-}
-
-/// What an Event is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Regarding {
-    /// The object's kind.
-    pub kind: GroupVersionKind,
-    /// Namespace and name.
-    pub at: NamespacedName,
-    /// The object's uid: Events are shown with the very object only.
-    pub uid: String,
-}
-
-impl From<&Object> for Regarding {
-    fn from(object: &Object) -> Self {
-        Self { kind: (*object.kind).clone(), at: object.at(), uid: object.metadata.uid.clone() }
-    }
-}
-
-/// Who wants an Event posted.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Source {
-    /// The operator itself.
-    Operator,
-    /// A plugin, by the name of its DaskPlugin.
-    Plugin(String),
 }
 
 /// For who must not go on before an Event: most need not wait for it.
@@ -261,6 +237,8 @@ fn within_limits(note: EventNote) -> EventNote {
 
 #[cfg(test)]
 mod tests {
+    use dask_wasm_operator_core::object::NamespacedName;
+
     use super::*;
 
     fn note(message: &str) -> EventNote {

@@ -36,6 +36,11 @@ impl Code {
         Ok(Self { component, linked, made: Instant::now(), called: AtomicU64::new(0) })
     }
 
+    /// The engine that it was made for.
+    pub(crate) fn engine(&self) -> &wasmtime::Engine {
+        self.component.engine()
+    }
+
     /// Makes a call.
     pub(crate) fn run<T>(&self, call: impl FnOnce(&v0_1::Linked) -> T) -> T {
         let answer = call(&self.linked);

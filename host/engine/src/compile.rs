@@ -21,7 +21,7 @@ use std::{
 use dask_wasm_operator_core::spec::{COMPILE_CPU_TIME, COMPILE_MEMORY_BYTES};
 use rustix::process::{Resource, Rlimit, Signal};
 
-use crate::engine::compiler_engine;
+use crate::wasmtime_settings::compiling_engine;
 
 /// The hidden subcommand: a program whose first argument is this must answer [`compile_child`] with the arguments after it.
 pub const COMPILE_SUBCOMMAND: &str = "compile-component";
@@ -163,7 +163,7 @@ fn compile_here(arguments: impl IntoIterator<Item = OsString>) -> Result<(), Chi
     confine(cpu_seconds, memory).map_err(|error| ChildError::failed("limits")(&error))?;
     let mut wasm = Vec::new();
     io::stdin().lock().read_to_end(&mut wasm).map_err(|error| ChildError::failed("standard input")(&error))?;
-    let engine = compiler_engine().map_err(|error| ChildError::failed("engine")(&error))?;
+    let engine = compiling_engine().map_err(|error| ChildError::failed("engine")(&error))?;
     let code = engine.precompile_component(&wasm).map_err(|error| ChildError::Invalid(format!("{error:#}")))?;
     io::stdout().lock().write_all(&code).map_err(|error| ChildError::failed("standard output")(&error))
 }

@@ -1,24 +1,31 @@
-//! The one engine of the process: settings of wasmtime, its clock, the compiler and its cache.
+//! The one engine of the process: its clock, its compiler, its cache, and a plugin's life from bytes to calls: read, checked,
+//! compiled, linked, described, validated.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     io,
-    num::NonZeroUsize,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use dask_wasm_operator_core::spec::{CORE_INSTANCES, MEMORY_BYTES, Profile, STACK_BYTES, TABLE_ELEMENTS};
-use wasmtime::{Config, Enabled, PoolingAllocationConfig, component::Component};
+use dask_wasm_operator_core::{
+    ports::CallError,
+    spec::{COMPONENT_BYTES, Profile},
+};
+use wasmtime::component::Component;
 
 use crate::{
-    artifact::Artifact,
+    artifact::{Artifact, ArtifactError},
     cache::{Cache, CacheError, Key},
     code::{Code, InUse},
     compile::{CompileError, Compiler},
-    inspect::{MEMORIES, TABLES},
-    plugin::LoadError,
+    inspect::{InspectError, inspect},
+    lane::Lane,
+    manifest::{ManifestError, validate},
+    plugin::{LoadedPlugin, PluginSettings},
+    sandbox::Sandbox,
     ticker::Ticker,
+    wasmtime_settings::{BEYOND_POOL, calling_engine},
 };
 
 /// What an engine needs to know.
@@ -34,12 +41,12 @@ pub struct EngineSettings {
 /// Turns components into plugins that can be called. One for the process: it owns the clock that ends calls.
 #[derive(Clone)]
 pub struct Engine {
-    pub(crate) shared: Arc<Shared>,
+    shared: Arc<Shared>,
 }
 
-pub(crate) struct Shared {
-    pub(crate) wasmtime: wasmtime::Engine,
-    pub(crate) ticker: Ticker,
+struct Shared {
+    wasmtime: wasmtime::Engine,
+    ticker: Arc<Ticker>,
     cache: Cache,
     /// Taken by one at a time: the limits of compiling are for one, and whoever waited finds what the other has made.
     compiler: Mutex<Compiler>,
@@ -54,24 +61,45 @@ impl Engine {
     pub fn new(settings: EngineSettings) -> Result<Self, EngineError> {
         let EngineSettings { cache_directory, cache_capacity, compiler } = settings;
         let cache = Cache::open(&cache_directory, cache_capacity)?;
-        let wasmtime = runtime_engine().map_err(|error| EngineError::Wasmtime { message: format!("{error:#}") })?;
+        let wasmtime = calling_engine().map_err(|error| EngineError::Wasmtime { message: format!("{error:#}") })?;
         let clock = wasmtime.clone();
         let ticker = Ticker::start(move || clock.increment_epoch()).map_err(|source| EngineError::Clock { source })?;
         Ok(Self {
             shared: Arc::new(Shared {
                 wasmtime,
-                ticker,
+                ticker: Arc::new(ticker),
                 cache,
                 compiler: Mutex::new(compiler),
                 in_use: InUse::default(),
             }),
         })
     }
+
+    /// Takes a plugin through all steps until it can be called. Blocks: milliseconds if its compiled form is cached, else as
+    /// long as compiling takes (0.2 s for a Rust guest, 10 s for CPython).
+    ///
+    /// `parts` are the bytes that the source holds, in their order: joined they are a component, plain or packed by gzip or
+    /// zstd.
+    ///
+    /// # Errors
+    /// The step that failed, with what to do about it.
+    pub fn prepare(&self, parts: &[&[u8]], settings: &PluginSettings) -> Result<LoadedPlugin, LoadError> {
+        let PluginSettings { expected, profile, limits, concurrency } = settings;
+        let artifact = Artifact::read(parts, COMPONENT_BYTES, *expected)?;
+        let inspection = inspect(&artifact.wasm, *profile, limits)?;
+        let code = self.shared.load(&artifact, *profile)?;
+        let sandbox = Sandbox::new(Arc::clone(&self.shared.ticker), Arc::clone(&code), artifact.digest, *limits);
+        let lane = Lane::new(*concurrency, move || code.rest());
+        let plugin = LoadedPlugin::new(artifact.digest, sandbox, lane);
+        let plugin = plugin.map_err(|source| LoadError::Describe { source })?;
+        validate(plugin.manifest(), &inspection.interface)?;
+        Ok(plugin)
+    }
 }
 
 impl Shared {
     /// The code of a component: another plugin's, or loaded now.
-    pub(crate) fn load(&self, artifact: &Artifact, profile: Profile) -> Result<Arc<Code>, LoadError> {
+    fn load(&self, artifact: &Artifact, profile: Profile) -> Result<Arc<Code>, LoadError> {
         self.in_use.get(artifact.digest, profile, || {
             let component = self.compile(artifact)?;
             Code::link(&self.wasmtime, component, profile)
@@ -107,77 +135,6 @@ impl Shared {
     }
 }
 
-/// The engine of the compiling process: the same settings, which decide the code that is made.
-pub(crate) fn compiler_engine() -> wasmtime::Result<wasmtime::Engine> {
-    wasmtime::Engine::new(&config())
-}
-
-/// The engine that calls plugins. Memory of instances stays mapped between calls where the kernel has the address space for it,
-/// and more of it where the kernel (Linux 6.7) tells which pages a call has touched.
-fn runtime_engine() -> wasmtime::Result<wasmtime::Engine> {
-    let pooled = |scan, keep_resident| {
-        let mut config = config();
-        config.allocation_strategy(pool(scan, keep_resident));
-        wasmtime::Engine::new(&config)
-    };
-    pooled(Enabled::Yes, KEEP_RESIDENT)
-        .or_else(|_| pooled(Enabled::No, KEEP_RESIDENT_UNSEEN))
-        .or_else(|_| wasmtime::Engine::new(&config()))
-}
-
-/// Calls of all plugins at once, each with as many memories and tables as a component may have, so that no plugin takes the
-/// place of another's. One that finds no place is tried again later. A memory takes 4 GiB of address space, and memory only for
-/// what is touched.
-const CALLS: u32 = 256;
-
-/// What wasmtime says of a component that is larger than a place in the pool.
-const BEYOND_POOL: &str = "does not fit in pooling allocator requirements";
-
-/// Memories that stay with their plugin between calls, and how much of each: a Rust guest touches 0.1 MiB.
-const WARM_MEMORIES: u32 = 16;
-const KEEP_RESIDENT: usize = 1 << 20;
-/// The same where nobody tells which pages were touched, so that all of it is written anew.
-const KEEP_RESIDENT_UNSEEN: usize = 128 << 10;
-
-/// Room for instances, each as large as a plugin's limits may be. An instance begins as new: what the one before it touched is
-/// written over or given back.
-fn pool(pagemap_scan: Enabled, keep_resident: usize) -> PoolingAllocationConfig {
-    let core_instances = CORE_INSTANCES.maximum;
-    let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(CALLS)
-        .total_core_instances(CALLS * core_instances)
-        .total_memories(CALLS * MEMORIES)
-        .total_tables(CALLS * TABLES)
-        .max_core_instances_per_component(core_instances)
-        .max_memories_per_component(MEMORIES)
-        .max_tables_per_component(TABLES)
-        .max_tables_per_module(TABLES)
-        .max_memory_size(usize::try_from(MEMORY_BYTES.maximum).unwrap_or(usize::MAX))
-        .table_elements(usize::try_from(TABLE_ELEMENTS.maximum).unwrap_or(usize::MAX))
-        .max_unused_warm_slots(WARM_MEMORIES)
-        .linear_memory_keep_resident(keep_resident)
-        .table_keep_resident(KEEP_RESIDENT_UNSEEN)
-        .pagemap_scan(pagemap_scan);
-    pool
-}
-
-/// Settings that decide what a guest may be made of. What is off here is what no toolchain for plugins needs and past escapes
-/// came from; and tables for debuggers and profilers, a seventh of the code's size, which nobody reads.
-fn config() -> Config {
-    let mut config = Config::new();
-    config
-        .epoch_interruption(true)
-        .max_wasm_stack(STACK_BYTES)
-        .wasm_backtrace_max_frames(NonZeroUsize::new(16))
-        .generate_address_map(false)
-        .native_unwind_info(false)
-        .wasm_simd(false)
-        .wasm_relaxed_simd(false)
-        .wasm_memory64(false)
-        .wasm_multi_memory(false);
-    config
-}
-
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -196,4 +153,49 @@ pub enum EngineError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// Why a plugin is not ready.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The bytes can't be taken.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    /// The component can't be served.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    /// The component can't be compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// An import or export has another type than the interface gives it.
+    #[error(
+        "the component's imports or exports differ from the interface that they name; build it against the wit files of that version: {message}"
+    )]
+    Link {
+        /// The linker's words.
+        message: String,
+    },
+    /// `describe` failed.
+    #[error("the plugin could not say what it is: its function `describe` failed")]
+    Describe {
+        /// How.
+        source: CallError,
+    },
+    /// What `describe` answered can't be used.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+}
+
+impl LoadError {
+    /// A constant word for labels, reasons and log fields. `HostFailure` is the only one that is not the plugin's fault.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Artifact(error) => error.kind(),
+            Self::Inspect(error) => error.kind(),
+            Self::Compile(error) => error.kind(),
+            Self::Link { .. } => "InterfaceMismatch",
+            Self::Describe { source } => source.kind(),
+            Self::Manifest(_) => "ManifestInvalid",
+        }
+    }
 }

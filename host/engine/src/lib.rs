@@ -15,6 +15,7 @@
 mod abi;
 mod artifact;
 mod cache;
+mod call_state;
 mod code;
 mod compile;
 mod engine;
@@ -22,15 +23,17 @@ mod inspect;
 mod lane;
 mod log;
 mod manifest;
+mod memory;
 mod plugin;
 mod sandbox;
 mod ticker;
 mod wasi;
+mod wasmtime_settings;
 
 pub use artifact::{ArtifactError, Digest, digest};
 pub use cache::CacheError;
 pub use compile::{COMPILE_SUBCOMMAND, CompileError, Compiler, compile_child};
-pub use engine::{Engine, EngineError, EngineSettings};
+pub use engine::{Engine, EngineError, EngineSettings, LoadError};
 pub use inspect::InspectError;
 pub use manifest::ManifestError;
-pub use plugin::{LoadError, LoadedPlugin, PluginSettings};
+pub use plugin::{LoadedPlugin, PluginSettings};

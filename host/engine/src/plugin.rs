@@ -1,23 +1,15 @@
-//! A plugin's life from bytes to calls: read, checked, compiled, linked, described, validated.
+//! A plugin that can be called: each call in a fresh sandbox, on a thread of the plugin's own.
 
 use std::{num::NonZeroUsize, sync::Arc};
 
 use dask_wasm_operator_core::{
     contract::{Call, Manifest},
     ports::{CallError, CallReport, Guest, Pending},
-    spec::{COMPONENT_BYTES, Limits, Profile},
+    spec::{Limits, Profile},
 };
 use futures::channel::oneshot;
 
-use crate::{
-    artifact::{Artifact, ArtifactError, Digest},
-    compile::CompileError,
-    engine::Engine,
-    inspect::{InspectError, inspect},
-    lane::Lane,
-    manifest::{ManifestError, validate},
-    sandbox::Sandbox,
-};
+use crate::{artifact::Digest, lane::Lane, sandbox::Sandbox};
 
 /// How a plugin is to be loaded and called.
 #[derive(Clone, Debug)]
@@ -38,37 +30,6 @@ impl Default for PluginSettings {
     }
 }
 
-impl Engine {
-    /// Takes a plugin through all steps until it can be called. Blocks: milliseconds if its compiled form is cached, else as
-    /// long as compiling takes (0.2 s for a Rust guest, 10 s for CPython).
-    ///
-    /// `parts` are the bytes that the source holds, in their order: joined they are a component, plain or packed by gzip or
-    /// zstd.
-    ///
-    /// # Errors
-    /// The step that failed, with what to do about it.
-    pub fn prepare(&self, parts: &[&[u8]], settings: &PluginSettings) -> Result<LoadedPlugin, LoadError> {
-        let PluginSettings { expected, profile, limits, concurrency } = settings;
-        let artifact = Artifact::read(parts, COMPONENT_BYTES, *expected)?;
-        let inspection = inspect(&artifact.wasm, *profile, limits)?;
-        let code = self.shared.load(&artifact, *profile)?;
-        let sandbox = Sandbox::new(Arc::clone(&self.shared), Arc::clone(&code), artifact.digest, *limits);
-        let sandbox = Arc::new(sandbox);
-        let lane = Lane::new(*concurrency, move || code.rest());
-        let manifest = describe(&lane, &sandbox).map_err(|source| LoadError::Describe { source })?;
-        validate(&manifest, &inspection.interface)?;
-        Ok(LoadedPlugin { digest: artifact.digest, manifest, sandbox, lane })
-    }
-}
-
-/// Like any call, on the plugin's own thread.
-fn describe(lane: &Lane, sandbox: &Arc<Sandbox>) -> Result<Manifest, CallError> {
-    let (answer_tx, answer_rx) = std::sync::mpsc::sync_channel(1);
-    let sandbox = Arc::clone(sandbox);
-    lane.run(move || answer_tx.send(sandbox.describe()).unwrap_or_default()).map_err(|error| no_thread(&error))?;
-    answer_rx.recv().unwrap_or_else(|_| Err(lost()))
-}
-
 /// A plugin that is ready to be called.
 pub struct LoadedPlugin {
     digest: Digest,
@@ -78,6 +39,16 @@ pub struct LoadedPlugin {
 }
 
 impl LoadedPlugin {
+    /// Asks what it is; like any call, on the plugin's own thread.
+    pub(crate) fn new(digest: Digest, sandbox: Sandbox, lane: Lane) -> Result<Self, CallError> {
+        let sandbox = Arc::new(sandbox);
+        let (answer_tx, answer_rx) = std::sync::mpsc::sync_channel(1);
+        let asked = Arc::clone(&sandbox);
+        lane.run(move || answer_tx.send(asked.describe()).unwrap_or_default()).map_err(|error| no_thread(&error))?;
+        let manifest = answer_rx.recv().unwrap_or_else(|_| Err(lost()))?;
+        Ok(Self { digest, manifest, sandbox, lane })
+    }
+
     /// The digest of its unpacked component.
     pub fn digest(&self) -> Digest {
         self.digest
@@ -124,49 +95,4 @@ fn no_thread(error: &std::io::Error) -> CallError {
 
 fn lost() -> CallError {
     CallError::Host("its thread ended before it had answered; this is a bug in the operator".into())
-}
-
-/// Why a plugin is not ready.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The bytes can't be taken.
-    #[error(transparent)]
-    Artifact(#[from] ArtifactError),
-    /// The component can't be served.
-    #[error(transparent)]
-    Inspect(#[from] InspectError),
-    /// The component can't be compiled.
-    #[error(transparent)]
-    Compile(#[from] CompileError),
-    /// An import or export has another type than the interface gives it.
-    #[error(
-        "the component's imports or exports differ from the interface that they name; build it against the wit files of that version: {message}"
-    )]
-    Link {
-        /// The linker's words.
-        message: String,
-    },
-    /// `describe` failed.
-    #[error("the plugin could not say what it is: its function `describe` failed")]
-    Describe {
-        /// How.
-        source: CallError,
-    },
-    /// What `describe` answered can't be used.
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-}
-
-impl LoadError {
-    /// A constant word for labels, reasons and log fields. `HostFailure` is the only one that is not the plugin's fault.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Artifact(error) => error.kind(),
-            Self::Inspect(error) => error.kind(),
-            Self::Compile(error) => error.kind(),
-            Self::Link { .. } => "InterfaceMismatch",
-            Self::Describe { source } => source.kind(),
-            Self::Manifest(_) => "ManifestInvalid",
-        }
-    }
 }

@@ -10,35 +10,30 @@ use dask_wasm_operator_core::{
     ports::{CallError, CallReport},
     spec::{LOG_LINE_BYTES, Limits, STACK_BYTES},
 };
-use wasmtime::{ResourceLimiter, Store, Trap};
+use wasmtime::{Store, Trap};
 
 use crate::{
+    abi::NotStarted,
     artifact::Digest,
+    call_state::CallState,
     code::Code,
-    engine::Shared,
     log::GuestLog,
+    memory::{Exceeded, Memory},
     ticker::Ticker,
     wasi::{self, Random, Wasi},
 };
 
-/// What a store holds for its one call.
-pub(crate) struct CallState {
-    pub(crate) log: GuestLog,
-    pub(crate) wasi: Wasi,
-    memory: Memory,
-}
-
 /// A plugin's code with its limits: makes a store for each call.
 pub(crate) struct Sandbox {
-    engine: Arc<Shared>,
+    ticker: Arc<Ticker>,
     code: Arc<Code>,
     limits: Limits,
     digest: Digest,
 }
 
 impl Sandbox {
-    pub(crate) fn new(engine: Arc<Shared>, code: Arc<Code>, digest: Digest, limits: Limits) -> Self {
-        Self { engine, code, limits, digest }
+    pub(crate) fn new(ticker: Arc<Ticker>, code: Arc<Code>, digest: Digest, limits: Limits) -> Self {
+        Self { ticker, code, limits, digest }
     }
 
     pub(crate) fn describe(&self) -> Result<Manifest, CallError> {
@@ -66,12 +61,12 @@ impl Sandbox {
             wasi: Wasi::new(now, random),
             memory: Memory::new(&self.limits),
         };
-        let mut store = Store::new(&self.engine.wasmtime, state);
+        let mut store = Store::new(self.code.engine(), state);
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(usize::try_from(self.limits.outcome_bytes).unwrap_or(usize::MAX));
         store.set_epoch_deadline(Ticker::ticks(self.limits.deadline));
 
-        let running = self.engine.ticker.run();
+        let running = self.ticker.run();
         let answer = call(&mut store);
         drop(running);
 
@@ -105,56 +100,5 @@ impl Sandbox {
         } else {
             CallError::BadAnswer(cause.to_owned())
         }
-    }
-}
-
-/// Marks an error on the way to an instance: if it is none of the guest's own, the host had no room for it.
-#[derive(Debug, thiserror::Error)]
-#[error("the sandbox can't be made")]
-pub(crate) struct NotStarted;
-
-/// Counts the memory and the tables of all instances of a store together.
-struct Memory {
-    bytes: u64,
-    elements: u64,
-    bytes_limit: u64,
-    elements_limit: u64,
-    exceeded: Option<Exceeded>,
-}
-
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-enum Exceeded {
-    #[error("the guest asked for more memory than it may have")]
-    Memory,
-    #[error("the guest asked for more table elements than it may have")]
-    Table,
-}
-
-impl Memory {
-    fn new(limits: &Limits) -> Self {
-        Self {
-            bytes: 0,
-            elements: 0,
-            bytes_limit: limits.memory_bytes,
-            elements_limit: limits.table_elements.into(),
-            exceeded: None,
-        }
-    }
-
-    fn exceed(&mut self, what: Exceeded) -> wasmtime::Result<bool> {
-        self.exceeded = Some(what);
-        Err(what.into())
-    }
-}
-
-impl ResourceLimiter for Memory {
-    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        self.bytes = self.bytes.saturating_add(desired.saturating_sub(current) as u64);
-        if self.bytes > self.bytes_limit { self.exceed(Exceeded::Memory) } else { Ok(true) }
-    }
-
-    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        self.elements = self.elements.saturating_add(desired.saturating_sub(current) as u64);
-        if self.elements > self.elements_limit { self.exceed(Exceeded::Table) } else { Ok(true) }
     }
 }

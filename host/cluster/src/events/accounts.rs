@@ -9,10 +9,9 @@ use std::{
     time::Duration,
 };
 
-use dask_wasm_operator_core::contract::EventNote;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
-use super::{Regarding, Source};
+use super::queued::{Queued, Regarding, Source};
 
 /// The same Event about the same object is not repeated within this time.
 const QUIET_TIME: Duration = Duration::from_secs(600);
@@ -33,16 +32,6 @@ const QUEUE_OF_PLUGINS: usize = 2_000;
 /// What is remembered: of the operator's Events, of those of each plugin.
 const MEMORY: usize = 10_000;
 const MEMORY_OF_PLUGIN: usize = 1_000;
-
-/// An Event that waits to be posted. Dropped when that is done, which ends its [`super::Posting`].
-pub(super) struct Queued {
-    pub(super) source: Source,
-    pub(super) regarding: Regarding,
-    pub(super) note: EventNote,
-    /// Whether this process has said it before, some time ago.
-    pub(super) is_again: bool,
-    pub(super) _end: oneshot::Sender<()>,
-}
 
 /// The accounts of all sources.
 #[derive(Default)]
@@ -217,9 +206,10 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use dask_wasm_operator_core::{
-        contract::EventSeverity,
+        contract::{EventNote, EventSeverity},
         object::{GroupVersionKind, NamespacedName},
     };
+    use tokio::sync::oneshot;
 
     use super::*;
 

@@ -8,7 +8,10 @@ use std::{
 
 use dask_wasm_operator_core::object::{GroupVersionKind, NamespacedName, Object};
 
-use super::{News, Scope, WatchId, version_of};
+use super::{
+    news::News,
+    scope::{Scope, WatchId},
+};
 
 /// Departed objects that are remembered for one owner: as many as it may have children.
 const DEPARTED_PER_OWNER: usize = 1_000;
@@ -314,4 +317,9 @@ impl KindIndex {
 /// Whether a watch has the object, or has yet to tell of it.
 fn is_held(watches: &BTreeMap<WatchId, Watch>, entry: &Entry) -> bool {
     !entry.told_by.is_empty() || watches.values().any(|watch| watch.owes(&entry.object, entry.version))
+}
+
+/// The resource version as a number. Kubernetes' own are; 0 stands for what an odd API server may send, and is always news.
+pub(crate) fn version_of(object: &Object) -> u64 {
+    object.metadata.resource_version.parse().unwrap_or(0)
 }

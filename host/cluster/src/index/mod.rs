@@ -8,12 +8,14 @@
 //! It is synchronous and does no I/O. It must never refuse an object: what is odd in one is for its reader to say.
 
 mod kind;
+mod news;
+mod scope;
 mod shared;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
 };
 
@@ -21,56 +23,15 @@ use dask_wasm_operator_core::{
     inheritance::abridge,
     native::Summary,
     object::{GroupVersionKind, ManagedFields, NamespacedName, Object, ObjectKey, OwnerReference, WireObject},
-    selector::Selector,
 };
 
+pub(crate) use kind::version_of;
+pub use news::Change;
+pub use scope::{Scope, WatchId};
+
 use kind::KindIndex;
+use news::{News, Uids};
 use shared::Shared;
-
-/// Deleted objects that are remembered lest a late watch brings them back. A uid is never used again, so remembering one for
-/// too long does no harm, unless the server goes back to before the deletion; this many are never on their way at once. As
-/// many are remembered as foreign.
-const REMEMBERED: usize = 4_096;
-
-/// One watch of the index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WatchId(u64);
-
-/// Which objects of a kind a watch covers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Scope {
-    /// One namespace; none: all.
-    pub namespace: Option<String>,
-    /// By labels.
-    pub labels: Selector,
-}
-
-impl Scope {
-    fn covers(&self, object: &Object) -> bool {
-        self.covers_namespace(object.metadata.namespace.as_deref()) && self.labels.matches(&object.metadata.labels)
-    }
-
-    fn selects_all(&self) -> bool {
-        self.labels == Selector::default()
-    }
-
-    fn covers_namespace(&self, namespace: Option<&str>) -> bool {
-        self.namespace.is_none() || self.namespace.as_deref() == namespace
-    }
-}
-
-/// Something became known.
-#[derive(Clone, Debug)]
-pub struct Change {
-    /// The object's kind.
-    pub kind: Arc<GroupVersionKind>,
-    /// As it was known before; none: it was not.
-    pub old: Option<Arc<Object>>,
-    /// As it is known now; none: it is gone from all watches.
-    pub new: Option<Arc<Object>>,
-    /// Whether it is known from the answer to a write of ours.
-    pub own_write: bool,
-}
 
 /// Receives changes in the order in which they were made. Must not wait, and must not write to the index.
 type Sink = Box<dyn Fn(Change) + Send + Sync>;
@@ -101,35 +62,6 @@ struct State {
     deleted: Uids,
     /// What a read showed to be somebody else's.
     foreign: Uids,
-}
-
-/// Uids, the oldest first.
-#[derive(Default)]
-struct Uids {
-    uids: HashSet<Arc<str>>,
-    order: VecDeque<Arc<str>>,
-}
-
-impl Uids {
-    fn insert(&mut self, uid: &str) {
-        let uid: Arc<str> = uid.into();
-        if self.uids.insert(Arc::clone(&uid)) {
-            self.order.push_back(uid);
-        }
-        if self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.uids.remove(&oldest);
-        }
-    }
-
-    fn contains(&self, uid: &str) -> bool {
-        self.uids.contains(uid)
-    }
-
-    fn clear(&mut self) {
-        *self = Self::default();
-    }
 }
 
 impl Index {
@@ -360,24 +292,6 @@ impl State {
             })
         })
     }
-}
-
-/// What an update may look at and what it made known.
-struct News<'a> {
-    deleted: &'a mut Uids,
-    changes: &'a mut Vec<Change>,
-    own_write: bool,
-}
-
-impl News<'_> {
-    fn tell(&mut self, kind: &Arc<GroupVersionKind>, old: Option<Arc<Object>>, new: Option<Arc<Object>>) {
-        self.changes.push(Change { kind: Arc::clone(kind), old, new, own_write: self.own_write });
-    }
-}
-
-/// The resource version as a number. Kubernetes' own are; 0 stands for what an odd API server may send, and is always news.
-pub(crate) fn version_of(object: &Object) -> u64 {
-    object.metadata.resource_version.parse().unwrap_or(0)
 }
 
 /// Of the managed fields those of our own managers are asked for.

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use dask_wasm_operator_core::object::{Metadata, OwnerReference, TopFields};
+use dask_wasm_operator_core::{
+    object::{Metadata, OwnerReference, TopFields},
+    selector::Selector,
+};
 
 use super::*;
 

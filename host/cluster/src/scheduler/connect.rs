@@ -4,25 +4,14 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use dask_wasm_operator_core::scheduler::{Scheduler, ServicePort};
 use thiserror::Error;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 
 use super::{
     address::{Addresses, Route},
     forward::{self, ForwardError},
+    stream::BoxStream,
     tls::{self, CertificatesError},
 };
-
-/// A connection, whatever it goes through.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
-
-/// A connection of any kind.
-pub(super) type BoxStream = Box<dyn Stream>;
 
 /// Why there is no connection.
 #[derive(Debug, Error)]
@@ -135,7 +124,7 @@ impl Connector {
         let Some((secret, configuration)) = tls else {
             return Ok(stream);
         };
-        let (address, handshake) = (place.name(), tls::connect(stream, configuration, scheduler));
+        let (address, handshake) = (place.name(), tls::connect(stream, configuration, host(scheduler)));
         match timeout(self.handshake, handshake).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(source)) if tls::is_about_certificates(&source) => {
@@ -156,7 +145,7 @@ impl Connector {
             }
             None => {
                 let port = scheduler.dashboard_port.as_ref().ok_or_else(none)?;
-                let host = format!("{}.{}:{}", scheduler.service, namespace(scheduler), port.number);
+                let host = format!("{}:{}", host(scheduler), port.number);
                 (self.pod_place(scheduler, port)?, host)
             }
         };
@@ -209,8 +198,13 @@ impl Connector {
     }
 }
 
+/// The name of the Service within the cluster.
+fn host(scheduler: &Scheduler) -> String {
+    format!("{}.{}", scheduler.service, namespace(scheduler))
+}
+
 /// The namespace of the cluster, its Service and its Secret.
-pub(super) fn namespace(scheduler: &Scheduler) -> &str {
+fn namespace(scheduler: &Scheduler) -> &str {
     scheduler.cluster.namespace.as_deref().unwrap_or_default()
 }
 

@@ -22,9 +22,9 @@ use serde_json::json;
 use thiserror::Error;
 
 use super::{
-    Deadlines,
     answer::Memory,
     connect::{ConnectError, Connector},
+    deadlines::Deadlines,
     http::{self as api, HttpError, Question},
     reply::{
         AdaptiveTarget, Bounded, CheckIdle, Counts, GetWorkers, Identity, IdleSince, Processing, RetireWorkers,

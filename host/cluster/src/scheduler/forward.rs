@@ -11,8 +11,8 @@ use kube::{Api, api::Portforwarder};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
-use super::connect::BoxStream;
-use crate::RequestError;
+use super::stream::BoxStream;
+use crate::request::RequestError;
 
 /// The API server refuses to forward.
 #[derive(Debug, Error)]

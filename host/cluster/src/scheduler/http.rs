@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::{
     answer::{Answer, LONG, Memory, SHORT},
-    connect::BoxStream,
+    stream::BoxStream,
 };
 
 /// Why there is no answer. None of it is in the words of who answers.

@@ -13,9 +13,9 @@ use tokio::{
 
 use super::{
     answer::{Answer, LONG, Memory, PIECE, SHORT},
-    connect::BoxStream,
     frame::{self, FrameError, Progress},
     reply::Version,
+    stream::BoxStream,
 };
 
 /// How deep values may be nested. The deepest that is expected is 6, in the metrics of a worker.

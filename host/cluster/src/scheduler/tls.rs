@@ -6,10 +6,7 @@
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
-use dask_wasm_operator_core::{
-    names::{NameError, check_dns_subdomain},
-    scheduler::Scheduler,
-};
+use dask_wasm_operator_core::names::{NameError, check_dns_subdomain};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::Api;
 use rustls::{
@@ -25,8 +22,8 @@ use rustls::{
 use thiserror::Error as ThisError;
 use tokio_rustls::TlsConnector;
 
-use super::connect::{BoxStream, namespace};
-use crate::RequestError;
+use super::stream::BoxStream;
+use crate::request::RequestError;
 
 /// Key of the Secret with the certificates that signed the scheduler's.
 const AUTHORITY: &str = "ca.crt";
@@ -168,10 +165,9 @@ fn parse(secret: &str, data: &BTreeMap<String, ByteString>) -> Result<Arc<Client
 pub(super) async fn connect(
     stream: BoxStream,
     configuration: Arc<ClientConfig>,
-    scheduler: &Scheduler,
+    host: String,
 ) -> io::Result<BoxStream> {
-    let name = format!("{}.{}", scheduler.service, namespace(scheduler));
-    let name = ServerName::try_from(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let name = ServerName::try_from(host).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     Ok(Box::new(TlsConnector::from(configuration).connect(name, stream).await?))
 }
 

@@ -4,153 +4,31 @@
 //! right is missing, the server is away) says so and tries again for ever; it never holds up another.
 
 pub(crate) mod event;
+mod failures;
+mod key;
 mod lines;
+mod status;
 mod stream;
 
 use std::{
     collections::BTreeMap,
-    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use dask_wasm_operator_core::{
-    object::{GroupVersionKind, Resource},
-    selector::{Selector, SelectorError},
-};
+use dask_wasm_operator_core::selector::Selector;
 use kube::Client;
-use thiserror::Error;
 use tokio::{sync::watch, task::AbortHandle, time::Instant};
+
+pub use key::{WatchKey, WatchKeyError};
+pub use status::{WatchProblem, WatchStatus};
 
 use crate::{
     index::{Index, Scope},
-    path::{self, PathError},
-    request::RequestError,
+    path,
 };
-use stream::WatchTask;
-
-/// What is watched.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WatchKey {
-    /// The kind.
-    pub resource: Resource,
-    /// One namespace; none: all.
-    pub namespace: Option<String>,
-    /// A label selector in text form; none: all.
-    pub labels: Option<String>,
-}
-
-impl fmt::Display for WatchKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in ", self.resource.kind)?;
-        match &self.namespace {
-            Some(namespace) => write!(f, "namespace {namespace}")?,
-            None => f.write_str("all namespaces")?,
-        }
-        if let Some(labels) = &self.labels {
-            write!(f, " with {labels}")?;
-        }
-        Ok(())
-    }
-}
-
-/// Why a watch can't be started.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum WatchKeyError {
-    /// A name can't be part of a URL.
-    #[error("{key} can't be watched")]
-    Path {
-        /// What was to be watched.
-        key: Box<WatchKey>,
-        /// The name.
-        #[source]
-        source: PathError,
-    },
-    /// The label selector can't be understood.
-    #[error("{key} can't be watched")]
-    Labels {
-        /// What was to be watched.
-        key: Box<WatchKey>,
-        /// The requirement.
-        #[source]
-        source: SelectorError,
-    },
-}
-
-/// Why a watch gets no news at the moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WatchProblem {
-    /// The server does not serve the kind.
-    NotServed,
-    /// We have no right to list or watch it, in the server's words.
-    Forbidden(String),
-    /// The server does not take the request, in its words: the selector, most likely.
-    Refused(String),
-    /// No answer, or one that says to try again.
-    Unavailable(String),
-    /// Something was told that can't be understood, in words of ours. The other news are heard.
-    Undecodable(String),
-}
-
-impl From<&RequestError> for WatchProblem {
-    fn from(error: &RequestError) -> Self {
-        match (error.code(), error) {
-            (_, RequestError::Decode(message)) => Self::Undecodable(message.clone()),
-            (404, _) => Self::NotServed,
-            (401 | 403, error) => Self::Forbidden(error.to_string()),
-            (400, error) => Self::Refused(error.to_string()),
-            (_, error) => Self::Unavailable(error.to_string()),
-        }
-    }
-}
-
-impl WatchProblem {
-    /// A constant word for condition reasons, labels and log fields.
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::NotServed => "NotServed",
-            Self::Forbidden(_) => "Forbidden",
-            Self::Refused(_) => "Refused",
-            Self::Unavailable(_) => "ApiUnavailable",
-            Self::Undecodable(_) => "Undecodable",
-        }
-    }
-}
-
-impl fmt::Display for WatchProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotServed => {
-                f.write_str("the API server does not serve this kind; is its CustomResourceDefinition installed?")
-            }
-            Self::Forbidden(message) => write!(f, "a permission to list or watch is missing: {message}"),
-            Self::Refused(message) => write!(f, "the API server refuses the watch: {message}"),
-            Self::Unavailable(message) => write!(f, "the API server can't be reached: {message}"),
-            Self::Undecodable(message) => write!(f, "what the API server says can't be understood: {message}"),
-        }
-    }
-}
-
-/// How a watch is doing.
-#[derive(Clone, Debug)]
-pub struct WatchStatus {
-    /// Whether everything that it covers has been listed once. It stays so when the connection is lost later: what is known
-    /// then is old, not wrong.
-    pub is_synced: bool,
-    /// What is wrong at the moment.
-    pub problem: Option<WatchProblem>,
-    /// When something was last tried or heard: a list, a connection, an event.
-    pub last_attempt: Instant,
-}
-
-impl WatchStatus {
-    /// Whether it is in sync, or can't be for a reason that is its own (not served, forbidden, refused).
-    pub fn is_settled(&self) -> bool {
-        let is_its_own =
-            |problem: &WatchProblem| !matches!(problem, WatchProblem::Unavailable(_) | WatchProblem::Undecodable(_));
-        self.is_synced || self.problem.as_ref().is_some_and(is_its_own)
-    }
-}
+use failures::FailureCounts;
+use stream::{Report, WatchTask};
 
 /// All watches of this process.
 #[derive(Clone)]
@@ -165,20 +43,6 @@ struct Shared {
     /// Counts changes of any watch's state of synchronisation, and watches that ended, to wait for.
     changes: watch::Sender<u64>,
     failures: Arc<FailureCounts>,
-}
-
-/// How often watches did not get all news, by kind of the objects and of the problem. They outlive the watches.
-#[derive(Default)]
-struct FailureCounts(Mutex<BTreeMap<(String, &'static str), u64>>);
-
-impl FailureCounts {
-    fn count(&self, kind: &GroupVersionKind, problem: &'static str) {
-        *self.lock().entry((kind.kind.clone(), problem)).or_default() += 1;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, &'static str), u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 struct Running {
@@ -226,8 +90,7 @@ impl Watches {
 
     /// How often watches did not get all news since the start: kind of the objects, word of the problem, number.
     pub fn failures(&self) -> Vec<(String, &'static str, u64)> {
-        let counts = self.shared.failures.lock();
-        counts.iter().map(|((kind, problem), count)| (kind.clone(), *problem, *count)).collect()
+        self.shared.failures.all()
     }
 
     /// Watches that have tried nothing for this long, although each list, connection and silence has a time limit below it.
@@ -260,7 +123,9 @@ impl Shared {
     fn spawn(&self, key: &WatchKey, path: String, scope: Scope) -> Running {
         let initial = WatchStatus { is_synced: false, problem: None, last_attempt: Instant::now() };
         let (sender, status) = watch::channel(initial);
-        let task = WatchTask::new(self, key, path, scope, sender);
+        let (client, changes, failures) = (self.client.clone(), self.changes.clone(), Arc::clone(&self.failures));
+        let report = Report { status: sender, changes, failures };
+        let task = WatchTask::new(client, &self.index, key, path, scope, report);
         Running { users: 0, task: tokio::spawn(task.run()).abort_handle(), status }
     }
 }

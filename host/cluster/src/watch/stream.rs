@@ -15,9 +15,11 @@ use tokio::{
 };
 
 use super::{
-    FailureCounts, Shared, WatchKey, WatchProblem, WatchStatus,
     event::{Event, Place},
+    failures::FailureCounts,
+    key::WatchKey,
     lines::{LONGEST, Lines, TooLong},
+    status::{WatchProblem, WatchStatus},
 };
 use crate::{
     backoff::Backoff,
@@ -51,11 +53,17 @@ pub(super) struct WatchTask {
     kind: Arc<GroupVersionKind>,
     key: WatchKey,
     path: String,
-    status: watch::Sender<WatchStatus>,
-    changes: watch::Sender<u64>,
-    failures: Arc<FailureCounts>,
+    report: Report,
     /// The problem that was said last, and when.
     said: Option<(&'static str, Instant)>,
+}
+
+/// Where a watch tells how it is doing.
+pub(super) struct Report {
+    pub(super) status: watch::Sender<WatchStatus>,
+    /// Counted up when others may want to look at the status.
+    pub(super) changes: watch::Sender<u64>,
+    pub(super) failures: Arc<FailureCounts>,
 }
 
 /// The watch in the index, as long as the task lives.
@@ -118,28 +126,27 @@ impl Relist {
 
 impl WatchTask {
     pub(super) fn new(
-        shared: &Shared,
+        client: Client,
+        index: &Arc<Index>,
         key: &WatchKey,
         path: String,
         scope: Scope,
-        status: watch::Sender<WatchStatus>,
+        report: Report,
     ) -> Self {
         let kind = Arc::new(key.resource.kind.clone());
-        let id = shared.index.add_watch(&kind, scope);
+        let id = index.add_watch(&kind, scope);
         let path = match &key.labels {
             Some(labels) => with_parameter(path, "labelSelector", labels),
             None => path,
         };
         Self {
-            client: shared.client.clone(),
-            index: Arc::clone(&shared.index),
-            watch: Registration { index: Arc::clone(&shared.index), id },
+            client,
+            index: Arc::clone(index),
+            watch: Registration { index: Arc::clone(index), id },
             kind,
             key: key.clone(),
             path,
-            status,
-            changes: shared.changes.clone(),
-            failures: Arc::clone(&shared.failures),
+            report,
             said: None,
         }
     }
@@ -358,21 +365,21 @@ impl WatchTask {
     }
 
     fn attempt(&self) {
-        self.status.send_modify(|status| status.last_attempt = Instant::now());
+        self.report.status.send_modify(|status| status.last_attempt = Instant::now());
     }
 
     fn healthy(&self) {
-        let had_problem = self.status.send_if_modified(|status| status.problem.take().is_some());
+        let had_problem = self.report.status.send_if_modified(|status| status.problem.take().is_some());
         if had_problem {
             self.tell();
         }
     }
 
     fn synced(&self) {
-        if !self.status.borrow().is_synced {
+        if !self.report.status.borrow().is_synced {
             tracing::debug!(watch = %self.key, "in sync");
         }
-        self.status.send_modify(|status| {
+        self.report.status.send_modify(|status| {
             status.is_synced = true;
             status.problem = None;
         });
@@ -383,19 +390,19 @@ impl WatchTask {
     fn report(&mut self, error: &RequestError) {
         let problem = WatchProblem::from(error);
         let kind = problem.kind();
-        self.failures.count(&self.kind, kind);
+        self.report.failures.count(&self.kind, kind);
         if self.said.is_none_or(|(said, when)| said != kind || when.elapsed() > QUIET_TIME) {
             self.said = Some((kind, Instant::now()));
             tracing::warn!(watch = %self.key, reason = kind, %problem, "a watch misses events; it keeps trying");
         } else {
             tracing::debug!(watch = %self.key, reason = kind, %problem, "a watch still does not get all news");
         }
-        self.status.send_modify(|status| status.problem = Some(problem));
+        self.report.status.send_modify(|status| status.problem = Some(problem));
         self.tell();
     }
 
     fn tell(&self) {
-        self.changes.send_modify(|count| *count += 1);
+        self.report.changes.send_modify(|count| *count += 1);
     }
 }
 

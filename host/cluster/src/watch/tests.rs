@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use dask_wasm_operator_core::object::{GroupVersionKind, NamespacedName, Object};
+use dask_wasm_operator_core::object::{GroupVersionKind, NamespacedName, Object, Resource};
 use http::{Request, Response};
 use kube::client::Body;
 use proptest::prelude::*;

@@ -12,7 +12,7 @@ use self::{
     dask::operator::{host, types},
     exports::dask::operator::handler,
 };
-use crate::sandbox::{CallState, NotStarted};
+use crate::{abi::NotStarted, call_state::CallState};
 
 wasmtime::component::bindgen!({ path: "../../wit", world: "plugin" });
 

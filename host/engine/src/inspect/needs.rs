@@ -3,7 +3,7 @@
 use dask_wasm_operator_core::spec::Limits;
 use wasmparser::Payload;
 
-use super::InspectError;
+use super::error::InspectError;
 
 /// Memories of one component. Toolchains give one; each costs a call 4 GiB of address space.
 pub(crate) const MEMORIES: u32 = 4;

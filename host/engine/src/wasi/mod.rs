@@ -19,7 +19,10 @@ use wasmtime::{
 };
 
 pub(crate) use self::random::Random;
-use crate::{log::GuestLog, sandbox::CallState};
+use crate::log::GuestLog;
+
+/// The packages of WASI 0.2 of which something is answered.
+pub(crate) const PACKAGES: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
 
 /// Bytes that one write may hold: what a stream promises to take.
 const WRITE: u64 = 64 << 10;
@@ -88,6 +91,17 @@ impl Wasi {
     }
 }
 
+/// What a store holds, as far as WASI needs it.
+pub(crate) trait HasWasi: 'static {
+    /// WASI for this call.
+    fn wasi(&mut self) -> &mut Wasi {
+        self.wasi_and_log().0
+    }
+
+    /// The same, and the log that its output goes to.
+    fn wasi_and_log(&mut self) -> (&mut Wasi, &mut GuestLog);
+}
+
 /// A stream of text that becomes lines of the log.
 struct Lines {
     level: LogLevel,
@@ -139,7 +153,7 @@ impl Lines {
 }
 
 /// Defines every WASI function that the component imports.
-pub(crate) fn link(linker: &mut Linker<CallState>, component: &Component) -> wasmtime::Result<()> {
+pub(crate) fn link<T: HasWasi>(linker: &mut Linker<T>, component: &Component) -> wasmtime::Result<()> {
     let engine = linker.engine().clone();
     for (interface, import) in component.component_type().imports(&engine) {
         let types::ComponentItem::ComponentInstance(instance) = import.ty else { continue };
@@ -168,9 +182,9 @@ fn resource(name: &str) -> ResourceType {
     }
 }
 
-type Call<'a> = StoreContextMut<'a, CallState>;
+type Call<'a, T> = StoreContextMut<'a, T>;
 
-fn define(exports: &mut LinkerInstance<'_, CallState>, interface: &str, name: &str) -> wasmtime::Result<()> {
+fn define<T: HasWasi>(exports: &mut LinkerInstance<'_, T>, interface: &str, name: &str) -> wasmtime::Result<()> {
     match (interface, name) {
         ("cli/environment", "get-environment") => {
             exports.func_wrap(name, |_, ()| Ok((Vec::<(String, String)>::new(),)))
@@ -189,31 +203,31 @@ fn define(exports: &mut LinkerInstance<'_, CallState>, interface: &str, name: &s
         ("cli/terminal-stdin" | "cli/terminal-stdout" | "cli/terminal-stderr", _) => {
             exports.func_wrap(name, |_, ()| Ok((None::<Resource<Nothing>>,)))
         }
-        ("clocks/monotonic-clock", "now") => exports.func_wrap(name, |call: Call<'_>, ()| {
-            Ok((u64::try_from(call.data().wasi.now.as_nanos()).unwrap_or(u64::MAX),))
+        ("clocks/monotonic-clock", "now") => exports.func_wrap(name, |mut call: Call<'_, T>, ()| {
+            Ok((u64::try_from(call.data_mut().wasi().now.as_nanos()).unwrap_or(u64::MAX),))
         }),
         ("clocks/monotonic-clock", "resolution") => exports.func_wrap(name, |_, ()| Ok((1_000_000_u64,))),
         ("clocks/monotonic-clock", _) => {
             exports.func_wrap(name, |_, (_,): (u64,)| Ok((Resource::<Pollable>::new_own(0),)))
         }
-        ("clocks/wall-clock", "now") => exports.func_wrap(name, |call: Call<'_>, ()| {
-            let now = call.data().wasi.now;
+        ("clocks/wall-clock", "now") => exports.func_wrap(name, |mut call: Call<'_, T>, ()| {
+            let now = call.data_mut().wasi().now;
             Ok((Datetime { seconds: now.as_secs(), nanoseconds: now.subsec_nanos() },))
         }),
         ("clocks/wall-clock", "resolution") => {
             exports.func_wrap(name, |_, ()| Ok((Datetime { seconds: 0, nanoseconds: 1_000_000 },)))
         }
         ("random/random", "get-random-bytes") | ("random/insecure", "get-insecure-random-bytes") => {
-            exports.func_wrap(name, |mut call: Call<'_>, (length,): (u64,)| match usize::try_from(length) {
-                Ok(bytes) if length <= RANDOM => Ok((call.data_mut().wasi.random.bytes(bytes),)),
+            exports.func_wrap(name, |mut call: Call<'_, T>, (length,): (u64,)| match usize::try_from(length) {
+                Ok(bytes) if length <= RANDOM => Ok((call.data_mut().wasi().random.bytes(bytes),)),
                 _ => Err(Refused::Random { asked: length }.into()),
             })
         }
         ("random/random", "get-random-u64") | ("random/insecure", "get-insecure-random-u64") => {
-            exports.func_wrap(name, |mut call: Call<'_>, ()| Ok((call.data_mut().wasi.random.next(),)))
+            exports.func_wrap(name, |mut call: Call<'_, T>, ()| Ok((call.data_mut().wasi().random.next(),)))
         }
-        ("random/insecure-seed", _) => exports.func_wrap(name, |mut call: Call<'_>, ()| {
-            let random = &mut call.data_mut().wasi.random;
+        ("random/insecure-seed", _) => exports.func_wrap(name, |mut call: Call<'_, T>, ()| {
+            let random = &mut call.data_mut().wasi().random;
             Ok(((random.next(), random.next()),))
         }),
         ("filesystem/preopens", "get-directories") => {
@@ -227,7 +241,7 @@ fn define(exports: &mut LinkerInstance<'_, CallState>, interface: &str, name: &s
 }
 
 /// Streams and waiting. Everything is ready, reading finds the end, writing goes to the log.
-fn define_io(exports: &mut LinkerInstance<'_, CallState>, interface: &str, name: &str) -> wasmtime::Result<()> {
+fn define_io<T: HasWasi>(exports: &mut LinkerInstance<'_, T>, interface: &str, name: &str) -> wasmtime::Result<()> {
     let Some(method) = name.strip_prefix("[method]") else {
         return match name {
             "poll" => exports.func_wrap(name, |_, (pollables,): (Vec<Resource<Pollable>>,)| {
@@ -252,8 +266,8 @@ fn define_io(exports: &mut LinkerInstance<'_, CallState>, interface: &str, name:
             exports.func_wrap(name, |_, (_,): (Resource<OutputStream>,)| Ok((Ok::<_, StreamError>(WRITE),)))
         }
         "output-stream.write" | "output-stream.blocking-write-and-flush" => {
-            exports.func_wrap(name, |mut call: Call<'_>, (stream, bytes): (Resource<OutputStream>, Vec<u8>)| {
-                let CallState { wasi, log, .. } = call.data_mut();
+            exports.func_wrap(name, |mut call: Call<'_, T>, (stream, bytes): (Resource<OutputStream>, Vec<u8>)| {
+                let (wasi, log) = call.data_mut().wasi_and_log();
                 let lines = if stream.rep() == STDERR { &mut wasi.stderr } else { &mut wasi.stdout };
                 lines.write(&bytes, log);
                 Ok((Ok::<_, StreamError>(()),))
@@ -273,9 +287,9 @@ fn exit() -> wasmtime::Result<()> {
 /// The cases by which WASI's error codes say that something is not allowed.
 const DENIALS: [&str; 2] = ["access-denied", "access"];
 
-fn refuse(exports: &mut LinkerInstance<'_, CallState>, interface: &str, name: &str) -> wasmtime::Result<()> {
+fn refuse<T: HasWasi>(exports: &mut LinkerInstance<'_, T>, interface: &str, name: &str) -> wasmtime::Result<()> {
     let (interface, function) = (format!("wasi:{interface}"), name.to_owned());
-    exports.func_new(name, move |mut call: Call<'_>, ty, parameters, results| {
+    exports.func_new(name, move |mut call: Call<'_, T>, ty, parameters, results| {
         // A handle that was lent must be given back.
         for parameter in parameters {
             if let Val::Resource(handle) = parameter {

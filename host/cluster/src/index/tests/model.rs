@@ -1,6 +1,8 @@
 //! The index against a model of the API server: whatever the order in which news arrive, nothing goes back in time, own
 //! writes are seen at once, and in the end the index equals the server.
 
+use std::collections::HashSet;
+
 use dask_wasm_operator_test_properties::cases;
 use proptest::prelude::*;
 
