@@ -19,7 +19,6 @@ pub mod namespaces;
 pub mod observed;
 pub mod once;
 pub mod outdated;
-mod pages;
 mod path;
 pub mod published;
 mod request;

@@ -11,10 +11,9 @@ use kube::Client;
 use serde_json::Value;
 
 use crate::{
-    pages::Pages,
     path::{self, PathError, with_parameter},
     request::{Call, JSON, RequestError, TOTAL_DEADLINE},
-    watch::event::Place,
+    watch::{event::Place, pages::Pages},
 };
 
 /// Media type of a patch in which null removes.

@@ -10,6 +10,17 @@ pub const DNS_SUBDOMAIN_MAX: usize = 253;
 /// How labels and annotations of the operator itself begin: never propagated, and not for plugins to set.
 pub const OWN_PREFIXES: [&str; 2] = ["operator.dask.org/", "plugins.dask.org/"];
 
+/// Label on children: name of the DaskPlugin.
+pub const PLUGIN_LABEL: &str = "plugins.dask.org/plugin";
+/// Label on children: name of the handler.
+pub const HANDLER_LABEL: &str = "plugins.dask.org/handler";
+/// Label on children: uid of the subject.
+pub const SUBJECT_UID_LABEL: &str = "plugins.dask.org/subject-uid";
+/// Annotation on children: their key in the handler's set.
+pub const KEY_ANNOTATION: &str = "plugins.dask.org/key";
+/// Annotation on a subject: a plugin that is parked for it tries again.
+pub const RETRY_ANNOTATION: &str = "plugins.dask.org/retry";
+
 /// `operator.dask.org/paused: "true"` stops all writes for an object but that of its status.
 pub const PAUSED: &str = "operator.dask.org/paused";
 

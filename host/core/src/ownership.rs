@@ -8,9 +8,9 @@ use serde::{Deserialize, de::IgnoredAny};
 use crate::{
     action::Apply,
     fields::holds,
+    names::{HANDLER_LABEL, KEY_ANNOTATION, PLUGIN_LABEL, SUBJECT_UID_LABEL},
     native::NATIVE,
     object::{GroupVersionKind, ManagedFields, Object},
-    plugin::{HANDLER_LABEL, KEY_ANNOTATION, PLUGIN_LABEL, SUBJECT_UID_LABEL},
     spec::DASK_PLUGIN_RECORD,
 };
 

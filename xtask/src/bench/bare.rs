@@ -12,7 +12,7 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use super::converge::{Load, dask_cluster};
+use super::load::{Load, dask_cluster};
 
 /// Requests on their way at once: as many keep-alive connections.
 const CONNECTIONS: usize = 16;

@@ -26,7 +26,7 @@ use tokio::{
 
 use super::{
     bounds::Bounds,
-    converge::{Load, dask_cluster, dask_clusters, namespace},
+    load::{Load, dask_cluster, dask_clusters, namespace},
     process::{release, usage},
     watcher::{Statuses, Watcher},
 };

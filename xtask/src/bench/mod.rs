@@ -4,6 +4,7 @@ mod bare;
 mod bounds;
 mod converge;
 mod idle;
+mod load;
 mod plugins;
 mod process;
 mod watcher;

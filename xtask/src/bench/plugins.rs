@@ -27,7 +27,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::{
     bounds::Bounds,
-    converge::namespace,
+    load::namespace,
     process::{Usage, release, usage},
 };
 

@@ -16,7 +16,7 @@ use kube::{
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
-use super::converge::Load;
+use super::load::Load;
 
 /// When it is given up: three times what the Python operator takes.
 const PATIENCE: Duration = Duration::from_secs(300);

@@ -29,8 +29,7 @@ use names::Arrow;
 use tree::Tree;
 
 /// Directories of the packages that are looked at.
-const PACKAGES: [&str; 7] =
-    ["host/core", "host/api", "host/engine", "host/cluster", "host/runtime", "xtask", "tests/support"];
+const PACKAGES: [&str; 6] = ["host/core", "host/api", "host/engine", "host/cluster", "host/runtime", "xtask"];
 
 /// What the roots of a package are called. Each has a tree of modules of its own.
 const ROOTS: [&str; 2] = ["lib.rs", "main.rs"];

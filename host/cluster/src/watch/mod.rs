@@ -7,6 +7,7 @@ pub(crate) mod event;
 mod failures;
 mod key;
 mod lines;
+pub(crate) mod pages;
 mod status;
 mod stream;
 

@@ -19,13 +19,13 @@ use super::{
     failures::FailureCounts,
     key::WatchKey,
     lines::{LONGEST, Lines, TooLong},
+    pages::Pages,
     status::{WatchProblem, WatchStatus},
 };
 use crate::{
     backoff::Backoff,
     client::WATCH_SECONDS,
     index::{Index, Scope, WatchId, version_of},
-    pages::Pages,
     path::with_parameter,
     request::{Call, JSON, METADATA, METADATA_LIST, RequestError},
 };

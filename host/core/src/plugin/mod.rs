@@ -19,22 +19,13 @@ pub use traces::removal;
 
 use std::collections::BTreeMap;
 
+pub use crate::names::{HANDLER_LABEL, KEY_ANNOTATION, PLUGIN_LABEL, RETRY_ANNOTATION, SUBJECT_UID_LABEL};
+
 /// Longest name of a DaskPlugin: it is a label value and part of a field manager.
 pub const PLUGIN_NAME_MAX: usize = 63;
 /// Longest name of a handler. `dask-plugin/` + 63 + `/` + 40 is below the 128 that a field manager may have.
 pub const HANDLER_NAME_MAX: usize = 40;
 const _: () = assert!("dask-plugin/".len() + PLUGIN_NAME_MAX + 1 + HANDLER_NAME_MAX <= 128);
-
-/// Label on children: name of the DaskPlugin.
-pub const PLUGIN_LABEL: &str = "plugins.dask.org/plugin";
-/// Label on children: name of the handler.
-pub const HANDLER_LABEL: &str = "plugins.dask.org/handler";
-/// Label on children: uid of the subject.
-pub const SUBJECT_UID_LABEL: &str = "plugins.dask.org/subject-uid";
-/// Annotation on children: their key in the handler's set.
-pub const KEY_ANNOTATION: &str = "plugins.dask.org/key";
-/// Annotation on a subject: a plugin that is parked for it tries again.
-pub const RETRY_ANNOTATION: &str = "plugins.dask.org/retry";
 
 /// Which handler of which plugin.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

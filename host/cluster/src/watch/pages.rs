@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use kube::Client;
 
+use super::event::{Page, Place};
 use crate::{
     path::with_parameter,
     request::{Call, RequestError},
-    watch::event::{Page, Place},
 };
 
 /// Objects in one page.
