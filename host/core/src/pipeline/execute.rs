@@ -1,16 +1,18 @@
 //! Carries out a plan: one stage after the other, the actions of a stage at once.
 
+use std::collections::BTreeSet;
+
 use futures_util::future::join_all;
 use serde_json::json;
 
-use super::{Pipeline, SubjectState};
+use super::Pipeline;
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
     fields::fingerprint,
     native::Native,
     object::Object,
     ownership::Author,
-    plan::{Plan, Planner, is_applied, next_apply},
+    plan::{Memory, Plan, Planner, is_applied, next_apply},
     wanted::{Settled, Snapshot, SubjectPatch, WantedChild, WantedFields},
 };
 
@@ -27,18 +29,10 @@ pub(super) struct Done {
 }
 
 impl<N: Native> Pipeline<'_, N> {
-    /// Drops what is remembered of children that are gone.
-    pub(super) fn forget_lost_children(&self, state: &mut SubjectState, seen: &Snapshot) {
-        let children = seen.children.iter().map(|child| child.metadata.uid.as_str());
-        let uids = children.chain([seen.subject.metadata.uid.as_str()]).collect();
-        state.memory.keep_only(&uids);
-        state.templates.keep_only(&uids);
-    }
-
     pub(super) fn plan(
         &self,
         author: Author<'_>,
-        state: &SubjectState,
+        memory: &Memory,
         seen: &Snapshot,
         subject: Option<&SubjectPatch>,
         children: Option<Vec<Settled>>,
@@ -47,20 +41,20 @@ impl<N: Native> Pipeline<'_, N> {
             author,
             resource: &|kind| self.observed.resource(kind),
             live: &|kind, at| self.observed.get(kind, at),
-            memory: &state.memory,
+            memory,
         };
         planner.plan(seen, subject, children)
     }
 
     /// Adds the applies of fields on objects that the subject does not own.
-    pub(super) fn plan_fields(&self, manager: &str, state: &SubjectState, fields: &[WantedFields], plan: &mut Plan) {
+    pub(super) fn plan_fields(&self, manager: &str, memory: &Memory, fields: &[WantedFields], plan: &mut Plan) {
         for WantedFields { object, body } in fields {
             let Some(resource) = self.observed.resource(&object.kind) else { continue };
             let mut body = body.clone();
             body["apiVersion"] = json!(object.kind.api_version());
             body["kind"] = json!(object.kind.kind);
             body["metadata"]["name"] = json!(object.metadata.name);
-            if is_applied(&state.memory, manager, &body, object) {
+            if is_applied(memory, manager, &body, object) {
                 continue;
             }
             let body = next_apply(manager, body, object);
@@ -83,7 +77,7 @@ impl<N: Native> Pipeline<'_, N> {
         resource.map(delete).into_iter().collect()
     }
 
-    pub(super) async fn execute(&self, plan: Plan, state: &mut SubjectState) -> Done {
+    pub(super) async fn execute(&self, plan: Plan, memory: &mut Memory) -> Done {
         let mut done = Done::default();
         for (number, stage) in [plan.subject, plan.children, plan.prunes, plan.subject_end].into_iter().enumerate() {
             let results = join_all(stage.into_iter().map(|action| self.perform(action))).await;
@@ -92,7 +86,7 @@ impl<N: Native> Pipeline<'_, N> {
                 match result {
                     Ok(Written::Applied(answer)) => {
                         if let Some((manager, wanted)) = applied {
-                            state.memory.note(&manager, wanted, &answer);
+                            memory.note(&manager, wanted, &answer);
                         }
                         done.writes += 1;
                     }
@@ -117,6 +111,11 @@ impl<N: Native> Pipeline<'_, N> {
         let applied = action.as_apply().map(|apply| (apply.manager.clone(), fingerprint(&apply.body)));
         (applied, self.writes.write(action).await)
     }
+}
+
+/// The uids of what is there: the subject and its children. What is remembered of others can be forgotten.
+pub(super) fn there(seen: &Snapshot) -> BTreeSet<&str> {
+    seen.children.iter().chain([&seen.subject]).map(|object| object.metadata.uid.as_str()).collect()
 }
 
 /// Makes children the subject's: its namespace, and a controller reference to it.

@@ -11,12 +11,18 @@ use std::{
 
 use serde_json::json;
 
-use super::{Pass, Pipeline, SubjectState, execute::adopt, is_passing};
+use super::{
+    Pass, Pipeline,
+    execute::{adopt, there},
+    is_passing,
+    state::GuestState,
+    unreadable::unreadable,
+};
 use crate::{
     action::{WriteError, is_about_what_cannot_change},
-    contract::{Call, Failure, HandlerDeclaration, Json, OwnedChild, Subject, Trigger, TriggerRequest},
+    contract::{Call, EventNote, Failure, HandlerDeclaration, Json, OwnedChild, Subject, Trigger, TriggerRequest},
     native::Native,
-    object::{GroupVersionKind, Object, Resource},
+    object::{GroupVersionKind, NamespacedName, Object, Resource},
     ownership::{Author, Makes, is_patched_by},
     plan::Memory,
     plugin::{Delivery, HandlerName, KEY_ANNOTATION, Mounted, Projection, RETRY_ANNOTATION, Rights, accept, decide},
@@ -89,15 +95,34 @@ impl<N: Native> Pipeline<'_, N> {
     pub(super) async fn reconcile_plugin(
         &self,
         handler: &MountedHandler,
+        at: &NamespacedName,
+        state: &mut GuestState,
+        now: u64,
+    ) -> Pass {
+        let subject = self.observed.get(&handler.subject.kind, at);
+        let Some(subject) = subject.filter(|subject| !subject.is_being_deleted()) else {
+            return self.bury(handler, at, state, now).await;
+        };
+        state.is_about(&subject);
+        if let Some(problem) = unreadable(&subject) {
+            let events = unreadable_event::<N>(handler, &subject, &problem).into_iter().collect();
+            return Pass { alive: true, events, findings: state.common.findings.clone(), ..Pass::default() };
+        }
+        Pass { alive: true, ..self.look_for_guest(handler, &subject, state, now).await }
+    }
+
+    async fn look_for_guest(
+        &self,
+        handler: &MountedHandler,
         subject: &Arc<Object>,
-        state: &mut SubjectState,
+        state: &mut GuestState,
         now: u64,
     ) -> Pass {
         if subject.is_paused() {
-            return Pass { findings: state.findings.clone(), ..Pass::default() };
+            return Pass { findings: state.common.findings.clone(), ..Pass::default() };
         }
         let seen = self.snapshot(subject, &handler.children, now);
-        self.forget_lost_children(state, &seen);
+        state.common.memory.keep_only(&there(&seen));
         if !handler.mounted.matches(subject) {
             return self.let_go(handler, &seen, state).await;
         }
@@ -114,20 +139,21 @@ impl<N: Native> Pipeline<'_, N> {
         if let Some(parked) = state.parked {
             let is_other = parked != input;
             if !is_other && !state.requeued {
-                return Pass { findings: state.findings.clone(), ..Pass::default() };
+                return Pass { findings: state.common.findings.clone(), ..Pass::default() };
             }
             state.parked = None;
             if is_other {
-                state.backoff.succeed();
+                state.common.backoff.succeed();
             }
         }
         let drifted = state.handled.code.is_some() && state.held != Some(held(&manager, &seen));
         let delivery = Delivery { input, code: handler.code, drifted, requeued: state.requeued };
         let Some((trigger, redelivery)) = decide(&handler.declaration.triggers, &state.handled, delivery) else {
-            return Pass { findings: state.findings.clone(), ..Pass::default() };
+            return Pass { findings: state.common.findings.clone(), ..Pass::default() };
         };
         state.requeued = false;
-        let call = self.call(handler, &seen, trigger.clone(), redelivery, projected, state.backoff.attempts() + 1);
+        let call =
+            self.call(handler, &seen, trigger.clone(), redelivery, projected, state.common.backoff.attempts() + 1);
         let report = handler.guest.call(call).await;
         let mut pass = self.carry_out(handler, &seen, state, &trigger, &report).await;
         if pass.retry.is_none() {
@@ -154,7 +180,7 @@ impl<N: Native> Pipeline<'_, N> {
         &self,
         handler: &MountedHandler,
         seen: &Snapshot,
-        state: &mut SubjectState,
+        state: &mut GuestState,
         trigger: &Trigger,
         report: &CallReport,
     ) -> Pass {
@@ -167,7 +193,7 @@ impl<N: Native> Pipeline<'_, N> {
                 };
                 if let CallError::Host(_) = error {
                     // Nothing that the plugin could be blamed for, so it is not given up on the subject.
-                    let retry = state.backoff.fail(&seen.subject.metadata.uid, None, None);
+                    let retry = state.common.backoff.fail(&seen.subject.metadata.uid, None, None);
                     return tell(state, vec![problem], retry);
                 }
                 return failed(state, &seen.subject, vec![problem], asked_delay(error));
@@ -194,14 +220,14 @@ impl<N: Native> Pipeline<'_, N> {
         state.held = None;
         let manager = handler.name.field_manager();
         let author = handler.author(&manager, N::makes);
-        let mut plan = self.plan(author, state, seen, subject.as_ref(), children.clone());
+        let mut plan = self.plan(author, &state.common.memory, seen, subject.as_ref(), children.clone());
         let mut problems = std::mem::take(&mut plan.problems);
-        let done = self.execute(plan, state).await;
+        let done = self.execute(plan, &mut state.common.memory).await;
         problems.extend(done.errors.iter().map(|error| problem(&handler.name, error)));
         if !done.errors.is_empty() && done.errors.iter().all(is_passing) {
             // What goes away by itself is no problem to be shown, and the plugin is not given up for it. What was is as it was.
-            let retry = state.backoff.fail_to_write(&seen.subject.metadata.uid, &done.errors);
-            let findings = state.findings.clone();
+            let retry = state.common.backoff.fail_to_write(&seen.subject.metadata.uid, &done.errors);
+            let findings = state.common.findings.clone();
             return Pass { writes: done.writes, retry: Some(retry), findings, ..Pass::default() };
         }
         if !problems.is_empty() {
@@ -210,16 +236,16 @@ impl<N: Native> Pipeline<'_, N> {
         // What somebody changed meanwhile is no part of it, and is found at the next look.
         let after = self.snapshot(&self.latest(&seen.subject), &handler.children, seen.now);
         // What was answered to the applies is remembered only where the objects do not show that they are as wanted.
-        let answers = std::mem::take(&mut state.memory);
-        let mut left = self.plan(author, state, &after, subject.as_ref(), children.clone());
+        let answers = std::mem::take(&mut state.common.memory);
+        let mut left = self.plan(author, &state.common.memory, &after, subject.as_ref(), children.clone());
         let shows_all = after.children.iter().chain([&after.subject]).all(|object| !object.kind.describes_pods());
         if answers != Memory::default() && !(shows_all && left.is_empty()) {
-            state.memory = answers;
-            left = self.plan(author, state, &after, subject.as_ref(), children);
+            state.common.memory = answers;
+            left = self.plan(author, &state.common.memory, &after, subject.as_ref(), children);
         }
         state.held = left.is_empty().then(|| held(&manager, &after));
-        state.backoff.succeed();
-        state.findings = Findings::default();
+        state.common.backoff.succeed();
+        state.common.findings = Findings::default();
         state.told.clear();
         Pass { writes: done.writes, requeue_after, events, ..Pass::default() }
     }
@@ -271,6 +297,12 @@ impl<N: Native> Pipeline<'_, N> {
     }
 }
 
+/// Subjects of the operator's own reconcilers say it in their status.
+fn unreadable_event<N: Native>(handler: &MountedHandler, subject: &Object, problem: &Problem) -> Option<EventNote> {
+    let is_native = N::all().into_iter().any(|native| native.subject().same_kind(&subject.kind));
+    (!is_native && handler.mounted.matches(subject)).then(|| problem.as_event())
+}
+
 /// Of everything that would be handed over. The resource version is left out: it also moves when nothing else does.
 fn fingerprint(handler: &MountedHandler, subject: &Object, projected: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -305,22 +337,22 @@ fn held(manager: &str, seen: &Snapshot) -> u64 {
     hasher.finish()
 }
 
-fn failed(state: &mut SubjectState, subject: &Object, problems: Vec<Problem>, asked: Option<Duration>) -> Pass {
+fn failed(state: &mut GuestState, subject: &Object, problems: Vec<Problem>, asked: Option<Duration>) -> Pass {
     // What only a change can help is not tried again before one.
     let permanent = !problems.is_empty() && problems.iter().all(|problem| problem.permanent);
     let limit = if permanent { Some(0) } else { Some(PLUGIN_ATTEMPTS) };
-    let retry = state.backoff.fail(&subject.metadata.uid, limit, asked);
+    let retry = state.common.backoff.fail(&subject.metadata.uid, limit, asked);
     tell(state, problems, retry)
 }
 
-fn tell(state: &mut SubjectState, mut problems: Vec<Problem>, retry: Retry) -> Pass {
+fn tell(state: &mut GuestState, mut problems: Vec<Problem>, retry: Retry) -> Pass {
     let more = problems.len().saturating_sub(PROBLEMS);
     problems.truncate(PROBLEMS);
     if let Some(last) = problems.last_mut().filter(|_| more > 0) {
         last.message = format!("{}; and {more} more problems", last.message);
     }
-    state.findings = Findings { problems, ..Findings::default() };
-    Pass { retry: Some(retry), findings: state.findings.clone(), ..Pass::default() }
+    state.common.findings = Findings { problems, ..Findings::default() };
+    Pass { retry: Some(retry), findings: state.common.findings.clone(), ..Pass::default() }
 }
 
 /// What a person should know of a failed write.
@@ -373,7 +405,7 @@ impl std::fmt::Debug for MountedHandler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::{NamespacedName, ObjectKey};
+    use crate::object::ObjectKey;
 
     /// In the words of Kubernetes 1.36.
     #[test]

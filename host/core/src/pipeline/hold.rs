@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Pass, Pipeline, SubjectState};
+use super::{Pass, Pipeline, state::NativeState};
 use crate::{
     action::WriteError,
     native::{Hold, Native},
@@ -12,13 +12,13 @@ use crate::{
 
 impl<N: Native> Pipeline<'_, N> {
     /// Frees a subject from whoever holds it. None: it is ours.
-    pub(super) async fn free(&self, native: N, subject: &Object, state: &mut SubjectState, now: u64) -> Option<Pass> {
+    pub(super) async fn free(&self, native: N, subject: &Object, state: &mut NativeState, now: u64) -> Option<Pass> {
         let alive = !subject.is_being_deleted();
         let removal = match native.hold(subject, self.observed, self.environment, now) {
             Hold::Ours => return None,
             Hold::Wait(left) => return Some(Pass { alive, requeue_after: Some(left), ..Pass::default() }),
             Hold::Contested(left, problem) => {
-                let findings = Findings { facts: state.findings.facts.clone(), ..problem.into() };
+                let findings = Findings { facts: state.common.findings.facts.clone(), ..problem.into() };
                 state.find(&findings);
                 return Some(Pass { alive, requeue_after: Some(left), findings, ..Pass::default() });
             }
@@ -33,7 +33,7 @@ impl<N: Native> Pipeline<'_, N> {
             Err(error) => {
                 let findings = Findings::from(Problem::passing(error.kind(), format!("{}: {error}", subject.key())));
                 state.find(&findings);
-                let retry = state.backoff.fail(&subject.metadata.uid, None, None);
+                let retry = state.common.backoff.fail(&subject.metadata.uid, None, None);
                 Pass { alive, retry: Some(retry), findings, ..Pass::default() }
             }
         })

@@ -4,13 +4,13 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::Value;
 
-use super::{Pass, Pipeline, SubjectState, is_passing};
+use super::{Pass, Pipeline, execute::there, is_passing, state::NativeState, unreadable::unreadable};
 use crate::{
     action::WriteError,
     contract::{EventNote, EventSeverity},
     names::end_of_pause,
     native::{Lookup, Native},
-    object::Object,
+    object::{NamespacedName, Object},
     ownership::Author,
     wanted::{Findings, INVALID_NAME, Problem, Settled, Snapshot, target},
 };
@@ -19,26 +19,52 @@ impl<N: Native> Pipeline<'_, N> {
     pub(super) async fn reconcile_native(
         &self,
         native: N,
-        subject: &Arc<Object>,
-        state: &mut SubjectState,
+        at: &NamespacedName,
+        state: &mut NativeState,
         now: u64,
     ) -> Pass {
+        let Some(subject) = self.observed.get(&native.subject(), at) else {
+            *state = NativeState::default();
+            return Pass::default();
+        };
+        state.is_about(&subject);
+        if let Some(problem) = unreadable(&subject) {
+            // Another reconciler of the same subject says it.
+            let is_told = !native.traits().speaks_for_subject;
+            if !is_told {
+                state.await_reading(problem);
+            }
+            return Pass { alive: true, is_told, findings: state.common.findings.clone(), ..Pass::default() };
+        }
+        if let Some(pass) = self.free(native, &subject, state, now).await {
+            return pass;
+        }
+        if subject.is_being_deleted() {
+            *state = NativeState::default();
+            return Pass::default();
+        }
+        Pass { alive: true, ..self.look_natively(native, &subject, state, now).await }
+    }
+
+    async fn look_natively(&self, native: N, subject: &Arc<Object>, state: &mut NativeState, now: u64) -> Pass {
         let was_paused = std::mem::replace(&mut state.paused, subject.is_paused());
         if state.paused && state.looked {
             let events = if was_paused { Vec::new() } else { told_of_pause(native) };
-            return Pass { findings: state.findings.clone(), events, ..Pass::default() };
+            return Pass { findings: state.common.findings.clone(), events, ..Pass::default() };
         }
         let manager = native.field_manager();
         let author = Author { manager: &manager, force: true, native: true, makes: N::makes };
         let mut seen = self.observe_native(native, subject, now);
         seen.replies = state.replies.clone();
-        seen.facts = state.findings.facts.clone();
+        seen.facts = state.common.findings.facts.clone();
         // What depends on an object that can't be read waits for it.
         if let Some(problem) = seen.related.values().flatten().find_map(|other| Problem::with_other(other)) {
             state.await_reading(problem);
-            return Pass { findings: state.findings.clone(), ..Pass::default() };
+            return Pass { findings: state.common.findings.clone(), ..Pass::default() };
         }
-        self.forget_lost_children(state, &seen);
+        let there = there(&seen);
+        state.common.memory.keep_only(&there);
+        state.templates.keep_only(&there);
         let mut wanted = native.reconcile(&seen, self.environment);
         if !wanted.drafts.is_empty() {
             let drafts = match self.settle_children(std::mem::take(&mut wanted.drafts), &seen, author, state).await {
@@ -55,8 +81,8 @@ impl<N: Native> Pipeline<'_, N> {
             },
             None => None,
         };
-        let mut plan = self.plan(author, state, &seen, wanted.subject.as_ref(), settled);
-        self.plan_fields(&manager, state, &wanted.fields, &mut plan);
+        let mut plan = self.plan(author, &state.common.memory, &seen, wanted.subject.as_ref(), settled);
+        self.plan_fields(&manager, &state.common.memory, &wanted.fields, &mut plan);
         if native.traits().has_independent_children {
             plan.children.append(&mut plan.prunes);
         }
@@ -77,7 +103,7 @@ impl<N: Native> Pipeline<'_, N> {
             state.find(&findings);
             return Pass { findings, events: told_of_pause(native), ..Pass::default() };
         }
-        let done = self.execute(plan, state).await;
+        let done = self.execute(plan, &mut state.common.memory).await;
         for error in &done.errors {
             match problem(native, &seen, error) {
                 Some(problem) => findings.problems.push(problem),
@@ -86,14 +112,14 @@ impl<N: Native> Pipeline<'_, N> {
         }
         if done.errors.iter().any(is_passing) {
             // The pass was cut off: what it did not get to is as it was.
-            findings.keep(&state.findings.problems);
+            findings.keep(&state.common.findings.problems);
         }
 
         let retry = if done.errors.is_empty() {
-            state.backoff.succeed();
+            state.common.backoff.succeed();
             None
         } else {
-            Some(state.backoff.fail_to_write(&subject.metadata.uid, &done.errors))
+            Some(state.common.backoff.fail_to_write(&subject.metadata.uid, &done.errors))
         };
         state.find(&findings);
         // What the record does not hold is neither done nor told.
@@ -125,16 +151,16 @@ impl<N: Native> Pipeline<'_, N> {
 }
 
 /// Nothing is done before it is known what would restart pods. Where that is nothing to be told, nothing was found out.
-fn unanswered<N: Native>(native: N, seen: &Snapshot, error: &WriteError, state: &mut SubjectState) -> Pass {
-    let retry = state.backoff.fail_to_write(&seen.subject.metadata.uid, std::slice::from_ref(error));
+fn unanswered<N: Native>(native: N, seen: &Snapshot, error: &WriteError, state: &mut NativeState) -> Pass {
+    let retry = state.common.backoff.fail_to_write(&seen.subject.metadata.uid, std::slice::from_ref(error));
     if let Some(problem) = problem(native, seen, error) {
-        let mut findings = Findings { problems: vec![problem], ..state.findings.clone() };
+        let mut findings = Findings { problems: vec![problem], ..state.common.findings.clone() };
         if is_passing(error) {
-            findings.keep(&state.findings.problems);
+            findings.keep(&state.common.findings.problems);
         }
         state.find(&findings);
     }
-    Pass { retry: Some(retry), findings: state.findings.clone(), ..Pass::default() }
+    Pass { retry: Some(retry), findings: state.common.findings.clone(), ..Pass::default() }
 }
 
 /// Reasons of problems that are found out by writing only: a name may be refused, too.

@@ -2,11 +2,11 @@
 
 use std::{num::NonZeroU64, sync::Arc};
 
-use super::SubjectState;
-use crate::{
-    object::Object, plan::Memory, plugin::Handled, retry::Backoff, scheduler::Replies, template::TemplateAnswers,
-    wanted::Findings,
+use super::{
+    SubjectState,
+    state::{Common, GuestState},
 };
+use crate::{object::Object, plan::Memory, plugin::Handled, retry::Backoff, wanted::Findings};
 
 /// A [`SubjectState`] at rest. Made from one and back, nothing is lost.
 pub struct Remembered(Form);
@@ -43,18 +43,9 @@ struct Settled {
 
 impl Settled {
     /// None: there is more in it.
-    fn of(state: &SubjectState) -> Option<Self> {
-        let SubjectState {
-            uid,
-            memory,
-            templates,
-            backoff,
-            findings,
-            found: false,
-            looked: false,
-            paused: false,
-            replies,
-            said,
+    fn of(state: &GuestState) -> Option<Self> {
+        let GuestState {
+            common: Common { uid, memory, backoff, findings },
             children,
             held,
             patched,
@@ -68,11 +59,8 @@ impl Settled {
             return None;
         };
         let is_rest_empty = *memory == Memory::default()
-            && *templates == TemplateAnswers::default()
             && *backoff == Backoff::default()
             && *findings == Findings::default()
-            && *replies == Replies::default()
-            && said.is_null()
             && told.is_empty();
         is_rest_empty.then_some(())?;
         Some(Self {
@@ -104,7 +92,12 @@ impl Remembered {
 
 impl From<SubjectState> for Remembered {
     fn from(state: SubjectState) -> Self {
-        Self(Settled::of(&state).map_or_else(|| Form::Whole(Box::new(state)), Form::Settled))
+        Self(match state.into_guest() {
+            Ok(guest) => {
+                Settled::of(&guest).map_or_else(|| Form::Whole(Box::new(SubjectState::from(*guest))), Form::Settled)
+            }
+            Err(other) => Form::Whole(Box::new(other)),
+        })
     }
 }
 
@@ -126,15 +119,15 @@ impl From<Remembered> for SubjectState {
             Form::Settled(settled) => settled,
         };
         let [input, code, held] = [input, code, held].map(|fingerprint| fingerprint.map(NonZeroU64::get));
-        Self {
-            uid: unpacked(uid),
+        Self::from(GuestState {
+            common: Common { uid: unpacked(uid), ..Common::default() },
             children: usize::from(children),
             held,
             patched,
             handled: Handled { created, input, code, children_of_created, patches_of_created },
             last_seen,
-            ..Self::default()
-        }
+            ..GuestState::default()
+        })
     }
 }
 
@@ -171,52 +164,53 @@ fn unpacked(bytes: [u8; 16]) -> String {
 mod tests {
     use super::*;
 
-    fn settled() -> SubjectState {
-        SubjectState {
-            uid: "0f8fad5b-d9cb-469f-a165-70867728950e".to_owned(),
+    fn settled() -> GuestState {
+        GuestState {
+            common: Common { uid: "0f8fad5b-d9cb-469f-a165-70867728950e".to_owned(), ..Common::default() },
             children: 3,
             held: Some(7),
             patched: true,
             handled: Handled { created: true, input: Some(5), code: Some(6), ..Handled::default() },
-            ..SubjectState::default()
+            ..GuestState::default()
         }
     }
 
-    fn is_small(state: SubjectState) -> bool {
-        matches!(Remembered::from(state).0, Form::Settled(_))
+    fn is_small(state: GuestState) -> bool {
+        matches!(Remembered::from(SubjectState::from(state)).0, Form::Settled(_))
     }
 
     #[test]
     fn what_was_handled_takes_some_tens_of_bytes() {
         assert!(size_of::<Remembered>() <= 56, "{}", size_of::<Remembered>());
         assert!(is_small(settled()));
-        assert!(is_small(SubjectState { held: None, ..settled() }));
+        assert!(is_small(GuestState { held: None, ..settled() }));
     }
 
     #[test]
     fn a_state_comes_back_as_it_was() {
-        let changed = |change: fn(&mut SubjectState)| {
+        let changed = |change: fn(&mut GuestState)| {
             let mut state = settled();
             change(&mut state);
             state
         };
-        let changes: [fn(&mut SubjectState); 9] = [
+        let changes: [fn(&mut GuestState); 8] = [
             |_| {},
-            |state| state.uid = "not-a-uuid".to_owned(),
-            |state| state.uid = state.uid.to_uppercase(),
-            |state| state.uid.clear(),
+            |state| state.common.uid = "not-a-uuid".to_owned(),
+            |state| state.common.uid = state.common.uid.to_uppercase(),
+            |state| state.common.uid.clear(),
             |state| state.children = 70_000,
             |state| state.held = Some(0),
             |state| state.parked = Some(1),
             |state| state.requeued = true,
-            |state| state.said = "said".into(),
         ];
         for change in changes {
-            let (before, after) = (changed(change), SubjectState::from(Remembered::from(changed(change))));
-            assert_eq!(before.uid, after.uid);
+            let before = changed(change);
+            let mut after = SubjectState::from(Remembered::from(SubjectState::from(changed(change))));
+            let after = after.guest();
+            assert_eq!(before.common.uid, after.common.uid);
             assert_eq!(before.handled, after.handled);
             assert_eq!((before.children, before.held, before.patched), (after.children, after.held, after.patched));
-            assert_eq!((before.parked, before.requeued, &before.said), (after.parked, after.requeued, &after.said));
+            assert_eq!((before.parked, before.requeued), (after.parked, after.requeued));
             assert_eq!(before.share(), after.share());
         }
     }

@@ -3,7 +3,7 @@
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use super::{Pipeline, SubjectState};
+use super::{Pipeline, SubjectState, state::Announced};
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError},
     contract::{EventNote, EventSeverity},
@@ -88,22 +88,23 @@ impl<N: Native> Pipeline<'_, N> {
         state: &mut SubjectState,
         now: u64,
     ) -> Vec<EventNote> {
+        let state = state.announced();
         let kind = native.subject();
         let subject = self.observed.get(&kind, at).filter(|subject| !subject.is_being_deleted());
         let Some(subject) = subject.filter(|_| !self.observed.has_status(&kind)) else {
-            *state = SubjectState::default();
+            *state = Announced::default();
             return Vec::new();
         };
         let Some(Found { findings, .. }) = found.filter(|found| found.uid == subject.metadata.uid) else {
             return Vec::new();
         };
         if state.uid != subject.metadata.uid {
-            *state = SubjectState { uid: subject.metadata.uid.clone(), ..SubjectState::default() };
+            *state = Announced { uid: subject.metadata.uid.clone(), ..Announced::default() };
         }
         let mut status = native.status(&self.observe_native(native, &subject, now), findings);
         lines_in(&mut status, STATUS_BYTES);
-        let notes = transitions(native, &state.said, &status);
-        state.said = status;
+        let notes = transitions(native, &state.status, &status);
+        state.status = status;
         notes
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-use super::{Pipeline, SubjectState, execute::adopt};
+use super::{Pipeline, execute::adopt, state::NativeState};
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
     inheritance::is_to_be_inherited,
@@ -25,7 +25,7 @@ impl<N: Native> Pipeline<'_, N> {
         mut children: Vec<WantedChild>,
         seen: &Snapshot,
         author: Author<'_>,
-        state: &mut SubjectState,
+        state: &mut NativeState,
     ) -> Result<Vec<Settled>, WriteError> {
         adopt(&mut children, &seen.subject);
         let mut settled = Vec::with_capacity(children.len());

@@ -12,23 +12,28 @@ use crate::{
     native::Native,
     object::{NamespacedName, ObjectKey},
     ownership::is_patched_by,
-    pipeline::{Pass, Pipeline, SubjectState, execute::Done},
+    pipeline::{Pass, Pipeline, execute::Done, state::GuestState},
     plan::Plan,
     wanted::{Problem, Snapshot, SubjectPatch},
 };
 
 impl<N: Native> Pipeline<'_, N> {
     /// A subject that the handler is not about (any more): nothing is wanted for it.
-    pub(super) async fn let_go(&self, handler: &MountedHandler, seen: &Snapshot, state: &mut SubjectState) -> Pass {
+    pub(super) async fn let_go(&self, handler: &MountedHandler, seen: &Snapshot, state: &mut GuestState) -> Pass {
         state.let_go();
         let manager = handler.name.field_manager();
         let patched = is_patched_by(&seen.subject, &manager);
         let nothing = SubjectPatch { body: json!({"metadata": {}}), guarded: false };
-        let plan =
-            self.plan(handler.author(&manager, N::makes), state, seen, patched.then_some(&nothing), Some(Vec::new()));
+        let plan = self.plan(
+            handler.author(&manager, N::makes),
+            &state.common.memory,
+            seen,
+            patched.then_some(&nothing),
+            Some(Vec::new()),
+        );
         let done = self.remove(plan, state).await;
         if done.errors.is_empty() {
-            *state = SubjectState::default();
+            *state = GuestState::default();
             return Pass { writes: done.writes, ..Pass::default() };
         }
         unfinished(handler, &seen.subject.key(), &done, state)
@@ -40,25 +45,26 @@ impl<N: Native> Pipeline<'_, N> {
         &self,
         handler: &MountedHandler,
         at: &NamespacedName,
-        state: &mut SubjectState,
+        state: &mut GuestState,
         now: u64,
     ) -> Pass {
-        if state.uid.is_empty() || self.observed.get(&handler.subject.kind, at).is_some() {
+        if state.common.uid.is_empty() || self.observed.get(&handler.subject.kind, at).is_some() {
             return Pass::default(); // Nothing is known of it, or it is on its way out: its end is another event.
         }
         let subject = ObjectKey { kind: handler.subject.kind.clone(), at: at.clone() };
-        let withdrawal = state.patched.then(|| withdrawal(handler, &subject, &state.uid));
-        let prunes = self.removal_of_children(handler, &state.uid);
+        let withdrawal = state.patched.then(|| withdrawal(handler, &subject, &state.common.uid));
+        let prunes = self.removal_of_children(handler, &state.common.uid);
         let plan = Plan { subject: withdrawal.into_iter().collect(), prunes, ..Plan::default() };
         let mut done = self.remove(plan, state).await;
         let mut call = None;
         if let Some(last_seen) = state.last_seen.clone() {
-            match self.writes.is_gone(handler.subject.clone(), subject.clone(), state.uid.clone()).await {
+            match self.writes.is_gone(handler.subject.clone(), subject.clone(), state.common.uid.clone()).await {
                 Ok(true) if done.errors.is_empty() => {
                     let seen = self.snapshot(&last_seen, &handler.children, now);
                     let deleted = Trigger::Deleted;
                     let projected = handler.project(&last_seen);
-                    let about = self.call(handler, &seen, deleted, false, projected, state.backoff.attempts() + 1);
+                    let about =
+                        self.call(handler, &seen, deleted, false, projected, state.common.backoff.attempts() + 1);
                     call = Some(handler.guest.call(about).await);
                 }
                 Ok(_) => {}
@@ -68,15 +74,15 @@ impl<N: Native> Pipeline<'_, N> {
         if !done.errors.is_empty() {
             return unfinished(handler, &subject, &done, state);
         }
-        *state = SubjectState::default();
+        *state = GuestState::default();
         Pass { call, writes: done.writes, ..Pass::default() }
     }
 
     /// Removes children and withdraws patches, the ones whatever becomes of the others.
-    async fn remove(&self, plan: Plan, state: &mut SubjectState) -> Done {
+    async fn remove(&self, plan: Plan, state: &mut GuestState) -> Done {
         let Plan { subject, prunes, .. } = plan;
-        let mut done = self.execute(Plan { prunes, ..Plan::default() }, state).await;
-        let withdrawn = self.execute(Plan { subject, ..Plan::default() }, state).await;
+        let mut done = self.execute(Plan { prunes, ..Plan::default() }, &mut state.common.memory).await;
+        let withdrawn = self.execute(Plan { subject, ..Plan::default() }, &mut state.common.memory).await;
         state.patched &= !withdrawn.is_recorded;
         done.writes += withdrawn.writes;
         done.errors.extend(withdrawn.errors);
@@ -125,8 +131,8 @@ fn is_over(error: &WriteError) -> bool {
 }
 
 /// What was made for the subject is still there.
-fn unfinished(handler: &MountedHandler, subject: &ObjectKey, done: &Done, state: &mut SubjectState) -> Pass {
-    let retry = state.backoff.fail_to_write(&state.uid, &done.errors);
+fn unfinished(handler: &MountedHandler, subject: &ObjectKey, done: &Done, state: &mut GuestState) -> Pass {
+    let retry = state.common.backoff.fail_to_write(&state.common.uid, &done.errors);
     let errors = done.errors.iter().filter(|error| !matches!(error, WriteError::NotLeader | WriteError::Withdrawn));
     let problem = |error: &WriteError| {
         let name = &handler.name;

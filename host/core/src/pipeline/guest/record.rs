@@ -10,7 +10,7 @@ use crate::{
     native::Native,
     object::{NamespacedName, Object, ObjectKey},
     ownership::is_record_of,
-    pipeline::{Pass, Pipeline, SubjectState},
+    pipeline::{Pass, Pipeline, state::GuestState},
     spec::{DASK_PLUGIN_RECORD, DaskPluginRecordSpec, DaskPluginRecordStatus, HandledTrigger, SubjectReference},
     time::rfc3339,
     wanted::Problem,
@@ -35,7 +35,7 @@ impl<N: Native> Pipeline<'_, N> {
         subject: &Object,
         now: u64,
         pass: &mut Pass,
-        state: &mut SubjectState,
+        state: &mut GuestState,
     ) {
         let kind = DASK_PLUGIN_RECORD.group_version_kind();
         let (Some(at), Some(resource)) = (record_name(handler, subject), self.observed.resource(&kind)) else {
@@ -95,7 +95,7 @@ impl<N: Native> Pipeline<'_, N> {
                 let why = || format!("{}: the record of what was handled: {error}", handler.name);
                 let problem = (!is_passing(&error)).then(|| Problem::passing(error.kind(), why()));
                 let problems = problem.into_iter().collect();
-                let retry = state.backoff.fail_to_write(&subject.metadata.uid, &[error]);
+                let retry = state.common.backoff.fail_to_write(&subject.metadata.uid, &[error]);
                 *pass = Pass { writes: pass.writes, ..tell(state, problems, retry) };
             }
         }
