@@ -14,8 +14,8 @@ mod templates;
 mod unreadable;
 
 pub use guest::MountedHandler;
-pub use remembered::{Remembered, Share};
-pub use state::SubjectState;
+pub use remembered::Remembered;
+pub use state::{Share, SubjectState};
 
 use std::{sync::Arc, time::Duration};
 

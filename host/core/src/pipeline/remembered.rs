@@ -2,25 +2,11 @@
 
 use std::{num::NonZeroU64, sync::Arc};
 
-use super::{
-    SubjectState,
-    state::{Common, GuestState},
-};
+use super::state::{Common, GuestState, Share, SubjectState};
 use crate::{object::Object, plan::Memory, plugin::Handled, retry::Backoff, wanted::Findings};
 
 /// A [`SubjectState`] at rest. Made from one and back, nothing is lost.
 pub struct Remembered(Form);
-
-/// What the state of one handler and subject adds to the figures of the handler.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Share {
-    /// Whether the handler was called for the subject, or is given up on it.
-    pub is_handled: bool,
-    /// Whether the handler is not called for the subject until something changes.
-    pub is_parked: bool,
-    /// How many children the last answer held.
-    pub children: u16,
-}
 
 enum Form {
     Settled(Settled),

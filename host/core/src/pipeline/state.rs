@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 
-use super::Share;
 use crate::{
     object::Object,
     plan::Memory,
@@ -79,6 +78,17 @@ pub(super) struct GuestState {
 pub(super) struct Announced {
     pub(super) uid: String,
     pub(super) status: Value,
+}
+
+/// What the state of one handler and subject adds to the figures of the handler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Whether the handler was called for the subject, or is given up on it.
+    pub is_handled: bool,
+    /// Whether the handler is not called for the subject until something changes.
+    pub is_parked: bool,
+    /// How many children the last answer held.
+    pub children: u16,
 }
 
 impl Common {
