@@ -177,6 +177,26 @@ fn what_is_refused_fails_with_the_reason() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Two reconcilers look at a DaskCluster with an idle timeout, and one of them speaks for it.
+#[test]
+fn what_two_reconcilers_see_is_told_once() -> anyhow::Result<()> {
+    let cluster = r#"{
+        "apiVersion": "kubernetes.dask.org/v1", "kind": "DaskCluster",
+        "metadata": {"name": "simple", "annotations": {"operator.dask.org/paused": "true"}},
+        "spec": {
+            "idleTimeout": 60,
+            "worker": {"spec": {"containers": [{"name": "worker", "image": "dask"}]}},
+            "scheduler": {
+                "spec": {"containers": [{"name": "scheduler", "image": "dask", "imagePulPolicy": "Always"}]},
+                "service": {"ports": [{"port": 8786}]}
+            }
+        }
+    }"#;
+    let told = complaint(&[&given("paused-and-idle.json", cluster)?])?;
+    assert_eq!(told.matches("imagePulPolicy").count(), 1, "{told}");
+    Ok(())
+}
+
 #[test]
 fn fields_that_kubernetes_does_not_know_are_left_out_and_named() -> anyhow::Result<()> {
     let Rendered { success, stdout, stderr } = render(&["typos.yaml"])?;

@@ -14,7 +14,6 @@ use dask_wasm_operator_core::{
     memory::MemoryCluster,
     object::{GroupVersionKind, NamespacedName, ObjectKey},
     pipeline::SubjectState,
-    plugin::HandlerName,
     ports::{Guest, Schedulers},
     spec::{DaskPluginSpec, HandlerState},
     time::rfc3339,
@@ -84,16 +83,14 @@ fn load(plugins: &[(&PluginFiles, (String, DaskPluginSpec))], kinds: &Kinds) -> 
 async fn settle(cluster: &MemoryCluster, handlers: &[Handler], now: u64) -> anyhow::Result<String> {
     let environment = Environment::default();
     let pipeline = Pipeline { observed: cluster, writes: cluster, environment: &environment };
-    let mut states: BTreeMap<(Option<HandlerName>, ObjectKey), SubjectState> = BTreeMap::new();
+    let mut states: BTreeMap<(String, ObjectKey), SubjectState> = BTreeMap::new();
     for _ in 0..ROUNDS {
         let (mut report, mut asked) = (String::new(), false);
         for handler in handlers {
             for at in subjects(cluster, handler) {
-                let name = match handler {
-                    Handler::Native(_) => None,
-                    Handler::Plugin(handler) => Some(handler.name.clone()),
-                };
-                let state = states.entry((name, ObjectKey { kind: handler.subject(), at: at.clone() })).or_default();
+                // Several reconcilers have the same subjects.
+                let key = (handler.field_manager(), ObjectKey { kind: handler.subject(), at: at.clone() });
+                let state = states.entry(key).or_default();
                 let pass = pipeline.reconcile(handler, &at, state, now).await;
                 asked |= !pass.calls.is_empty();
                 for (scheduler, call) in pass.calls {
