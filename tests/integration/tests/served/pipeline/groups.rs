@@ -65,8 +65,11 @@ async fn a_group_without_cluster_says_so_and_comes_alive_with_it() -> anyhow::Re
 async fn fault_12_a_group_of_a_cluster_that_goes_gets_no_workers() -> anyhow::Result<()> {
     on_stage(async |stage| {
         stage.running_cluster("going", 1).await?;
+        stage.create(&manifests::group("early", "going", 0)).await?;
         stage.merge(CLUSTER, "going", &json!({"metadata": {"finalizers": ["example.org/wait"]}})).await?;
         stage.delete(CLUSTER, "going").await?;
+        // Each kind has a watch of its own: that the operator knows of the deletion is told by a group that it knew before.
+        stage.until_condition(GROUP, "early", ["Degraded", "True", "ClusterDeleting"]).await?;
         stage.create(&manifests::group("tardy", "going", 2)).await?;
         let message = stage.until_condition(GROUP, "tardy", ["Degraded", "True", "ClusterDeleting"]).await?;
         ensure!(message.contains("DaskCluster going (spec.cluster) is being deleted"), "{message}");
