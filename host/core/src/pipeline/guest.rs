@@ -5,6 +5,7 @@ mod record;
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
+    ops::ControlFlow,
     sync::Arc,
     time::Duration,
 };
@@ -13,9 +14,10 @@ use serde_json::json;
 
 use super::{
     Pass, Pipeline,
-    execute::{adopt, there},
+    execute::{Done, adopt, there},
     is_passing,
     state::GuestState,
+    steps::{Accepted, Steps},
     unreadable::unreadable,
 };
 use crate::{
@@ -24,7 +26,7 @@ use crate::{
     native::Native,
     object::{GroupVersionKind, NamespacedName, Object, Resource},
     ownership::{Author, Makes, is_patched_by},
-    plan::Memory,
+    plan::{Memory, Plan},
     plugin::{Delivery, HandlerName, KEY_ANNOTATION, Mounted, Projection, RETRY_ANNOTATION, Rights, accept, decide},
     ports::{CallError, CallReport, Guest, Observed},
     retry::{PLUGIN_ATTEMPTS, Retry},
@@ -91,165 +93,195 @@ impl MountedHandler {
     }
 }
 
-impl<N: Native> Pipeline<'_, N> {
-    pub(super) async fn reconcile_plugin(
-        &self,
-        handler: &MountedHandler,
-        at: &NamespacedName,
-        state: &mut GuestState,
-        now: u64,
-    ) -> Pass {
-        let subject = self.observed.get(&handler.subject.kind, at);
+/// A reconcile by a plugin's handler.
+pub(super) struct GuestSteps<'a, N: Native> {
+    pub(super) pipeline: &'a Pipeline<'a, N>,
+    pub(super) handler: &'a MountedHandler,
+    pub(super) state: &'a mut GuestState,
+    pub(super) now: u64,
+    pub(super) called: Option<Called>,
+}
+
+/// A call of the handler.
+pub(super) struct Called {
+    trigger: Trigger,
+    /// Fingerprint of what it was called with.
+    input: u64,
+    report: CallReport,
+}
+
+impl<N: Native> GuestSteps<'_, N> {
+    /// The reconcile ends here, with what was found before.
+    fn rest(&self) -> Pass {
+        Pass { findings: self.state.common.findings.clone(), ..Pass::default() }
+    }
+
+    fn plan_of(&self, seen: &Snapshot, Accepted { wanted, children }: &Accepted) -> Plan {
+        let manager = self.handler.name.field_manager();
+        let author = self.handler.author(&manager, N::makes);
+        self.pipeline.plan(author, &self.state.common.memory, seen, wanted.subject.as_ref(), children.clone())
+    }
+
+    /// All is as the handler answered.
+    async fn succeed(&mut self, seen: &Snapshot, accepted: &Accepted) {
+        let (pipeline, handler) = (self.pipeline, self.handler);
+        // What somebody changed meanwhile is no part of it, and is found at the next look.
+        let after = pipeline.snapshot(&pipeline.latest(&seen.subject), &handler.children, seen.now);
+        // What was answered to the applies is remembered only where the objects do not show that they are as wanted.
+        let answers = std::mem::take(&mut self.state.common.memory);
+        let mut left = self.plan_of(&after, accepted);
+        let shows_all = after.children.iter().chain([&after.subject]).all(|object| !object.kind.describes_pods());
+        if answers != Memory::default() && !(shows_all && left.is_empty()) {
+            self.state.common.memory = answers;
+            left = self.plan_of(&after, accepted);
+        }
+        self.state.held = left.is_empty().then(|| held(&handler.name.field_manager(), &after));
+        self.state.common.backoff.succeed();
+        self.state.common.findings = Findings::default();
+        self.state.told.clear();
+    }
+
+    /// That the handler succeeded with its call.
+    async fn note_success(&mut self, seen: &Snapshot, pass: &mut Pass) {
+        let Some(Called { trigger, input, .. }) = &self.called else { return };
+        let (handler, is_created) = (self.handler, *trigger == Trigger::Created);
+        let is_observed_next = is_created && handler.wants(&TriggerRequest::Observed);
+        self.state.handled.input = (!is_observed_next).then_some(*input);
+        self.state.handled.code = Some(handler.code);
+        if is_created && !self.state.handled.created {
+            self.pipeline.note_created(handler, &seen.subject, self.now, pass, self.state).await;
+        }
+        if is_observed_next {
+            pass.requeue_after = Some(Duration::ZERO);
+        }
+    }
+}
+
+impl<N: Native> Steps for GuestSteps<'_, N> {
+    /// What the handler has answered is kept in `called`, whatever becomes of it.
+    type Decision = ();
+
+    async fn observe(&mut self, at: &NamespacedName) -> ControlFlow<Pass, Snapshot> {
+        let (pipeline, handler) = (self.pipeline, self.handler);
+        let subject = pipeline.observed.get(&handler.subject.kind, at);
         let Some(subject) = subject.filter(|subject| !subject.is_being_deleted()) else {
-            return self.bury(handler, at, state, now).await;
+            return ControlFlow::Break(pipeline.bury(handler, at, self.state, self.now).await);
         };
-        state.is_about(&subject);
+        self.state.is_about(&subject);
         if let Some(problem) = unreadable(&subject) {
             let events = unreadable_event::<N>(handler, &subject, &problem).into_iter().collect();
-            return Pass { alive: true, events, findings: state.common.findings.clone(), ..Pass::default() };
+            return ControlFlow::Break(Pass { alive: true, events, ..self.rest() });
         }
-        Pass { alive: true, ..self.look_for_guest(handler, &subject, state, now).await }
-    }
-
-    async fn look_for_guest(
-        &self,
-        handler: &MountedHandler,
-        subject: &Arc<Object>,
-        state: &mut GuestState,
-        now: u64,
-    ) -> Pass {
         if subject.is_paused() {
-            return Pass { findings: state.common.findings.clone(), ..Pass::default() };
+            return ControlFlow::Break(Pass { alive: true, ..self.rest() });
         }
-        let seen = self.snapshot(subject, &handler.children, now);
-        state.common.memory.keep_only(&there(&seen));
-        if !handler.mounted.matches(subject) {
-            return self.let_go(handler, &seen, state).await;
+        let seen = pipeline.snapshot(&subject, &handler.children, self.now);
+        self.state.common.memory.keep_only(&there(&seen));
+        if !handler.mounted.matches(&subject) {
+            return ControlFlow::Break(Pass { alive: true, ..pipeline.let_go(handler, &seen, self.state).await });
         }
         if handler.wants(&TriggerRequest::Deleted) {
-            state.last_seen = Some(Arc::clone(subject));
+            self.state.last_seen = Some(Arc::clone(&subject));
         }
-        let manager = handler.name.field_manager();
-        state.patched = is_patched_by(subject, &manager);
-        let record = self.record(handler, subject);
-        state.handled.created |= record.is_some();
-
-        let projected = handler.project(subject);
-        let input = fingerprint(handler, subject, &projected);
-        if let Some(parked) = state.parked {
-            let is_other = parked != input;
-            if !is_other && !state.requeued {
-                return Pass { findings: state.common.findings.clone(), ..Pass::default() };
-            }
-            state.parked = None;
-            if is_other {
-                state.common.backoff.succeed();
-            }
-        }
-        let drifted = state.handled.code.is_some() && state.held != Some(held(&manager, &seen));
-        let delivery = Delivery { input, code: handler.code, drifted, requeued: state.requeued };
-        let Some((trigger, redelivery)) = decide(&handler.declaration.triggers, &state.handled, delivery) else {
-            return Pass { findings: state.common.findings.clone(), ..Pass::default() };
-        };
-        state.requeued = false;
-        let call =
-            self.call(handler, &seen, trigger.clone(), redelivery, projected, state.common.backoff.attempts() + 1);
-        let report = handler.guest.call(call).await;
-        let mut pass = self.carry_out(handler, &seen, state, &trigger, &report).await;
-        if pass.retry.is_none() {
-            state.handled.input =
-                (trigger != Trigger::Created || !handler.wants(&TriggerRequest::Observed)).then_some(input);
-            state.handled.code = Some(handler.code);
-            if trigger == Trigger::Created {
-                if !state.handled.created {
-                    self.note_created(handler, subject, now, &mut pass, state).await;
-                }
-                if handler.wants(&TriggerRequest::Observed) {
-                    pass.requeue_after = Some(Duration::ZERO);
-                }
-            }
-        } else if let Some(Retry::Parked(_)) = pass.retry {
-            state.parked = Some(input);
-        }
-        pass.call = Some(report);
-        pass
+        self.state.patched = is_patched_by(&subject, &handler.name.field_manager());
+        self.state.handled.created |= pipeline.record(handler, &subject).is_some();
+        ControlFlow::Continue(seen)
     }
 
-    /// Accepts an answer and makes it so.
-    async fn carry_out(
-        &self,
-        handler: &MountedHandler,
-        seen: &Snapshot,
-        state: &mut GuestState,
-        trigger: &Trigger,
-        report: &CallReport,
-    ) -> Pass {
+    async fn decide(&mut self, seen: &mut Snapshot) -> ControlFlow<Pass, ()> {
+        let (handler, subject) = (self.handler, &seen.subject);
+        let projected = handler.project(subject);
+        let input = fingerprint(handler, subject, &projected);
+        if let Some(parked) = self.state.parked {
+            let is_other = parked != input;
+            if !is_other && !self.state.requeued {
+                return ControlFlow::Break(self.rest());
+            }
+            self.state.parked = None;
+            if is_other {
+                self.state.common.backoff.succeed();
+            }
+        }
+        let state = &mut *self.state;
+        let drifted = state.handled.code.is_some() && state.held != Some(held(&handler.name.field_manager(), seen));
+        let delivery = Delivery { input, code: handler.code, drifted, requeued: state.requeued };
+        let Some((trigger, redelivery)) = decide(&handler.declaration.triggers, &state.handled, delivery) else {
+            return ControlFlow::Break(self.rest());
+        };
+        state.requeued = false;
+        let attempt = state.common.backoff.attempts() + 1;
+        let call = self.pipeline.call(handler, seen, trigger.clone(), redelivery, projected, attempt);
+        let report = handler.guest.call(call).await;
+        self.called = Some(Called { trigger, input, report });
+        ControlFlow::Continue(())
+    }
+
+    async fn accept(&mut self, seen: &Snapshot, (): ()) -> ControlFlow<Pass, Accepted> {
+        let (handler, subject) = (self.handler, &seen.subject);
+        let Some(Called { trigger, report, .. }) = &self.called else { return ControlFlow::Break(self.rest()) };
         let outcome = match &report.result {
             Ok(outcome) => outcome,
-            Err(error) => {
-                let problem = Problem {
-                    permanent: is_permanent(error),
-                    ..Problem::passing(error.kind(), format!("{}: {}", handler.name, error.told()))
-                };
-                if let CallError::Host(_) = error {
-                    // Nothing that the plugin could be blamed for, so it is not given up on the subject.
-                    let retry = state.common.backoff.fail(&seen.subject.metadata.uid, None, None);
-                    return tell(state, vec![problem], retry);
-                }
-                return failed(state, &seen.subject, vec![problem], asked_delay(error));
-            }
+            Err(error) => return ControlFlow::Break(failed_call(self.state, handler, subject, error)),
         };
-        let resource = |kind: &GroupVersionKind| self.observed.resource(kind);
-        let wanted = match accept(outcome, &handler.name, &seen.subject, &handler.rights, &resource) {
+        let resource = |kind: &GroupVersionKind| self.pipeline.observed.resource(kind);
+        let mut wanted = match accept(outcome, &handler.name, subject, &handler.rights, &resource) {
             Ok(wanted) => wanted,
-            Err(problems) => return failed(state, &seen.subject, problems, None),
+            Err(problems) => return ControlFlow::Break(failed(self.state, subject, problems, None)),
         };
-        let Wanted { subject, children, events, requeue_after, .. } = wanted;
-        let children = children.map(|mut children| {
-            adopt(&mut children, &seen.subject);
+        let children = wanted.children.take().map(|mut children| {
+            adopt(&mut children, subject);
             children.into_iter().map(Settled::Apply).collect::<Vec<_>>()
         });
         let created = *trigger == Trigger::Created;
         if let Some(children) = &children {
-            state.children = children.len();
-            state.handled.children_of_created = created;
+            self.state.children = children.len();
+            self.state.handled.children_of_created = created;
         }
-        if subject.is_some() {
-            state.handled.patches_of_created = created;
+        if wanted.subject.is_some() {
+            self.state.handled.patches_of_created = created;
         }
-        state.held = None;
-        let manager = handler.name.field_manager();
-        let author = handler.author(&manager, N::makes);
-        let mut plan = self.plan(author, &state.common.memory, seen, subject.as_ref(), children.clone());
-        let mut problems = std::mem::take(&mut plan.problems);
-        let done = self.execute(plan, &mut state.common.memory).await;
-        problems.extend(done.errors.iter().map(|error| problem(&handler.name, error)));
-        if !done.errors.is_empty() && done.errors.iter().all(is_passing) {
-            // What goes away by itself is no problem to be shown, and the plugin is not given up for it. What was is as it was.
-            let retry = state.common.backoff.fail_to_write(&seen.subject.metadata.uid, &done.errors);
-            let findings = state.common.findings.clone();
-            return Pass { writes: done.writes, retry: Some(retry), findings, ..Pass::default() };
-        }
-        if !problems.is_empty() {
-            return Pass { writes: done.writes, ..failed(state, &seen.subject, problems, None) };
-        }
-        // What somebody changed meanwhile is no part of it, and is found at the next look.
-        let after = self.snapshot(&self.latest(&seen.subject), &handler.children, seen.now);
-        // What was answered to the applies is remembered only where the objects do not show that they are as wanted.
-        let answers = std::mem::take(&mut state.common.memory);
-        let mut left = self.plan(author, &state.common.memory, &after, subject.as_ref(), children.clone());
-        let shows_all = after.children.iter().chain([&after.subject]).all(|object| !object.kind.describes_pods());
-        if answers != Memory::default() && !(shows_all && left.is_empty()) {
-            state.common.memory = answers;
-            left = self.plan(author, &state.common.memory, &after, subject.as_ref(), children);
-        }
-        state.held = left.is_empty().then(|| held(&manager, &after));
-        state.common.backoff.succeed();
-        state.common.findings = Findings::default();
-        state.told.clear();
-        Pass { writes: done.writes, requeue_after, events, ..Pass::default() }
+        self.state.held = None;
+        ControlFlow::Continue(Accepted { wanted, children })
     }
 
+    fn plan(&mut self, seen: &Snapshot, accepted: &mut Accepted) -> ControlFlow<Pass, Plan> {
+        let mut plan = self.plan_of(seen, accepted);
+        accepted.wanted.findings.problems.append(&mut plan.problems);
+        ControlFlow::Continue(plan)
+    }
+
+    async fn write(&mut self, plan: Plan) -> Done {
+        self.pipeline.execute(plan, &mut self.state.common.memory).await
+    }
+
+    async fn remember(&mut self, seen: &Snapshot, mut accepted: Accepted, done: Done) -> Pass {
+        let mut problems = std::mem::take(&mut accepted.wanted.findings.problems);
+        problems.extend(done.errors.iter().map(|error| problem(&self.handler.name, error)));
+        if !done.errors.is_empty() && done.errors.iter().all(is_passing) {
+            // What goes away by itself is no problem to be shown, and the plugin is not given up for it. What was is as it was.
+            let retry = self.state.common.backoff.fail_to_write(&seen.subject.metadata.uid, &done.errors);
+            return Pass { writes: done.writes, retry: Some(retry), ..self.rest() };
+        }
+        if !problems.is_empty() {
+            return Pass { writes: done.writes, ..failed(self.state, &seen.subject, problems, None) };
+        }
+        self.succeed(seen, &accepted).await;
+        let Wanted { events, requeue_after, .. } = accepted.wanted;
+        let mut pass = Pass { writes: done.writes, requeue_after, events, ..Pass::default() };
+        self.note_success(seen, &mut pass).await;
+        pass
+    }
+
+    fn conclude(&mut self, pass: Pass) -> Pass {
+        let Some(Called { input, report, .. }) = self.called.take() else { return pass };
+        if let Some(Retry::Parked(_)) = pass.retry {
+            self.state.parked = Some(input);
+        }
+        Pass { call: Some(report), ..pass }
+    }
+}
+
+impl<N: Native> Pipeline<'_, N> {
     /// The subject as it is after our own writes.
     fn latest(&self, subject: &Arc<Object>) -> Arc<Object> {
         let is_same = |latest: &Arc<Object>| latest.metadata.uid == subject.metadata.uid;
@@ -335,6 +367,20 @@ fn held(manager: &str, seen: &Snapshot) -> u64 {
         }
     }
     hasher.finish()
+}
+
+/// A call without an answer.
+fn failed_call(state: &mut GuestState, handler: &MountedHandler, subject: &Object, error: &CallError) -> Pass {
+    let problem = Problem {
+        permanent: is_permanent(error),
+        ..Problem::passing(error.kind(), format!("{}: {}", handler.name, error.told()))
+    };
+    if let CallError::Host(_) = error {
+        // Nothing that the plugin could be blamed for, so it is not given up on the subject.
+        let retry = state.common.backoff.fail(&subject.metadata.uid, None, None);
+        return tell(state, vec![problem], retry);
+    }
+    failed(state, subject, vec![problem], asked_delay(error))
 }
 
 fn failed(state: &mut GuestState, subject: &Object, problems: Vec<Problem>, asked: Option<Duration>) -> Pass {

@@ -10,6 +10,7 @@ mod native;
 mod remembered;
 mod state;
 mod status;
+mod steps;
 mod templates;
 mod unreadable;
 
@@ -29,6 +30,9 @@ use crate::{
     scheduler::{Replies, Scheduler, SchedulerCall},
     wanted::{Findings, Snapshot},
 };
+
+use guest::GuestSteps;
+use native::NativeSteps;
 
 /// Who handles a subject.
 #[derive(Clone)]
@@ -100,8 +104,14 @@ impl<N: Native> Pipeline<'_, N> {
         now: u64,
     ) -> Pass {
         match handler {
-            Handler::Native(native) => self.reconcile_native(*native, at, state.native(), now).await,
-            Handler::Plugin(handler) => self.reconcile_plugin(handler, at, state.guest(), now).await,
+            Handler::Native(native) => {
+                let steps = NativeSteps { pipeline: self, native: *native, state: state.native(), now };
+                steps::reconcile(steps, at).await
+            }
+            Handler::Plugin(handler) => {
+                let steps = GuestSteps { pipeline: self, handler, state: state.guest(), now, called: None };
+                steps::reconcile(steps, at).await
+            }
         }
     }
 

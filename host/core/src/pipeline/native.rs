@@ -1,10 +1,17 @@
-//! A pass of a reconciler of the operator.
+//! A reconcile by a reconciler of the operator.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
 use serde_json::Value;
 
-use super::{Pass, Pipeline, execute::there, is_passing, state::NativeState, unreadable::unreadable};
+use super::{
+    Pass, Pipeline,
+    execute::{Done, there},
+    is_passing,
+    state::NativeState,
+    steps::{Accepted, Steps},
+    unreadable::unreadable,
+};
 use crate::{
     action::WriteError,
     contract::{EventNote, EventSeverity},
@@ -12,131 +19,183 @@ use crate::{
     native::{Lookup, Native},
     object::{NamespacedName, Object},
     ownership::Author,
-    wanted::{Findings, INVALID_NAME, Problem, Settled, Snapshot, target},
+    plan::Plan,
+    wanted::{Findings, INVALID_NAME, Problem, Settled, Snapshot, Wanted, target},
 };
 
-impl<N: Native> Pipeline<'_, N> {
-    pub(super) async fn reconcile_native(
-        &self,
-        native: N,
-        at: &NamespacedName,
-        state: &mut NativeState,
-        now: u64,
-    ) -> Pass {
-        let Some(subject) = self.observed.get(&native.subject(), at) else {
-            *state = NativeState::default();
-            return Pass::default();
+/// A reconcile by a reconciler of the operator.
+pub(super) struct NativeSteps<'a, N: Native> {
+    pub(super) pipeline: &'a Pipeline<'a, N>,
+    pub(super) native: N,
+    pub(super) state: &'a mut NativeState,
+    pub(super) now: u64,
+}
+
+impl<N: Native> NativeSteps<'_, N> {
+    /// The reconcile ends here, with what was found before.
+    fn rest(&self) -> Pass {
+        Pass { findings: self.state.common.findings.clone(), ..Pass::default() }
+    }
+
+    /// Nothing is done before it is known what would restart pods. Where that is nothing to be told, nothing was found out.
+    fn unanswered(&mut self, seen: &Snapshot, error: &WriteError) -> Pass {
+        let common = &mut self.state.common;
+        let retry = common.backoff.fail_to_write(&seen.subject.metadata.uid, std::slice::from_ref(error));
+        if let Some(problem) = problem(self.native, seen, error) {
+            let mut findings = Findings { problems: vec![problem], ..common.findings.clone() };
+            if is_passing(error) {
+                findings.keep(&common.findings.problems);
+            }
+            self.state.find(&findings);
+        }
+        Pass { retry: Some(retry), ..self.rest() }
+    }
+}
+
+impl<N: Native> Steps for NativeSteps<'_, N> {
+    type Decision = Wanted;
+
+    async fn observe(&mut self, at: &NamespacedName) -> ControlFlow<Pass, Snapshot> {
+        let (pipeline, native) = (self.pipeline, self.native);
+        let Some(subject) = pipeline.observed.get(&native.subject(), at) else {
+            *self.state = NativeState::default();
+            return ControlFlow::Break(Pass::default());
         };
-        state.is_about(&subject);
+        self.state.is_about(&subject);
         if let Some(problem) = unreadable(&subject) {
             // Another reconciler of the same subject says it.
             let is_told = !native.traits().speaks_for_subject;
             if !is_told {
-                state.await_reading(problem);
+                self.state.await_reading(problem);
             }
-            return Pass { alive: true, is_told, findings: state.common.findings.clone(), ..Pass::default() };
+            return ControlFlow::Break(Pass { alive: true, is_told, ..self.rest() });
         }
-        if let Some(pass) = self.free(native, &subject, state, now).await {
-            return pass;
+        if let Some(pass) = pipeline.free(native, &subject, self.state, self.now).await {
+            return ControlFlow::Break(pass);
         }
         if subject.is_being_deleted() {
-            *state = NativeState::default();
-            return Pass::default();
+            *self.state = NativeState::default();
+            return ControlFlow::Break(Pass::default());
         }
-        Pass { alive: true, ..self.look_natively(native, &subject, state, now).await }
-    }
-
-    async fn look_natively(&self, native: N, subject: &Arc<Object>, state: &mut NativeState, now: u64) -> Pass {
-        let was_paused = std::mem::replace(&mut state.paused, subject.is_paused());
-        if state.paused && state.looked {
+        let was_paused = std::mem::replace(&mut self.state.paused, subject.is_paused());
+        if self.state.paused && self.state.looked {
             let events = if was_paused { Vec::new() } else { told_of_pause(native) };
-            return Pass { findings: state.common.findings.clone(), events, ..Pass::default() };
+            return ControlFlow::Break(Pass { alive: true, events, ..self.rest() });
         }
-        let manager = native.field_manager();
-        let author = Author { manager: &manager, force: true, native: true, makes: N::makes };
-        let mut seen = self.observe_native(native, subject, now);
-        seen.replies = state.replies.clone();
-        seen.facts = state.common.findings.facts.clone();
+        let mut seen = pipeline.observe_native(native, &subject, self.now);
+        seen.replies = self.state.replies.clone();
+        seen.facts = self.state.common.findings.facts.clone();
         // What depends on an object that can't be read waits for it.
         if let Some(problem) = seen.related.values().flatten().find_map(|other| Problem::with_other(other)) {
-            state.await_reading(problem);
-            return Pass { findings: state.common.findings.clone(), ..Pass::default() };
+            self.state.await_reading(problem);
+            return ControlFlow::Break(Pass { alive: true, ..self.rest() });
         }
         let there = there(&seen);
-        state.common.memory.keep_only(&there);
-        state.templates.keep_only(&there);
-        let mut wanted = native.reconcile(&seen, self.environment);
+        self.state.common.memory.keep_only(&there);
+        self.state.templates.keep_only(&there);
+        ControlFlow::Continue(seen)
+    }
+
+    async fn decide(&mut self, seen: &mut Snapshot) -> ControlFlow<Pass, Wanted> {
+        let (pipeline, native) = (self.pipeline, self.native);
+        let mut wanted = native.reconcile(seen, pipeline.environment);
         if !wanted.drafts.is_empty() {
-            let drafts = match self.settle_children(std::mem::take(&mut wanted.drafts), &seen, author, state).await {
-                Ok(drafts) => drafts,
-                Err(error) => return unanswered(native, &seen, &error, state),
-            };
-            seen.outdated = Some(outdated(&drafts));
-            wanted = native.reconcile(&seen, self.environment);
+            let drafts = std::mem::take(&mut wanted.drafts);
+            let manager = native.field_manager();
+            match pipeline.settle_children(drafts, seen, author::<N>(&manager), self.state).await {
+                Ok(drafts) => seen.outdated = Some(outdated(&drafts)),
+                Err(error) => return ControlFlow::Break(self.unanswered(seen, &error)),
+            }
+            wanted = native.reconcile(seen, pipeline.environment);
         }
-        let settled = match wanted.children.take() {
-            Some(children) => match self.settle_children(children, &seen, author, state).await {
-                Ok(settled) => Some(settled),
-                Err(error) => return unanswered(native, &seen, &error, state),
-            },
-            None => None,
+        ControlFlow::Continue(wanted)
+    }
+
+    async fn accept(&mut self, seen: &Snapshot, mut wanted: Wanted) -> ControlFlow<Pass, Accepted> {
+        let Some(children) = wanted.children.take() else {
+            return ControlFlow::Continue(Accepted { wanted, children: None });
         };
-        let mut plan = self.plan(author, &state.common.memory, &seen, wanted.subject.as_ref(), settled);
-        self.plan_fields(&manager, &state.common.memory, &wanted.fields, &mut plan);
+        let manager = self.native.field_manager();
+        match self.pipeline.settle_children(children, seen, author::<N>(&manager), self.state).await {
+            Ok(settled) => ControlFlow::Continue(Accepted { wanted, children: Some(settled) }),
+            Err(error) => ControlFlow::Break(self.unanswered(seen, &error)),
+        }
+    }
+
+    fn plan(&mut self, seen: &Snapshot, Accepted { wanted, children }: &mut Accepted) -> ControlFlow<Pass, Plan> {
+        let (pipeline, native) = (self.pipeline, self.native);
+        let (manager, memory) = (native.field_manager(), &self.state.common.memory);
+        let mut plan = pipeline.plan(author::<N>(&manager), memory, seen, wanted.subject.as_ref(), children.take());
+        pipeline.plan_fields(&manager, memory, &wanted.fields, &mut plan);
         if native.traits().has_independent_children {
             plan.children.append(&mut plan.prunes);
         }
         if wanted.delete_subject {
-            plan.subject_end = self.deletion(subject);
+            plan.subject_end = pipeline.deletion(&seen.subject);
         }
-        let mut findings = wanted.findings;
+        let findings = &mut wanted.findings;
         findings.problems.append(&mut plan.problems);
         if native.traits().speaks_for_subject {
-            findings.problems.extend(native.remarks(subject, now));
+            findings.problems.extend(native.remarks(&seen.subject, self.now));
         }
         findings.outdated = Some(plan.outdated);
-        state.looked = true;
-        if state.paused {
+        self.state.looked = true;
+        if self.state.paused {
             // Nothing was done, so nothing is remembered as done, and nothing is known of what only a write tells.
             findings.facts = Value::Null;
             findings.unknown.extend(TOLD_BY_WRITES);
-            state.find(&findings);
-            return Pass { findings, events: told_of_pause(native), ..Pass::default() };
+            self.state.find(findings);
+            return ControlFlow::Break(Pass { events: told_of_pause(native), ..self.rest() });
         }
-        let done = self.execute(plan, &mut state.common.memory).await;
+        ControlFlow::Continue(plan)
+    }
+
+    async fn write(&mut self, plan: Plan) -> Done {
+        self.pipeline.execute(plan, &mut self.state.common.memory).await
+    }
+
+    async fn remember(&mut self, seen: &Snapshot, accepted: Accepted, done: Done) -> Pass {
+        let (native, state) = (self.native, &mut *self.state);
+        let Wanted { mut findings, calls, events, requeue_after, .. } = accepted.wanted;
         for error in &done.errors {
-            match problem(native, &seen, error) {
+            match problem(native, seen, error) {
                 Some(problem) => findings.problems.push(problem),
                 None => findings.unknown.extend(TOLD_BY_WRITES),
             }
         }
         if done.errors.iter().any(is_passing) {
-            // The pass was cut off: what it did not get to is as it was.
+            // The reconcile was cut off: what it did not get to is as it was.
             findings.keep(&state.common.findings.problems);
         }
-
+        let backoff = &mut state.common.backoff;
         let retry = if done.errors.is_empty() {
-            state.common.backoff.succeed();
+            backoff.succeed();
             None
         } else {
-            Some(state.common.backoff.fail_to_write(&subject.metadata.uid, &done.errors))
+            Some(backoff.fail_to_write(&seen.subject.metadata.uid, &done.errors))
         };
         state.find(&findings);
         // What the record does not hold is neither done nor told.
-        let (calls, events) = if done.is_recorded { (wanted.calls, wanted.events) } else { Default::default() };
+        let (calls, events) = if done.is_recorded { (calls, events) } else { Default::default() };
         calls.iter().for_each(|(_, call)| state.replies.ask(call));
         Pass {
             writes: done.writes,
             retry,
-            requeue_after: wanted.requeue_after,
+            requeue_after,
             calls,
             events,
-            is_told: native.is_told(&seen, &findings),
+            is_told: native.is_told(seen, &findings),
             findings,
             ..Pass::default()
         }
     }
+}
 
+fn author<N: Native>(manager: &str) -> Author<'_> {
+    Author { manager, force: true, native: true, makes: N::makes }
+}
+
+impl<N: Native> Pipeline<'_, N> {
     pub(super) fn observe_native(&self, native: N, subject: &Arc<Object>, now: u64) -> Snapshot {
         let mut seen = self.snapshot(subject, &native.children(), now);
         for (name, lookup) in native.lookups(subject, &seen.children) {
@@ -148,19 +207,6 @@ impl<N: Native> Pipeline<'_, N> {
         }
         seen
     }
-}
-
-/// Nothing is done before it is known what would restart pods. Where that is nothing to be told, nothing was found out.
-fn unanswered<N: Native>(native: N, seen: &Snapshot, error: &WriteError, state: &mut NativeState) -> Pass {
-    let retry = state.common.backoff.fail_to_write(&seen.subject.metadata.uid, std::slice::from_ref(error));
-    if let Some(problem) = problem(native, seen, error) {
-        let mut findings = Findings { problems: vec![problem], ..state.common.findings.clone() };
-        if is_passing(error) {
-            findings.keep(&state.common.findings.problems);
-        }
-        state.find(&findings);
-    }
-    Pass { retry: Some(retry), findings: state.common.findings.clone(), ..Pass::default() }
 }
 
 /// Reasons of problems that are found out by writing only: a name may be refused, too.

@@ -1,0 +1,75 @@
+//! The steps of a reconcile, the same whoever decides:
+//!
+//! ```text
+//! observe ─► decide ─► accept ─► plan ─► write ─► remember
+//! ```
+//!
+//! Each takes what the one before has made. A step that ends the reconcile early breaks off with the pass.
+
+use std::ops::ControlFlow;
+
+use super::{Pass, execute::Done};
+use crate::{
+    object::NamespacedName,
+    plan::Plan,
+    wanted::{Settled, Snapshot, Wanted},
+};
+
+/// What is wanted, as it may be applied.
+pub(super) struct Accepted {
+    /// But for its children.
+    pub(super) wanted: Wanted,
+    /// None: no opinion on them.
+    pub(super) children: Option<Vec<Settled>>,
+}
+
+/// A reconcile of one subject by one handler. It has the state that is remembered of both.
+pub(super) trait Steps {
+    /// What who decides has said.
+    type Decision: Send;
+
+    /// What there is of the subject.
+    fn observe(&mut self, at: &NamespacedName) -> impl Future<Output = ControlFlow<Pass, Snapshot>> + Send;
+
+    /// Asks who decides.
+    fn decide(&mut self, seen: &mut Snapshot) -> impl Future<Output = ControlFlow<Pass, Self::Decision>> + Send;
+
+    /// Checks the decision, and how its children may be applied.
+    fn accept(
+        &mut self,
+        seen: &Snapshot,
+        decision: Self::Decision,
+    ) -> impl Future<Output = ControlFlow<Pass, Accepted>> + Send;
+
+    /// What is to be written.
+    fn plan(&mut self, seen: &Snapshot, accepted: &mut Accepted) -> ControlFlow<Pass, Plan>;
+
+    /// Writes it.
+    fn write(&mut self, plan: Plan) -> impl Future<Output = Done> + Send;
+
+    /// Keeps what the next reconcile has to know, and reports.
+    fn remember(&mut self, seen: &Snapshot, accepted: Accepted, done: Done) -> impl Future<Output = Pass> + Send;
+
+    /// The same of a reconcile that ended early, or not, after its subject was observed.
+    fn conclude(&mut self, pass: Pass) -> Pass {
+        pass
+    }
+}
+
+/// Runs the steps.
+pub(super) async fn reconcile(mut steps: impl Steps + Send, at: &NamespacedName) -> Pass {
+    let seen = match steps.observe(at).await {
+        ControlFlow::Continue(seen) => seen,
+        ControlFlow::Break(pass) => return pass,
+    };
+    let (ControlFlow::Continue(pass) | ControlFlow::Break(pass)) = after_observing(&mut steps, seen).await;
+    Pass { alive: true, ..steps.conclude(pass) }
+}
+
+async fn after_observing(steps: &mut (impl Steps + Send), mut seen: Snapshot) -> ControlFlow<Pass, Pass> {
+    let decision = steps.decide(&mut seen).await?;
+    let mut accepted = steps.accept(&seen, decision).await?;
+    let plan = steps.plan(&seen, &mut accepted)?;
+    let done = steps.write(plan).await;
+    ControlFlow::Continue(steps.remember(&seen, accepted, done).await)
+}
