@@ -243,6 +243,16 @@ impl Shared {
         if !asks_for_change(request.method(), request.uri()) {
             return self.forward(request).await;
         }
+        // A client that does not wait for the answer takes its connection away: what was to become of the request still does.
+        let shared = Arc::clone(self);
+        let change = tokio::spawn(async move { shared.change(request).await });
+        match change.await {
+            Ok(answer) => answer,
+            Err(_) => pending().await,
+        }
+    }
+
+    async fn change(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
         let (stop, failure) = self.fate();
         if stop == Some(Moment::BeforeForwarding) {
             self.stop();

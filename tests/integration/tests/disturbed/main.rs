@@ -2,6 +2,7 @@
 
 mod crash;
 mod lease;
+mod proxy;
 mod quiet;
 mod site;
 mod snapshot;
