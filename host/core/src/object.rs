@@ -4,13 +4,17 @@
 //! fields that are newer than us pass through and a thousand objects take little memory.
 
 mod depth;
+pub(crate) mod recorded;
 mod top_fields;
 mod unreadable;
 mod wire;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    ser::{Error as _, SerializeMap},
+};
 use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::names::PAUSED;
@@ -170,8 +174,20 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-fn shared<T: Serialize + ?Sized, S: Serializer>(value: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
+/// For `#[serde(serialize_with = "…")]`.
+pub(crate) fn shared<T: Serialize + ?Sized, S: Serializer>(value: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
     value.serialize(serializer)
+}
+
+/// For `#[serde(deserialize_with = "…")]`.
+pub(crate) fn to_be_shared<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Arc<T>, D::Error> {
+    T::deserialize(deserializer).map(Arc::new)
+}
+
+fn list_to_be_shared<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<[T]>, D::Error> {
+    Vec::deserialize(deserializer).map(Into::into)
 }
 
 fn is_empty_map(map: &BTreeMap<String, String>) -> bool {
@@ -179,8 +195,8 @@ fn is_empty_map(map: &BTreeMap<String, String>) -> bool {
 }
 
 /// An object's metadata, without `managedFields`. What many objects have in common can be shared between them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
     /// Name.
     pub name: String,
@@ -203,13 +219,17 @@ pub struct Metadata {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_timestamp: Option<String>,
     /// Labels.
-    #[serde(skip_serializing_if = "is_empty_map", serialize_with = "shared")]
+    #[serde(skip_serializing_if = "is_empty_map", serialize_with = "shared", deserialize_with = "to_be_shared")]
     pub labels: Arc<BTreeMap<String, String>>,
     /// Annotations.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// Owners.
-    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "shared")]
+    #[serde(
+        skip_serializing_if = "<[_]>::is_empty",
+        serialize_with = "shared",
+        deserialize_with = "list_to_be_shared"
+    )]
     pub owner_references: Arc<[OwnerReference]>,
     /// Finalizers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -224,7 +244,7 @@ impl Metadata {
 }
 
 /// What one field manager holds of an object: an entry of `metadata.managedFields`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ManagedFields {
     /// The manager's name.
@@ -237,7 +257,7 @@ pub struct ManagedFields {
     #[serde(default)]
     pub subresource: String,
     /// The set of fields as JSON text, in Kubernetes' `FieldsV1` form.
-    #[serde(default, rename = "fieldsV1", deserialize_with = "json_text")]
+    #[serde(default, rename = "fieldsV1", serialize_with = "as_json", deserialize_with = "json_text")]
     pub fields: Option<Arc<str>>,
 }
 
@@ -246,6 +266,11 @@ impl ManagedFields {
     pub fn decoded(&self) -> Option<Value> {
         serde_json::from_str(self.fields.as_deref()?).ok()
     }
+}
+
+fn as_json<S: Serializer>(text: &Option<Arc<str>>, serializer: S) -> Result<S::Ok, S::Error> {
+    let raw = text.as_deref().map(serde_json::from_str::<&RawValue>).transpose();
+    raw.map_err(S::Error::custom)?.serialize(serializer)
 }
 
 fn json_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<str>>, D::Error> {

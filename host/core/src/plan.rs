@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
@@ -81,7 +82,7 @@ pub fn next_apply(manager: &str, wanted: Value, live: &Object) -> Value {
 }
 
 /// The writes that are left, in the order of their dependence: a stage is begun when the one before succeeded.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[must_use]
 pub struct Plan {
     /// Write-ahead records on the subject.
@@ -131,6 +132,7 @@ impl Planner<'_> {
                     Settled::Apply(child) => self.plan_child(seen, child, &mut plan),
                     Settled::Inherit(child) => self.plan_inheritance(seen, &child, &mut plan),
                     Settled::Renew(child) => self.plan_renewal(seen, &child, &mut plan),
+                    Settled::HeldBack { problem, .. } => plan.problems.push(problem),
                     Settled::Outdated { child, problem, counts } => {
                         plan.outdated += u32::from(counts);
                         plan.problems.extend(problem);

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::action::WriteError;
 
 /// First delay. Long enough for a watch to catch up, short enough not to be noticed.
@@ -27,7 +29,7 @@ pub struct Backoff {
 }
 
 /// What to do after a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Retry {
     /// Try again after this time.
     After(Duration),

@@ -5,11 +5,12 @@
 //! stays a pure function.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::{
@@ -217,20 +218,21 @@ impl SchedulerError {
 ///
 /// Calls and replies have places in one order, the earlier before the later: two may come within a millisecond, and clocks are
 /// set back.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Replies {
     /// The last reply to each call but [`SchedulerCall::Retire`], by the call's name, or why there is none.
-    heard: BTreeMap<&'static str, Heard>,
+    heard: BTreeMap<Cow<'static, str>, Heard>,
     /// What came of retiring each worker that is registered the last time, by address.
     retired: BTreeMap<String, Attempt>,
     /// Calls that are not answered yet, with their places.
+    #[serde(with = "pairs")]
     under_way: BTreeMap<SchedulerCall, u64>,
     /// The last place that was given.
     last_place: u64,
 }
 
 /// One reply and when it came.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Heard {
     /// Milliseconds since the Unix epoch.
     pub at: u64,
@@ -245,7 +247,7 @@ pub struct Heard {
 }
 
 /// What came of retiring a worker.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
     /// When it ended, in milliseconds since the Unix epoch.
     pub at: u64,
@@ -255,6 +257,19 @@ pub struct Attempt {
     pub place: u64,
     /// Whether the worker is empty.
     pub result: Result<bool, SchedulerError>,
+}
+
+/// Calls are no keys of a JSON object.
+mod pairs {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(calls: &BTreeMap<SchedulerCall, u64>, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(calls)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<SchedulerCall, u64>, D::Error> {
+        Ok(Vec::deserialize(from)?.into_iter().collect())
+    }
 }
 
 impl Replies {
@@ -284,7 +299,7 @@ impl Replies {
         }
         let before = self.heard.get(call.name()).and_then(|heard| heard.failing_since).filter(|since| *since <= now);
         let failing_since = result.is_err().then(|| before.unwrap_or(now));
-        self.heard.insert(call.name(), Heard { at: now, asked, place, failing_since, result });
+        self.heard.insert(call.name().into(), Heard { at: now, asked, place, failing_since, result });
     }
 
     /// The last reply to a call of this name that is not older than `age`; none for [`SchedulerCall::Retire`]. One that is yet

@@ -9,7 +9,7 @@ use std::{
     fmt::{self, Write as _},
 };
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 /// Where an OpenAPI document has the schemas that others refer to.
@@ -24,7 +24,7 @@ const PATH_BYTES: usize = 100;
 
 /// What the API server knows of the specs that are handed through from Dask's objects. None: that is not known, and everything
 /// is left to the server.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownFields {
     /// Of a pod's spec.
     pub pod: Option<Schema>,
@@ -62,14 +62,15 @@ fn schema_or_bool<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<B
 }
 
 /// Which fields a value may have, and the values below it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct Schema {
     /// The first is [`ANYTHING`]. They refer to each other, in circles if they like.
     nodes: Vec<Node>,
     root: usize,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Node {
     /// It is not known what there may be, or there is nothing below.
     Anything,
@@ -81,6 +82,29 @@ enum Node {
 }
 
 const ANYTHING: usize = 0;
+
+/// A schema that was read: its nodes may refer to such that are not there.
+#[derive(Deserialize)]
+struct Unchecked {
+    nodes: Vec<Node>,
+    root: usize,
+}
+
+impl TryFrom<Unchecked> for Schema {
+    type Error = String;
+
+    fn try_from(Unchecked { nodes, root }: Unchecked) -> Result<Self, String> {
+        let below = nodes.iter().flat_map(|node| match node {
+            Node::Anything => Vec::new(),
+            Node::Fields(fields) => fields.values().copied().collect(),
+            Node::Values(at) | Node::Items(at) => vec![*at],
+        });
+        match below.chain([root]).find(|at| *at >= nodes.len()) {
+            Some(at) => Err(format!("a schema of {} nodes refers to its node {at}", nodes.len())),
+            None => Ok(Self { nodes, root }),
+        }
+    }
+}
 
 impl Schema {
     /// From a schema, and the definitions that it refers to by name.

@@ -1,18 +1,20 @@
 //! What a handler wants, decoded: the common currency of native reconcilers and plugins.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     ops::Deref,
     sync::Arc,
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
     action::WriteError,
     contract::{EventNote, EventSeverity},
-    object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Unreadable},
+    object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Unreadable, recorded, shared, to_be_shared},
     quote::says_the_same,
     scheduler::{Replies, Scheduler, SchedulerCall},
     schema::KnownFields,
@@ -24,21 +26,26 @@ use crate::{
 pub const INVALID_NAME: &str = "InvalidName";
 
 /// What a handler is shown: the subject, the children that it owns, and what it asked for besides.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Snapshot {
     /// The subject.
+    #[serde(with = "recorded::one")]
     pub subject: Arc<Object>,
     /// Objects that the subject controls, of the kinds that the handler makes; those of other handlers included.
+    #[serde(with = "recorded::many")]
     pub children: Children,
     /// Former children that vanished from our watches, see [`crate::ports::Observed::departed`].
+    #[serde(with = "recorded::many")]
     pub departed: Vec<Arc<Object>>,
     /// What native reconcilers look up beyond their children, by the name of the question.
-    pub related: BTreeMap<&'static str, Vec<Arc<Object>>>,
+    #[serde(with = "recorded::named")]
+    pub related: BTreeMap<Cow<'static, str>, Vec<Arc<Object>>>,
     /// Which children were made from another template than the drafts that the handler gave, by name; none: it gave none.
     pub outdated: Option<BTreeSet<String>>,
     /// What the subject's scheduler has said to this handler.
     pub replies: Replies,
     /// Which fields the API server knows.
+    #[serde(serialize_with = "shared", deserialize_with = "to_be_shared")]
     pub known_fields: Arc<KnownFields>,
     /// What a native reconciler found out in its last pass of this process, see [`Findings::facts`]; null after a restart.
     pub facts: Value,
@@ -109,7 +116,7 @@ impl Deref for Children {
 }
 
 /// What a handler wants for one subject.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Wanted {
     /// A question: which of these live children were made from another template? If there are any, nothing else here counts:
     /// the handler is called again, with the answer in [`Snapshot::outdated`].
@@ -143,12 +150,12 @@ pub struct Found {
 }
 
 /// What a pass leaves behind for the status.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Findings {
     /// What can't be done and why.
     pub problems: Vec<Problem>,
     /// Reasons of problems of which this pass could not tell whether they are still there: what was said of them stands.
-    pub unknown: Vec<&'static str>,
+    pub unknown: Vec<Cow<'static, str>>,
     /// How many Deployments run another template than they would be made from now; none: that could not be asked, and what was
     /// said of it stands.
     pub outdated: Option<u32>,
@@ -161,7 +168,7 @@ impl Findings {
     pub(crate) fn standing<'a>(&self, type_: &str, before: &'a [Condition]) -> Option<&'a Condition> {
         let condition = before.iter().find(|condition| condition.type_ == type_)?;
         let is_found = self.problems.iter().any(|problem| problem.reason == condition.reason);
-        (!is_found && self.unknown.contains(&condition.reason.as_str())).then_some(condition)
+        (!is_found && self.unknown.iter().any(|reason| *reason == condition.reason)).then_some(condition)
     }
 
     /// Keeps the problems that were `known`, where nothing was found out about them: those first, in their present words.
@@ -196,7 +203,7 @@ impl From<Problem> for Findings {
 }
 
 /// The whole set of fields that a handler keeps on its subject.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SubjectPatch {
     /// A partial object; identity is filled in.
     pub body: Value,
@@ -205,7 +212,7 @@ pub struct SubjectPatch {
 }
 
 /// A wanted child.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WantedChild {
     /// Identity within the handler's set.
     pub key: String,
@@ -225,7 +232,7 @@ impl WantedChild {
 }
 
 /// What becomes of a live child that was made from another pod template.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnNewTemplate {
     /// Its pods stay as they are, and a person is told.
     Leave,
@@ -238,7 +245,7 @@ pub enum OnNewTemplate {
 }
 
 /// A wanted child after it was compared with the live one.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Settled {
     /// To be applied.
     Apply(WantedChild),
@@ -255,21 +262,31 @@ pub enum Settled {
     Renew(WantedChild),
     /// Made by the Python operator: what that set is to become ours first.
     Inherit(WantedChild),
+    /// Nobody can tell at the moment how it should be: what there is of it stays as it is.
+    HeldBack {
+        /// As it is wanted so far.
+        child: WantedChild,
+        /// Why.
+        problem: Problem,
+    },
 }
 
 impl Settled {
     /// What is to be applied.
     pub fn child(&self) -> &WantedChild {
-        let (Self::Apply(child) | Self::Outdated { child, .. } | Self::Renew(child) | Self::Inherit(child)) = self;
-        child
+        match self {
+            Self::Apply(child) | Self::Renew(child) | Self::Inherit(child) => child,
+            Self::Outdated { child, .. } | Self::HeldBack { child, .. } => child,
+        }
     }
 }
 
 /// The whole set of fields that a handler keeps on an object that it does not own. They were computed from its present state
 /// and are not applied to a later one.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WantedFields {
     /// The object, as it was observed.
+    #[serde(with = "recorded::one")]
     pub object: Arc<Object>,
     /// A partial object; identity is filled in.
     pub body: Value,
@@ -277,11 +294,11 @@ pub struct WantedFields {
 
 /// Something that a person should know: becomes a condition, and an Event when it is new. It is new unless one with the same
 /// reason, about the same object and field, was told before: see [`Problem::is_same`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Problem {
     /// One word in CamelCase.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// Names the object, the field and the remedy, on one line. What others say of it is quoted, see [`crate::quote`].
     pub message: String,
     /// Whether only a change of the object can help; otherwise it is tried again.
@@ -292,7 +309,7 @@ pub struct Problem {
 
 impl Problem {
     /// Only a change of the object can help.
-    pub fn permanent(reason: &'static str, message: impl Into<String>) -> Self {
+    pub fn permanent(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self { permanent: true, ..Self::passing(reason, message) }
     }
 
@@ -308,12 +325,21 @@ impl Problem {
 
     /// As a Warning, for subjects whose status has no place for it.
     pub fn as_event(&self) -> EventNote {
-        EventNote { severity: EventSeverity::Warning, reason: self.reason.to_owned(), message: self.message.clone() }
+        EventNote {
+            severity: EventSeverity::Warning,
+            reason: self.reason.clone().into_owned(),
+            message: self.message.clone(),
+        }
     }
 
     /// It is tried again, or goes away when something else changes.
-    pub fn passing(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: into_line(message.into(), MESSAGE_BYTES), permanent: false, waits_for: None }
+    pub fn passing(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            message: into_line(message.into(), MESSAGE_BYTES),
+            permanent: false,
+            waits_for: None,
+        }
     }
 
     /// What its owner should know of a subject that can't be read.
@@ -365,7 +391,7 @@ mod tests {
         let first = problem("n/a: 2 workers are refused: “version 7 has been modified”; correct spec.a");
         assert!(first.is_same(&problem("n/a: 3 workers are refused: “version 8 has been modified”; correct spec.a")));
         assert!(!first.is_same(&problem("n/b: 2 workers are refused: “version 7 has been modified”; correct spec.a")));
-        assert!(!first.is_same(&Problem { reason: "Forbidden", ..first.clone() }));
+        assert!(!first.is_same(&Problem { reason: "Forbidden".into(), ..first.clone() }));
     }
 
     #[test]

@@ -121,7 +121,7 @@ fn children_of_a_subject_that_left_are_deleted_as_soon_as_that_is_possible() {
     let subject = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "subject"}});
     let at = world.cluster.create(subject).unwrap().at;
     let environment = Environment::default();
-    let pipeline = Pipeline { observed: &world, writes: &world, environment: &environment };
+    let pipeline = Pipeline::new(&world, &world, &environment);
     let (handler, mut state) = (handler(), SubjectState::default());
     let mut pass = || pipeline.reconcile(&handler, &at, &mut state, 0).now_or_never().unwrap();
     assert_eq!(pass().writes, 1);

@@ -58,7 +58,7 @@ impl World {
     /// Passes until nothing is written any more; returns how many writes the group has got.
     fn settle(&mut self) -> usize {
         let environment = Environment::default();
-        let pipeline = Pipeline { observed: &self.cluster, writes: &self.cluster, environment: &environment };
+        let pipeline = Pipeline::new(&self.cluster, &self.cluster, &environment);
         let handler = Handler::Native(Reconciler::Cluster);
         let mut writes = 0;
         for _ in 0..5 {

@@ -101,7 +101,7 @@ impl World {
 
     fn pass(&mut self, reconciler: Reconciler, name: &str) -> usize {
         let environment = Environment::default();
-        let pipeline = Pipeline { observed: &self.noted.cluster, writes: &self.noted, environment: &environment };
+        let pipeline = Pipeline::new(&self.noted.cluster, &self.noted, &environment);
         let at = NamespacedName::new("ns1", name);
         let state = self.states.entry((reconciler, at.clone())).or_default();
         now(pipeline.reconcile(&Handler::Native(reconciler), &at, state, NOW)).writes

@@ -45,8 +45,7 @@ impl World {
         let mut passes = Vec::new();
         for reconciler in Reconciler::ALL {
             for object in self.cluster.objects().iter().filter(|object| object.kind.same_kind(&reconciler.subject())) {
-                let pipeline =
-                    Pipeline { observed: &self.cluster, writes: &self.cluster, environment: &self.environment };
+                let pipeline = Pipeline::new(&self.cluster, &self.cluster, &self.environment);
                 let state = self.states.entry((reconciler, object.at())).or_default();
                 let pass = now(pipeline.reconcile(&Handler::Native(reconciler), &object.at(), state, NOW));
                 for (scheduler, call) in &pass.calls {

@@ -217,7 +217,7 @@ impl World {
     /// What it says that was not said before.
     fn pass(&mut self, key: &(Reconciler, NamespacedName)) -> Vec<String> {
         let (reconciler, at) = key;
-        let pipeline = Pipeline { observed: &self.site, writes: &self.site, environment: &self.environment };
+        let pipeline = Pipeline::new(&self.site, &self.site, &self.environment);
         let state = self.states.entry(key.clone()).or_default();
         let pass = now(pipeline.reconcile(&Handler::Native(*reconciler), at, state, self.now));
         for (scheduler, call) in &pass.calls {
@@ -232,7 +232,7 @@ impl World {
     /// The same of a status.
     fn publish(&mut self, key: &(Reconciler, NamespacedName)) -> Vec<String> {
         let (reconciler, at) = key;
-        let pipeline = Pipeline { observed: &self.site, writes: &self.site.cluster, environment: &self.environment };
+        let pipeline = Pipeline::new(&self.site, &self.site.cluster, &self.environment);
         let found = self.states.get(key).and_then(SubjectState::found);
         let announced = self.announced.entry(key.clone()).or_default();
         let mut notes = pipeline.announce(*reconciler, at, found.as_ref(), announced, self.now);

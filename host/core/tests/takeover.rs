@@ -58,7 +58,7 @@ impl World {
     }
 
     fn pass(&mut self) -> Pass {
-        let pipeline = Pipeline { observed: &self.cluster, writes: &self.cluster, environment: &self.environment };
+        let pipeline = Pipeline::new(&self.cluster, &self.cluster, &self.environment);
         let handler = Handler::Native(Reconciler::Cluster);
         now(pipeline.reconcile(&handler, &Self::key().at, &mut self.state, self.now))
     }
@@ -106,7 +106,7 @@ fn nothing_is_written_while_the_python_operator_is_at_work() {
     world.put_back();
     for _ in 0..3 {
         let pass = world.pass();
-        assert_eq!((pass.writes, pass.findings.problems[0].reason), (0, "PythonOperatorActive"));
+        assert_eq!((pass.writes, &*pass.findings.problems[0].reason), (0, "PythonOperatorActive"));
         assert!(pass.findings.problems[0].message.contains("uninstall"), "{pass:?}");
         assert_eq!(pass.requeue_after, Some(Duration::from_secs(30)));
         // What is known of it survives a restart.
@@ -141,7 +141,7 @@ fn a_takeover_that_is_yet_to_come_is_not_waited_for() {
 fn a_group_waits_for_its_cluster() {
     let mut world = World::new();
     let group = |world: &World, state: &mut SubjectState| {
-        let pipeline = Pipeline { observed: &world.cluster, writes: &world.cluster, environment: &world.environment };
+        let pipeline = Pipeline::new(&world.cluster, &world.cluster, &world.environment);
         let handler = Handler::Native(Reconciler::WorkerGroup);
         now(pipeline.reconcile(&handler, &NamespacedName::new("n", "simple-default"), state, world.now))
     };
@@ -205,7 +205,7 @@ fn held_with(object: Value) -> World {
 
 impl World {
     fn pass_of(&self, reconciler: Reconciler, name: &str) -> Pass {
-        let pipeline = Pipeline { observed: &self.cluster, writes: &self.cluster, environment: &self.environment };
+        let pipeline = Pipeline::new(&self.cluster, &self.cluster, &self.environment);
         let at = NamespacedName::new("n", name);
         let mut state = SubjectState::default();
         let pass = now(pipeline.reconcile(&Handler::Native(reconciler), &at, &mut state, self.now));
@@ -278,7 +278,7 @@ fn a_refused_removal_is_tried_less_and_less_often() {
         }
         let mut last = Duration::ZERO;
         for attempt in 0..6 {
-            let pipeline = Pipeline { observed: &world.cluster, writes: &Refusing, environment: &world.environment };
+            let pipeline = Pipeline::new(&world.cluster, &Refusing, &world.environment);
             let handler = Handler::Native(Reconciler::Cluster);
             let pass = now(pipeline.reconcile(&handler, &World::key().at, &mut world.state, world.now));
             let Some(Retry::After(delay)) = pass.retry else { panic!("{pass:?}") };

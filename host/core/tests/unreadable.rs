@@ -122,11 +122,8 @@ impl World {
             for reconciler in Reconciler::ALL {
                 let subject = reconciler.subject();
                 for object in self.observed.cluster.objects().iter().filter(|object| object.kind.same_kind(&subject)) {
-                    let pipeline = Pipeline {
-                        observed: &self.observed,
-                        writes: &self.observed.cluster,
-                        environment: &Environment::default(),
-                    };
+                    let environment = Environment::default();
+                    let pipeline = Pipeline::new(&self.observed, &self.observed.cluster, &environment);
                     let state = self.states.entry((reconciler, object.at())).or_default();
                     let pass = now(pipeline.reconcile(&Handler::Native(reconciler), &object.at(), state, NOW));
                     for (scheduler, call) in &pass.calls {

@@ -112,7 +112,7 @@ async fn wanted(cluster: &Value, known: KnownFields) -> anyhow::Result<[Value; 2
     let memory = cluster_in_memory(built_in_resources(), "2026-11-22T18:30:00Z").that_knows(known);
     let key = memory.create(cluster.clone()).map_err(anyhow::Error::msg)?;
     let environment = Environment::default();
-    let pipeline = Pipeline { observed: &memory, writes: &memory, environment: &environment };
+    let pipeline = Pipeline::new(&memory, &memory, &environment);
     pipeline.reconcile(&Handler::Native(Reconciler::Cluster), &key.at, &mut SubjectState::default(), 0).await;
     let made = |kind: &str| -> anyhow::Result<Value> {
         let objects = memory.objects();

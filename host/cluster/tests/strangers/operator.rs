@@ -98,7 +98,8 @@ impl Operator {
             subject.name.push_str("-default");
         }
         let view = View { server, index: &self.index, makers: &self.makers, end: Mutex::new(end) };
-        let pipeline = Pipeline { observed: &view, writes: &view, environment: &Environment::default() };
+        let environment = Environment::default();
+        let pipeline = Pipeline::new(&view, &view, &environment);
         let state = self.states.entry((number, cluster)).or_default();
         pipeline.reconcile(&handler, &subject, state, NOW).now_or_never().unwrap().writes
     }

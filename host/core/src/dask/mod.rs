@@ -16,6 +16,8 @@ mod pods;
 mod poll;
 mod reconciler;
 mod remedy;
+#[cfg(test)]
+mod replayed;
 mod status;
 mod takeover;
 mod workers;

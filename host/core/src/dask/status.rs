@@ -40,7 +40,7 @@ pub(super) fn cluster(seen: &Snapshot, findings: &Findings) -> Value {
     let wanted = group.and_then(wanted_replicas).or_else(|| wanted_of_cluster(seen)).unwrap_or(0);
 
     let standing = findings.standing("Degraded", &previous.conditions).map(|condition| condition.reason.as_str());
-    let mut reasons = findings.problems.iter().map(|problem| problem.reason).chain(standing);
+    let mut reasons = findings.problems.iter().map(|problem| &*problem.reason).chain(standing);
     let exists = scheduler.is_some() && group.is_some() && service.is_some();
     let phase = if reasons.any(|reason| ERRORS.contains(&reason)) {
         ClusterPhase::Error
@@ -299,7 +299,7 @@ fn progress(outdated: Option<u32>, workers: &Workers, wanted: u32) -> Finding {
 fn degradation(problems: &[Problem]) -> Finding {
     match problems {
         [] => (ConditionStatus::False, "AsWanted".to_owned(), "everything is as specified".to_owned()),
-        [first, rest @ ..] => (ConditionStatus::True, first.reason.to_owned(), and_more(&first.message, rest.len())),
+        [first, rest @ ..] => (ConditionStatus::True, first.reason.to_string(), and_more(&first.message, rest.len())),
     }
 }
 

@@ -1,12 +1,14 @@
 //! Objects that are there and can't be read as a whole.
 
+use serde::{Deserialize, Serialize};
+
 use crate::text::line;
 
 /// How much is kept of a path, and of a reason: both may quote what somebody wrote.
 const KEPT: usize = 240;
 
 /// The first part of an object that can't be read, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Unreadable {
     /// `spec.worker.spec`.
     pub path: String,

@@ -3,6 +3,7 @@
 //!
 //! A pass is safe to be cut off between any two writes: the next one looks again and does what is left.
 
+mod build;
 mod execute;
 mod guest;
 mod hold;
@@ -14,11 +15,14 @@ mod steps;
 mod templates;
 mod unreadable;
 
+pub use build::Builder;
 pub use guest::MountedHandler;
 pub use remembered::Remembered;
 pub use state::{Share, SubjectState};
 
 use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     action::WriteError,
@@ -69,10 +73,12 @@ pub struct Pipeline<'a, N: Native> {
     pub writes: &'a dyn Writes,
     /// What holds for every subject.
     pub environment: &'a N::Environment,
+    /// What changes the children of native reconcilers before they are applied, in this order.
+    pub builders: &'a [Box<dyn Builder>],
 }
 
 /// What became of a pass.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Pass {
     /// Whether the subject exists and is not on its way out.
     pub alive: bool,
@@ -94,6 +100,13 @@ pub struct Pass {
     pub is_told: bool,
 }
 
+impl<'a, N: Native> Pipeline<'a, N> {
+    /// Without builders.
+    pub fn new(observed: &'a dyn Observed, writes: &'a dyn Writes, environment: &'a N::Environment) -> Self {
+        Self { observed, writes, environment, builders: &[] }
+    }
+}
+
 impl<N: Native> Pipeline<'_, N> {
     /// Looks at one subject and does what is left to do. `now` is in milliseconds since the Unix epoch.
     pub async fn reconcile(
@@ -113,6 +126,19 @@ impl<N: Native> Pipeline<'_, N> {
                 steps::reconcile(steps, at).await
             }
         }
+    }
+
+    /// As [`Self::reconcile`], by values that are written down and read again between the steps.
+    #[cfg(test)]
+    pub(crate) async fn reconcile_as_json(
+        &self,
+        native: N,
+        at: &NamespacedName,
+        state: &mut SubjectState,
+        now: u64,
+    ) -> Pass {
+        let steps = NativeSteps { pipeline: self, native, state: state.native(), now };
+        steps::reconcile(steps::as_json::AsJson(steps), at).await
     }
 
     /// The children and former children of a subject, of the given kinds.

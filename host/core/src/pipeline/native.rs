@@ -1,11 +1,12 @@
 //! A reconcile by a reconciler of the operator.
 
-use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
 use serde_json::Value;
 
 use super::{
     Pass, Pipeline,
+    build::Decision,
     execute::{Done, there},
     is_passing,
     state::NativeState,
@@ -53,7 +54,7 @@ impl<N: Native> NativeSteps<'_, N> {
 }
 
 impl<N: Native> Steps for NativeSteps<'_, N> {
-    type Decision = Wanted;
+    type Decision = Decision;
 
     async fn observe(&mut self, at: &NamespacedName) -> ControlFlow<Pass, Snapshot> {
         let (pipeline, native) = (self.pipeline, self.native);
@@ -96,11 +97,11 @@ impl<N: Native> Steps for NativeSteps<'_, N> {
         ControlFlow::Continue(seen)
     }
 
-    async fn decide(&mut self, seen: &mut Snapshot) -> ControlFlow<Pass, Wanted> {
+    async fn decide(&mut self, seen: &mut Snapshot) -> ControlFlow<Pass, Decision> {
         let (pipeline, native) = (self.pipeline, self.native);
         let mut wanted = native.reconcile(seen, pipeline.environment);
         if !wanted.drafts.is_empty() {
-            let drafts = std::mem::take(&mut wanted.drafts);
+            let (drafts, _) = pipeline.build(seen, std::mem::take(&mut wanted.drafts)).await;
             let manager = native.field_manager();
             match pipeline.settle_children(drafts, seen, author::<N>(&manager), self.state).await {
                 Ok(drafts) => seen.outdated = Some(outdated(&drafts)),
@@ -108,16 +109,30 @@ impl<N: Native> Steps for NativeSteps<'_, N> {
             }
             wanted = native.reconcile(seen, pipeline.environment);
         }
-        ControlFlow::Continue(wanted)
+        ControlFlow::Continue(Decision { wanted, held_back: Vec::new() })
     }
 
-    async fn accept(&mut self, seen: &Snapshot, mut wanted: Wanted) -> ControlFlow<Pass, Accepted> {
+    async fn build(&mut self, seen: &Snapshot, decision: Decision) -> Decision {
+        let Decision { mut wanted, mut held_back } = decision;
+        if let Some(children) = wanted.children.take() {
+            let (built, waiting) = self.pipeline.build(seen, children).await;
+            wanted.children = Some(built);
+            held_back.extend(waiting);
+        }
+        Decision { wanted, held_back }
+    }
+
+    async fn accept(&mut self, seen: &Snapshot, decision: Decision) -> ControlFlow<Pass, Accepted> {
+        let Decision { mut wanted, held_back } = decision;
         let Some(children) = wanted.children.take() else {
             return ControlFlow::Continue(Accepted { wanted, children: None });
         };
         let manager = self.native.field_manager();
         match self.pipeline.settle_children(children, seen, author::<N>(&manager), self.state).await {
-            Ok(settled) => ControlFlow::Continue(Accepted { wanted, children: Some(settled) }),
+            Ok(mut settled) => {
+                settled.extend(held_back);
+                ControlFlow::Continue(Accepted { wanted, children: Some(settled) })
+            }
             Err(error) => ControlFlow::Break(self.unanswered(seen, &error)),
         }
     }
@@ -143,7 +158,7 @@ impl<N: Native> Steps for NativeSteps<'_, N> {
         if self.state.paused {
             // Nothing was done, so nothing is remembered as done, and nothing is known of what only a write tells.
             findings.facts = Value::Null;
-            findings.unknown.extend(TOLD_BY_WRITES);
+            findings.unknown.extend(TOLD_BY_WRITES.map(Cow::Borrowed));
             self.state.find(findings);
             return ControlFlow::Break(Pass { events: told_of_pause(native), ..self.rest() });
         }
@@ -160,7 +175,7 @@ impl<N: Native> Steps for NativeSteps<'_, N> {
         for error in &done.errors {
             match problem(native, seen, error) {
                 Some(problem) => findings.problems.push(problem),
-                None => findings.unknown.extend(TOLD_BY_WRITES),
+                None => findings.unknown.extend(TOLD_BY_WRITES.map(Cow::Borrowed)),
             }
         }
         if done.errors.iter().any(is_passing) {
@@ -203,7 +218,7 @@ impl<N: Native> Pipeline<'_, N> {
                 Lookup::Named(kind, at) => self.observed.get(&kind, &at).into_iter().collect(),
                 Lookup::ControlledBy(kind, uid) => self.observed.controlled_by(&kind, &uid),
             };
-            seen.related.insert(name, found);
+            seen.related.insert(name.into(), found);
         }
         seen
     }
@@ -246,5 +261,5 @@ fn problem<N: Native>(native: N, seen: &Snapshot, error: &WriteError) -> Option<
     };
     let problem = Problem::of_write(by, error);
     let remedy = remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default();
-    Some(Problem { reason, message: problem.message.clone() + &remedy, ..problem })
+    Some(Problem { reason: reason.into(), message: problem.message.clone() + &remedy, ..problem })
 }

@@ -260,7 +260,7 @@ mod tests {
             "metadata": {"name": "simple", "namespace": "n"}, "spec": {}});
         let ObjectKey { at, .. } = cluster.create(simple).unwrap();
         let (observed, environment) = (WithoutStatus(cluster), Environment::default());
-        let pipeline = Pipeline { observed: &observed, writes: &observed.0, environment: &environment };
+        let pipeline = Pipeline::new(&observed, &observed.0, &environment);
         let mut state = SubjectState::default();
         let uid = observed.get(&cluster_kind(), &at).unwrap().metadata.uid.clone();
         let found = |findings: &Findings| Found { uid: uid.clone(), findings: findings.clone() };

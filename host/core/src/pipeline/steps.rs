@@ -1,10 +1,13 @@
 //! The steps of a reconcile, the same whoever decides:
 //!
 //! ```text
-//! observe ─► decide ─► accept ─► plan ─► write ─► remember
+//! observe ─► decide ─► build ─► accept ─► plan ─► write ─► remember
 //! ```
 //!
 //! Each takes what the one before has made. A step that ends the reconcile early breaks off with the pass.
+
+#[cfg(test)]
+pub(super) mod as_json;
 
 use std::ops::ControlFlow;
 
@@ -16,6 +19,7 @@ use crate::{
 };
 
 /// What is wanted, as it may be applied.
+#[cfg_attr(test, derive(serde::Serialize, serde::Deserialize))]
 pub(super) struct Accepted {
     /// But for its children.
     pub(super) wanted: Wanted,
@@ -33,6 +37,11 @@ pub(super) trait Steps {
 
     /// Asks who decides.
     fn decide(&mut self, seen: &mut Snapshot) -> impl Future<Output = ControlFlow<Pass, Self::Decision>> + Send;
+
+    /// Has others change what was decided.
+    fn build(&mut self, _seen: &Snapshot, decision: Self::Decision) -> impl Future<Output = Self::Decision> + Send {
+        std::future::ready(decision)
+    }
 
     /// Checks the decision, and how its children may be applied.
     fn accept(
@@ -68,6 +77,7 @@ pub(super) async fn reconcile(mut steps: impl Steps + Send, at: &NamespacedName)
 
 async fn after_observing(steps: &mut (impl Steps + Send), mut seen: Snapshot) -> ControlFlow<Pass, Pass> {
     let decision = steps.decide(&mut seen).await?;
+    let decision = steps.build(&seen, decision).await;
     let mut accepted = steps.accept(&seen, decision).await?;
     let plan = steps.plan(&seen, &mut accepted)?;
     let done = steps.write(plan).await;

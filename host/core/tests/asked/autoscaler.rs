@@ -389,21 +389,21 @@ fn what_is_wrong_is_named_with_its_remedy() {
         world.advance(10 * SECOND);
         let [problem] = &world.problems(Reconciler::Autoscaler, "a")[..] else { panic!("no problem") };
         let (degraded, reason, message) = world.condition("DaskAutoscaler", "a", "Degraded");
-        assert_eq!((degraded.as_str(), reason.as_str(), &message), ("True", problem.reason, &problem.message));
+        assert_eq!((degraded.as_str(), reason.as_str(), &message), ("True", &*problem.reason, &problem.message));
         assert_eq!(world.events_of(&reason), std::slice::from_ref(&message), "one Event");
-        (problem.reason, message, replicas(&world))
+        (problem.reason.clone(), message, replicas(&world))
     };
     let (reason, message, replicas) = problem(with(autoscaler(0, 9), "workerGroup", json!("nobody")));
-    assert_eq!((reason, replicas), ("WorkerGroupNotFound", 2));
+    assert_eq!((&*reason, replicas), ("WorkerGroupNotFound", 2));
     assert!(message.contains("nobody or a-nobody") && message.contains("spec.workerGroup"), "{message}");
     let (reason, message, replicas) = problem(with(autoscaler(0, 9), "cluster", json!("b")));
-    assert_eq!((reason, replicas), ("ClusterNotFound", 2));
+    assert_eq!((&*reason, replicas), ("ClusterNotFound", 2));
     assert!(message.contains("spec.cluster names b"), "{message}");
     let (reason, message, replicas) = problem(with(autoscaler(0, 9), "maximum", json!("many")));
-    assert_eq!((reason, replicas), ("InvalidSpec", 2));
+    assert_eq!((&*reason, replicas), ("InvalidSpec", 2));
     assert!(message.contains("spec.maximum"), "{message}");
     let (reason, message, replicas) = problem(autoscaler(7, 4));
-    assert_eq!((reason, replicas), ("MinimumAboveMaximum", 4), "the maximum counts");
+    assert_eq!((&*reason, replicas), ("MinimumAboveMaximum", 4), "the maximum counts");
     assert!(message.contains("spec.minimum (7)") && message.contains("spec.maximum (4)"), "{message}");
 }
 

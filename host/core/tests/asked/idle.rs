@@ -206,7 +206,7 @@ fn a_silent_scheduler_is_asked_less_and_less_never_counts_as_idle_and_is_told_of
     assert_eq!(waits[..6], [5, 5, 10, 20, 40, 60]);
     assert!(waits[6..].iter().all(|wait| *wait == 60), "{waits:?}");
     let [problem] = &world.problems(Reconciler::IdleShutdown, "a")[..] else { panic!("no problem") };
-    assert_eq!((problem.reason, problem.permanent), ("SchedulerUnreachable", false));
+    assert_eq!((&*problem.reason, problem.permanent), ("SchedulerUnreachable", false));
     assert!(problem.message.contains("a-scheduler") && problem.message.contains("connection refused"), "{problem}");
 
     world.scheduler = Box::new(|_, now| Ok(SchedulerReply::IdleSince(Some(now))));

@@ -153,7 +153,7 @@ impl World {
     pub(crate) fn pass_over(&mut self, reconciler: Reconciler, at: &NamespacedName, writes: &dyn Writes) -> bool {
         let key = (reconciler, at.clone());
         self.api.set_now(self.now);
-        let pipeline = Pipeline { observed: &*self.api, writes, environment: &self.environment };
+        let pipeline = Pipeline::new(&*self.api, writes, &self.environment);
         let state = self.states.entry(key.clone()).or_default();
         let found_before = state.found();
         let pass = now(pipeline.reconcile(&Handler::Native(reconciler), at, state, self.now));

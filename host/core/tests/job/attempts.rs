@@ -94,12 +94,12 @@ fn a_runner_that_a_quota_refuses_is_tried_again() {
     let mut state = SubjectState::default();
     let (job, at) = (Handler::Native(Reconciler::Job), World::at());
     let refusing = UsedUp(&world.cluster, "Pod");
-    let pipeline = Pipeline { observed: &world.cluster, writes: &refusing, environment: &world.environment };
+    let pipeline = Pipeline::new(&world.cluster, &refusing, &world.environment);
     now(pipeline.reconcile(&job, &at, &mut state, START));
     let pass = now(pipeline.reconcile(&job, &at, &mut state, START));
     now(pipeline.publish(Reconciler::Job, &at, state.found().as_ref(), START)).unwrap();
     let problem = &pass.findings.problems[0];
-    assert_eq!((problem.reason, problem.permanent), ("Forbidden", false));
+    assert_eq!((&*problem.reason, problem.permanent), ("Forbidden", false));
     assert!(
         problem.message.contains("exceeded quota") && problem.message.contains("make room in ResourceQuota pods"),
         "{}",
@@ -117,7 +117,7 @@ fn a_job_whose_cluster_is_refused_is_not_begun_and_tried_again() {
     let mut state = SubjectState::default();
     let (job, at) = (Handler::Native(Reconciler::Job), World::at());
     let refusing = UsedUp(&world.cluster, "DaskCluster");
-    let pipeline = Pipeline { observed: &world.cluster, writes: &refusing, environment: &world.environment };
+    let pipeline = Pipeline::new(&world.cluster, &refusing, &world.environment);
     for _ in 0..2 {
         let pass = now(pipeline.reconcile(&job, &at, &mut state, START));
         now(pipeline.publish(Reconciler::Job, &at, state.found().as_ref(), START)).unwrap();
@@ -169,7 +169,7 @@ fn trouble_that_may_pass_is_told_with_its_remedy_and_ends_nothing() {
     for (status, reason, words) in troubles {
         let pass = world.report(status);
         let problem = pass.findings.problems.first().unwrap_or_else(|| panic!("{reason} is not told"));
-        assert_eq!((problem.reason, problem.permanent), (reason, false));
+        assert_eq!((&*problem.reason, problem.permanent), (reason, false));
         assert!(problem.message.contains(words), "{}", problem.message);
         assert_eq!((world.job_status().as_str(), world.made()), ("ClusterCreated", (true, true)), "{reason}");
     }

@@ -165,7 +165,7 @@ fn the_runner_keeps_its_spec_and_gets_its_labels_back() {
     world.edit(|job| job["spec"]["job"]["spec"]["containers"][0]["image"] = json!("new"));
     let pass = world.settle();
     let problem = &pass.findings.problems[0];
-    assert_eq!((problem.reason, problem.permanent), ("TemplateOutdated", false));
+    assert_eq!((&*problem.reason, problem.permanent), ("TemplateOutdated", false));
     assert!(problem.message.contains("spec.suspend"), "{}", problem.message);
     assert_eq!(world.runner().unwrap()["spec"], runner["spec"]);
 
@@ -240,7 +240,7 @@ fn a_job_does_not_begin_on_a_cluster_that_is_not_its_own() {
     world.cluster.create(stranger).unwrap();
     let pass = world.settle();
     let problem = &pass.findings.problems[0];
-    assert_eq!((problem.reason, problem.waits_for.as_ref()), ("ForeignObject", Some(&foreign)));
+    assert_eq!((&*problem.reason, problem.waits_for.as_ref()), ("ForeignObject", Some(&foreign)));
     assert_eq!((world.made(), world.status()), ((true, false), json!({"jobStatus": "JobCreated"})));
     assert_eq!(world.get("DaskCluster", "simple-job").unwrap()["spec"], json!({"whose": "another's"}));
     world.cluster.delete(&foreign);
@@ -281,7 +281,7 @@ fn bad_input_is_named_and_nothing_is_made() {
         let pass = now(world.pipeline().reconcile(&Handler::Native(Reconciler::Job), &at, &mut state, START));
         now(world.pipeline().publish(Reconciler::Job, &at, state.found().as_ref(), START)).unwrap();
         let problem = &pass.findings.problems[0];
-        assert_eq!((problem.reason, problem.permanent), (reason, true));
+        assert_eq!((&*problem.reason, problem.permanent), (reason, true));
         assert!(problem.message.contains(words), "{}", problem.message);
         let status = world.get("DaskJob", &at.name).unwrap()["status"].clone();
         assert_eq!(status, json!({"jobStatus": "JobCreated"}));

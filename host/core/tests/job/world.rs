@@ -73,7 +73,7 @@ impl World {
     }
 
     pub(crate) fn pipeline(&self) -> Pipeline<'_> {
-        Pipeline { observed: &self.cluster, writes: &self.cluster, environment: &self.environment }
+        Pipeline::new(&self.cluster, &self.cluster, &self.environment)
     }
 
     pub(crate) fn at() -> NamespacedName {

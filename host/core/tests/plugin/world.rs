@@ -247,7 +247,7 @@ impl World {
 
     fn pass_of(&mut self, name: String, handler: &Handler, at: &NamespacedName) -> Pass {
         let environment = Environment::default();
-        let pipeline = Pipeline { observed: &self.watched, writes: &self.watched, environment: &environment };
+        let pipeline = Pipeline::new(&self.watched, &self.watched, &environment);
         // As it is between two passes.
         let remembered = Remembered::from(self.states.remove(&name).unwrap_or_default());
         let state = self.states.entry(name).or_insert(remembered.into());

@@ -51,7 +51,7 @@ impl World {
 
     fn reconcile(&self, reconciler: Reconciler, name: &str, state: &mut SubjectState) -> Pass {
         let environment = Environment::default();
-        let pipeline = Pipeline { observed: &self.cluster, writes: &self.cluster, environment: &environment };
+        let pipeline = Pipeline::new(&self.cluster, &self.cluster, &environment);
         now(pipeline.reconcile(&Handler::Native(reconciler), &NamespacedName::new("n", name), state, self.now))
     }
 

@@ -75,7 +75,7 @@ impl Plugin {
     pub(crate) fn settle(&mut self, now: u64) -> bool {
         let environment = Environment::default();
         let recorder = Arc::clone(&self.recorder);
-        let pipeline = Pipeline { observed: &*recorder, writes: &*recorder, environment: &environment };
+        let pipeline = Pipeline::new(&*recorder, &*recorder, &environment);
         let handler = Handler::Plugin(Arc::clone(&self.handler));
         let objects = recorder.kubernetes.cluster.objects().into_iter();
         let clusters: Vec<_> =

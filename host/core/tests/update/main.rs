@@ -3,6 +3,7 @@
 
 mod allocation;
 mod bounds;
+mod built;
 mod kubernetes;
 mod left_alone;
 mod never_ran;

@@ -58,7 +58,7 @@ fn everything_else_is_made_and_each_field_is_named() {
     assert!(world.value("Service", "c-scheduler")["spec"].get("port").is_none());
     assert_eq!(world.value("DaskCluster", "c")["status"]["phase"], "Running");
 
-    let reasons: Vec<_> = problems.iter().map(|problem| problem.reason).collect();
+    let reasons: Vec<_> = problems.iter().map(|problem| problem.reason.clone()).collect();
     assert_eq!(reasons, ["UnknownField"; 3]);
     let (status, reason, message) = world.condition("DaskWorkerGroup", "c-default", "Degraded");
     assert_eq!((status.as_str(), reason.as_str()), ("True", "UnknownField"));

@@ -8,7 +8,7 @@ use std::{
 use dask_wasm_operator_core::{
     dask::{Environment, Handler, Pipeline, Reconciler},
     object::{NamespacedName, Object, ObjectKey},
-    pipeline::{Pass, SubjectState},
+    pipeline::{Builder, Pass, SubjectState},
     scheduler::{Left, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
     wanted::Problem,
 };
@@ -43,6 +43,7 @@ pub(crate) struct World {
     pub(crate) most: usize,
     /// Reasons of the Events that statuses called for.
     pub(crate) events: Vec<String>,
+    pub(crate) builders: Vec<Box<dyn Builder>>,
     states: BTreeMap<Reconciler, SubjectState>,
 }
 
@@ -89,6 +90,7 @@ impl World {
             fewest: usize::MAX,
             most: 0,
             events: Vec::new(),
+            builders: Vec::new(),
             states: BTreeMap::new(),
         }
     }
@@ -105,16 +107,15 @@ impl World {
         let name = if reconciler == Reconciler::Cluster { "c" } else { "c-default" };
         let at = NamespacedName::new("n", name);
         let mut state = self.states.remove(&reconciler).unwrap_or_default();
-        let pipeline =
-            Pipeline { observed: &self.kubernetes, writes: &self.kubernetes, environment: &self.environment };
+        let pipeline = Pipeline::new(&self.kubernetes, &self.kubernetes, &self.environment);
+        let pipeline = Pipeline { builders: &self.builders, ..pipeline };
         let pass = now(pipeline.reconcile(&Handler::Native(reconciler), &at, &mut state, self.now));
         self.most = self.most.max(self.workers().len());
         for (_, call) in &pass.calls {
             let reply = self.answer(call);
             state.heard(call, reply, self.now);
         }
-        let pipeline =
-            Pipeline { observed: &self.kubernetes, writes: &self.kubernetes, environment: &self.environment };
+        let pipeline = Pipeline::new(&self.kubernetes, &self.kubernetes, &self.environment);
         // A status that can't be written is written later.
         let notes = now(pipeline.publish(reconciler, &at, state.found().as_ref(), self.now)).unwrap_or_default();
         self.events.extend(notes.into_iter().map(|note| note.reason));

@@ -50,7 +50,7 @@ impl PluginFigures {
                 time: rfc3339(now),
                 handler: name.handler.clone(),
                 subject: subject.to_string(),
-                reason: first.reason.to_owned(),
+                reason: first.reason.to_string(),
                 message: all_of(&pass.findings.problems, STATUS_BYTES),
             };
             if !figures.last_error.as_ref().is_some_and(|last| last.is_same(&error)) {

@@ -442,7 +442,7 @@ impl Controller {
     }
 
     fn pipeline<'a>(&'a self, writes: &'a dyn Writes) -> Pipeline<'a> {
-        Pipeline { observed: self.surroundings.observed.as_ref(), writes, environment: &self.surroundings.environment }
+        Pipeline::new(self.surroundings.observed.as_ref(), writes, &self.surroundings.environment)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

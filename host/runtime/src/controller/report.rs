@@ -28,11 +28,11 @@ impl Controller {
         before: &[Problem],
     ) {
         for problem in problems {
-            self.surroundings.metrics.reconcile_failed(&handler.to_string(), problem.reason);
+            self.surroundings.metrics.reconcile_failed(&handler.to_string(), problem.reason.clone());
             if problem.is_among(before) {
-                tracing::debug!(%handler, %subject, reason = problem.reason, problem = problem.message, "still not done");
+                tracing::debug!(%handler, %subject, reason = &*problem.reason, problem = problem.message, "still not done");
             } else {
-                tracing::warn!(%handler, %subject, reason = problem.reason, problem = problem.message, "not done");
+                tracing::warn!(%handler, %subject, reason = &*problem.reason, problem = problem.message, "not done");
             }
         }
     }
@@ -82,7 +82,7 @@ impl Controller {
         let room = EVENT_BYTES.saturating_sub(again.len());
         let note = EventNote {
             severity: EventSeverity::Warning,
-            reason: first.reason.to_owned(),
+            reason: first.reason.to_string(),
             message: format!("{}; {again}", all_of(problems, room)),
         };
         self.post(source, subject, &[note]);
@@ -91,7 +91,7 @@ impl Controller {
 
 /// When a handler is called again for a subject that is parked. Of many objects that it waits for, one is named.
 fn when_tried_again(problems: &[Problem], delay: Duration) -> String {
-    let mut awaited = problems.iter().filter_map(|problem| Some((problem.reason, problem.waits_for.as_ref()?)));
+    let mut awaited = problems.iter().filter_map(|problem| Some((&*problem.reason, problem.waits_for.as_ref()?)));
     let changes = match awaited.next() {
         Some(("KindNotServed", object)) => format!("when {} is served, ", object.kind),
         Some((_, object)) => format!("when {object} changes or is gone, "),

@@ -12,6 +12,7 @@ mod watches;
 pub(crate) mod writes;
 
 use std::{
+    borrow::Cow,
     hash::Hash,
     sync::{Arc, atomic::AtomicU64},
     time::{Duration, SystemTime},
@@ -77,7 +78,7 @@ struct HandlerLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReconcileErrorLabels {
     handler: String,
-    kind: &'static str,
+    kind: Cow<'static, str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -208,8 +209,8 @@ impl Metrics {
     }
 
     /// It ended badly; `kind` is the error's own constant word.
-    pub fn reconcile_failed(&self, handler: &str, kind: &'static str) {
-        self.reconcile_errors.get(ReconcileErrorLabels { handler: label(handler), kind }).inc();
+    pub fn reconcile_failed(&self, handler: &str, kind: impl Into<Cow<'static, str>>) {
+        self.reconcile_errors.get(ReconcileErrorLabels { handler: label(handler), kind: kind.into() }).inc();
     }
 
     /// So many subjects wait.

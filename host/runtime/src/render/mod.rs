@@ -82,7 +82,7 @@ fn load(plugins: &[(&PluginFiles, (String, DaskPluginSpec))], kinds: &Kinds) -> 
 /// Looks at every subject of every handler until nothing is written. Answers what could not be done, a line each.
 async fn settle(cluster: &MemoryCluster, handlers: &[Handler], now: u64) -> anyhow::Result<String> {
     let environment = Environment::default();
-    let pipeline = Pipeline { observed: cluster, writes: cluster, environment: &environment };
+    let pipeline = Pipeline::new(cluster, cluster, &environment);
     let mut states: BTreeMap<(String, ObjectKey), SubjectState> = BTreeMap::new();
     for _ in 0..ROUNDS {
         let (mut report, mut asked) = (String::new(), false);

@@ -7,7 +7,7 @@
 
 mod scaling;
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -146,7 +146,7 @@ impl Obstacle {
 
 impl From<Problem> for Obstacle {
     fn from(problem: Problem) -> Self {
-        Self { problem: Some(problem.clone()), ..Self::new(problem.reason, problem.message) }
+        Self { problem: Some(problem.clone()), ..Self::new(&problem.reason, problem.message) }
     }
 }
 
@@ -356,7 +356,7 @@ fn scale(seen: &Snapshot, target: &Target<'_>) -> Wanted {
         requeue_after: Some(if change.is_some() { turn.wait.min(CONFIRM) } else { turn.wait }),
         findings: Findings {
             problems: contradiction(seen, spec).into_iter().chain(silence).collect(),
-            unknown: if facts.heard { Vec::new() } else { SchedulerError::KINDS.to_vec() },
+            unknown: if facts.heard { Vec::new() } else { SchedulerError::KINDS.map(Cow::Borrowed).to_vec() },
             facts: json!(facts),
             ..Findings::default()
         },
@@ -425,7 +425,7 @@ fn contradiction(seen: &Snapshot, spec: &DaskAutoscalerSpec) -> Option<Problem> 
 
 fn available(problems: &[Problem], facts: &Facts) -> Finding {
     if let Some(silence) = problems.iter().find(|problem| problem.reason.starts_with("Scheduler")) {
-        (ConditionStatus::False, silence.reason.to_owned(), silence.message.clone())
+        (ConditionStatus::False, silence.reason.to_string(), silence.message.clone())
     } else if facts.desired.is_some() {
         (
             ConditionStatus::True,

@@ -116,7 +116,7 @@ fn available(reconciler: Reconciler, deployments: &[Value], pods: &[Value]) -> (
         subject: Arc::new(Object::from_value(&subject).unwrap()),
         children: objects(deployments).into(),
         departed: Vec::new(),
-        related: [(PODS, pods.iter().map(summarized).collect())].into(),
+        related: [(PODS.into(), pods.iter().map(summarized).collect())].into(),
         outdated: None,
         replies: Replies::default(),
         known_fields: Arc::default(),
