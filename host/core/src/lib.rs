@@ -21,6 +21,7 @@ pub mod plugin;
 pub mod ports;
 pub mod queue;
 pub mod quote;
+pub mod related;
 pub mod retry;
 pub mod scheduler;
 pub mod schema;

@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use crate::{
     action::Action,
-    object::{GroupVersionKind, NamespacedName, Object},
+    object::{GroupVersionKind, Object},
     ports::Observed,
+    related::Lookup,
     wanted::{Findings, Problem, Snapshot, Wanted},
 };
 
@@ -37,8 +38,8 @@ pub trait Native: Copy + Debug + Eq + Hash + Ord + Send + Sync + 'static {
     /// How it is served.
     fn traits(self) -> Traits;
 
-    /// What else it wants to see of a subject, by name.
-    fn lookups(self, subject: &Object, children: &[Arc<Object>]) -> Vec<(&'static str, Lookup)>;
+    /// What else it wants to see of a subject.
+    fn lookups(self, subject: &Object, observed: &dyn Observed) -> Vec<Lookup>;
 
     /// Whether a subject may be written to at `now`, in milliseconds since the Unix epoch.
     fn hold(self, subject: &Object, observed: &dyn Observed, environment: &Self::Environment, now: u64) -> Hold;
@@ -108,16 +109,6 @@ pub struct Summary {
     pub of: GroupVersionKind,
     /// Makes one. The first parameter is `kind`, to be shared.
     pub make: fn(Arc<GroupVersionKind>, &Object) -> Object,
-}
-
-/// A lookup beyond the children of a subject. What it finds may change without waking the subject: whom a change concerns is
-/// the controller's business.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lookup {
-    /// One object.
-    Named(GroupVersionKind, NamespacedName),
-    /// What the object of this uid controls.
-    ControlledBy(GroupVersionKind, String),
 }
 
 /// Whether a subject may be written to.

@@ -1,6 +1,9 @@
 //! What to look at next. One entry per key; a key that is being worked on waits; every group (a handler) gets its turn, and
 //! within it every lane (a namespace), so that nobody waits for how much others have. Each step takes the same time, however
 //! much waits.
+//!
+//! A key has several appointments, each in a [`Slot`] of its own: one is made, moved and cancelled whatever becomes of the
+//! others, and whoever works on the key is told which are due. A change wakes the key and leaves its appointments.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -29,14 +32,41 @@ impl InLane for NamespacedName {
     }
 }
 
+/// What a key is woken for at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Slot {
+    /// Something that happened is not looked at before this time, so that more of it is looked at together.
+    Delay,
+    /// It is tried again after a failure.
+    Retry,
+    /// The handler has asked for it.
+    Requeue,
+    /// What it waits for has changed.
+    Reminder,
+}
+
+/// A key to work on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Next<G, K> {
+    /// Its group.
+    pub group: G,
+    /// The key.
+    pub key: K,
+    /// For how long it has waited.
+    pub waited: u64,
+    /// The slots whose time has come since it was last worked on, in order. Those of an appointment that was moved or
+    /// cancelled since are not among them.
+    pub due: Vec<Slot>,
+}
+
 /// A queue of keys, in groups that are served in turn. Times are milliseconds of any clock that only goes forward.
 #[derive(Debug)]
 pub struct Queue<G, K: InLane> {
     ready: BTreeMap<G, Lanes<K>>,
     /// The group that was served last.
     last: Option<G>,
-    /// Entries that wait for a time.
-    delayed: BTreeSet<(u64, G, K)>,
+    /// The appointments that are not due, by time.
+    appointments: BTreeSet<(u64, G, K, Slot)>,
     entries: HashMap<(G, K), Entry>,
     /// How many keys of a group are being worked on.
     running: BTreeMap<G, usize>,
@@ -80,13 +110,45 @@ impl<K: InLane> Default for Lanes<K> {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Entry {
     ready: bool,
     running: bool,
     /// Woken while it ran.
     again: bool,
-    due: Option<u64>,
+    /// Its appointments, of each slot one at most; without a time: it is due.
+    slots: Box<[(Slot, Option<u64>)]>,
+}
+
+impl Entry {
+    fn time_of(&self, slot: Slot) -> Option<u64> {
+        self.slots.iter().find(|(of, _)| *of == slot).and_then(|(_, at)| *at)
+    }
+
+    /// Replaces what is in a slot. `at` is None: nothing is; `at` is Some(None): it is due.
+    fn set(&mut self, slot: Slot, at: Option<Option<u64>>) {
+        let mut slots = std::mem::take(&mut self.slots).into_vec();
+        slots.retain(|(of, _)| *of != slot);
+        slots.extend(at.map(|at| (slot, at)));
+        self.slots = slots.into_boxed_slice();
+    }
+
+    /// Whether there is nothing to be known of its key.
+    fn is_idle(&self) -> bool {
+        !self.ready && !self.running && self.slots.is_empty()
+    }
+
+    /// Takes out the slots that are due.
+    fn take_due(&mut self) -> Vec<Slot> {
+        if self.slots.is_empty() {
+            return Vec::new();
+        }
+        let (mut due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.slots).into_iter().partition(|(_, at)| at.is_none());
+        self.slots = later.into_boxed_slice();
+        due.sort_unstable();
+        due.into_iter().map(|(slot, _)| slot).collect()
+    }
 }
 
 impl<G: Clone + Ord + Hash, K: InLane + Clone + Ord + Hash> Default for Queue<G, K> {
@@ -94,7 +156,7 @@ impl<G: Clone + Ord + Hash, K: InLane + Clone + Ord + Hash> Default for Queue<G,
         Self {
             ready: BTreeMap::new(),
             last: None,
-            delayed: BTreeSet::new(),
+            appointments: BTreeSet::new(),
             entries: HashMap::new(),
             running: BTreeMap::new(),
             depth: 0,
@@ -103,11 +165,12 @@ impl<G: Clone + Ord + Hash, K: InLane + Clone + Ord + Hash> Default for Queue<G,
 }
 
 impl<G: Clone + Ord + Hash, K: InLane + Clone + Ord + Hash> Queue<G, K> {
-    /// Something happened to this key.
+    /// Something happened to this key. What was put off by [`Queue::wake_by`] is looked at with it.
     pub fn wake(&mut self, group: G, key: K, now: u64) {
         let entry = self.entries.entry((group.clone(), key.clone())).or_default();
-        if let Some(due) = entry.due.take() {
-            self.delayed.remove(&(due, group.clone(), key.clone()));
+        if let Some(at) = entry.time_of(Slot::Delay) {
+            entry.set(Slot::Delay, None);
+            self.appointments.remove(&(at, group.clone(), key.clone(), Slot::Delay));
         }
         if entry.running {
             entry.again = true;
@@ -118,27 +181,61 @@ impl<G: Clone + Ord + Hash, K: InLane + Clone + Ord + Hash> Queue<G, K> {
         }
     }
 
-    /// Wakes the key at a time; an earlier appointment stands.
-    pub fn wake_at(&mut self, group: G, key: K, at: u64) {
-        let entry = self.entries.entry((group.clone(), key.clone())).or_default();
-        if entry.ready || entry.again || entry.due.is_some_and(|due| due <= at) {
+    /// Something happened to this key that is to be looked at by this time, in the slot [`Slot::Delay`]. An earlier time
+    /// stands, and a key that is about to be worked on needs none.
+    pub fn wake_by(&mut self, group: G, key: K, at: u64) {
+        if let Some(entry) = self.entries.get(&(group.clone(), key.clone()))
+            && (entry.ready || entry.again || entry.time_of(Slot::Delay).is_some_and(|before| before <= at))
+        {
             return;
         }
-        if let Some(due) = entry.due.replace(at) {
-            self.delayed.remove(&(due, group.clone(), key.clone()));
-        }
-        self.delayed.insert((at, group, key));
+        self.appoint(group, key, Slot::Delay, at);
     }
 
-    /// The next key to work on, and for how long it has waited; [`Queue::done`] must be called for it. `at_once` tells how
-    /// many keys of a group may be worked on at the same time, so that a slow group delays only itself.
-    pub fn next(&mut self, now: u64, at_once: impl Fn(&G) -> usize) -> Option<(G, K, u64)> {
-        while self.delayed.first().is_some_and(|(at, _, _)| *at <= now) {
-            let Some((due, group, key)) = self.delayed.pop_first() else { break };
+    /// Wakes the key at a time. It takes the place of what was in the slot.
+    pub fn appoint(&mut self, group: G, key: K, slot: Slot, at: u64) {
+        let id = (group, key);
+        let entry = self.entries.entry(id.clone()).or_default();
+        let before = entry.time_of(slot);
+        if before == Some(at) {
+            return;
+        }
+        entry.set(slot, Some(Some(at)));
+        let (group, key) = id;
+        if let Some(before) = before {
+            self.appointments.remove(&(before, group.clone(), key.clone(), slot));
+        }
+        self.appointments.insert((at, group, key, slot));
+    }
+
+    /// Empties a slot of a key. If its time has come already, the key is worked on, but not told of it.
+    pub fn cancel(&mut self, group: &G, key: &K, slot: Slot) {
+        let id = (group.clone(), key.clone());
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let before = entry.time_of(slot);
+        entry.set(slot, None);
+        if entry.is_idle() {
+            self.entries.remove(&id);
+        }
+        if let Some(before) = before {
+            self.appointments.remove(&(before, id.0, id.1, slot));
+        }
+    }
+
+    /// When a slot of a key is due, if it is yet to come.
+    pub fn appointment(&self, group: &G, key: &K, slot: Slot) -> Option<u64> {
+        self.entries.get(&(group.clone(), key.clone()))?.time_of(slot)
+    }
+
+    /// The next key to work on; [`Queue::done`] must be called for it. `at_once` tells how many keys of a group may be worked
+    /// on at the same time, so that a slow group delays only itself.
+    pub fn next(&mut self, now: u64, at_once: impl Fn(&G) -> usize) -> Option<Next<G, K>> {
+        while self.appointments.first().is_some_and(|(at, ..)| *at <= now) {
+            let Some((at, group, key, slot)) = self.appointments.pop_first() else { break };
             if let Some(entry) = self.entries.get_mut(&(group.clone(), key.clone())) {
-                entry.due = None;
+                entry.set(slot, Some(None));
             }
-            self.wake(group, key, due);
+            self.wake(group, key, at);
         }
         let free = |group: &G| self.running.get(group).is_none_or(|running| *running < at_once(group));
         let after = self.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
@@ -153,9 +250,10 @@ impl<G: Clone + Ord + Hash, K: InLane + Clone + Ord + Hash> Queue<G, K> {
         let entry = self.entries.entry((group.clone(), key.clone())).or_default();
         entry.ready = false;
         entry.running = true;
+        let due = entry.take_due();
         *self.running.entry(group.clone()).or_default() += 1;
         self.last = Some(group.clone());
-        Some((group, key, now.saturating_sub(since)))
+        Some(Next { group, key, waited: now.saturating_sub(since), due })
     }
 
     /// The work on a key is over.
@@ -172,7 +270,7 @@ impl<G: Clone + Ord + Hash, K: InLane + Clone + Ord + Hash> Queue<G, K> {
         }
         if std::mem::take(&mut entry.again) {
             self.wake(id.0, id.1, now);
-        } else if !entry.ready && entry.due.is_none() {
+        } else if entry.is_idle() {
             self.entries.remove(&id);
         }
     }
@@ -181,7 +279,7 @@ impl<G: Clone + Ord + Hash, K: InLane + Clone + Ord + Hash> Queue<G, K> {
     pub fn forget(&mut self, group: &G) {
         let ready = self.ready.remove(group).map(|lanes| lanes.waiting.values().map(VecDeque::len).sum());
         self.depth -= ready.unwrap_or(0);
-        self.delayed.retain(|(_, of, _)| of != group);
+        self.appointments.retain(|(_, of, ..)| of != group);
         self.entries.retain(|(of, _), entry| {
             if of == group {
                 *entry = Entry { running: entry.running, ..Entry::default() };
@@ -190,9 +288,20 @@ impl<G: Clone + Ord + Hash, K: InLane + Clone + Ord + Hash> Queue<G, K> {
         });
     }
 
-    /// When the next delayed key is due.
+    /// Drops the appointments of all other keys. What is ready stays so.
+    pub fn keep_appointments(&mut self, keep: impl Fn(&K) -> bool) {
+        self.appointments.retain(|(_, _, key, _)| keep(key));
+        self.entries.retain(|(_, key), entry| {
+            if !keep(key) {
+                entry.slots = Box::default();
+            }
+            !entry.is_idle()
+        });
+    }
+
+    /// When the next appointment is due.
     pub fn next_due(&self) -> Option<u64> {
-        self.delayed.first().map(|(at, _, _)| *at)
+        self.appointments.first().map(|(at, ..)| *at)
     }
 
     /// Keys that are ready to be worked on.
@@ -202,161 +311,4 @@ impl<G: Clone + Ord + Hash, K: InLane + Clone + Ord + Hash> Queue<G, K> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A lane, and a number in it.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-    struct Key(u32, u32);
-
-    impl InLane for Key {
-        type Lane = u32;
-
-        fn lane(&self) -> &u32 {
-            &self.0
-        }
-    }
-
-    type TestQueue = Queue<&'static str, Key>;
-
-    fn next(queue: &mut TestQueue, now: u64) -> Option<(&'static str, u32)> {
-        queue.next(now, |_| 2).map(|(group, Key(_, key), _)| (group, key))
-    }
-
-    /// In one lane.
-    fn wake(queue: &mut TestQueue, group: &'static str, key: u32) {
-        queue.wake(group, Key(0, key), 0);
-    }
-
-    fn wake_at(queue: &mut TestQueue, key: u32, at: u64) {
-        queue.wake_at("h", Key(0, key), at);
-    }
-
-    fn done(queue: &mut TestQueue, group: &'static str, key: u32) {
-        queue.done(group, Key(0, key), 0);
-    }
-
-    /// The belief that is attacked: that first come, first served is fair.
-    #[test]
-    fn one_key_of_a_namespace_does_not_wait_for_five_thousand_of_another() {
-        let mut queue = Queue::<_, NamespacedName>::default();
-        let crowd = |number: u32| NamespacedName::new("crowd", &format!("c{number}"));
-        (0..5_000).for_each(|number| queue.wake("h", crowd(number), 0));
-        queue.wake("h", NamespacedName::new("other", "single"), 7);
-        let mut serve = |now| {
-            let (group, key, waited) = queue.next(now, |_| 1).unwrap();
-            queue.done(group, key.clone(), now);
-            (key, waited)
-        };
-        assert_eq!(serve(10), (crowd(0), 10));
-        assert_eq!(serve(11), (NamespacedName::new("other", "single"), 4), "it is served second");
-        assert_eq!(serve(12), (crowd(1), 12));
-        assert_eq!(queue.depth(), 4_998);
-    }
-
-    #[test]
-    fn lanes_take_turns_in_the_order_in_which_they_came() {
-        let mut queue = TestQueue::default();
-        for key in [Key(2, 20), Key(2, 21), Key(2, 22), Key(1, 10), Key(1, 11), Key(3, 30)] {
-            queue.wake("h", key, 0);
-        }
-        let order: Vec<_> = std::iter::from_fn(|| queue.next(0, |_| 10).map(|(_, Key(_, key), _)| key)).collect();
-        assert_eq!(order, [20, 10, 30, 21, 11, 22]);
-        assert_eq!(queue.depth(), 0);
-        assert!(queue.ready.is_empty());
-    }
-
-    #[test]
-    fn who_was_due_has_waited_since_then_and_who_was_woken_again_since_its_work_was_over() {
-        let mut queue = TestQueue::default();
-        queue.wake_at("h", Key(0, 1), 50);
-        assert_eq!(queue.next(70, |_| 1), Some(("h", Key(0, 1), 20)));
-        queue.wake("h", Key(0, 1), 71);
-        queue.done("h", Key(0, 1), 90);
-        assert_eq!(queue.next(95, |_| 1), Some(("h", Key(0, 1), 5)));
-    }
-
-    #[test]
-    fn a_slow_group_delays_only_itself() {
-        let mut queue = TestQueue::default();
-        (0..3).for_each(|key| wake(&mut queue, "slow", key));
-        assert_eq!(
-            (next(&mut queue, 0), next(&mut queue, 0), next(&mut queue, 0)),
-            (Some(("slow", 0)), Some(("slow", 1)), None)
-        );
-        wake(&mut queue, "other", 9);
-        assert_eq!(next(&mut queue, 0), Some(("other", 9)));
-        done(&mut queue, "slow", 0);
-        assert_eq!(next(&mut queue, 0), Some(("slow", 2)));
-    }
-
-    #[test]
-    fn a_key_is_in_the_queue_once_and_not_worked_on_twice_at_a_time() {
-        let mut queue = TestQueue::default();
-        wake(&mut queue, "h", 1);
-        wake(&mut queue, "h", 1);
-        assert_eq!(next(&mut queue, 0), Some(("h", 1)));
-        assert_eq!(next(&mut queue, 0), None);
-        wake(&mut queue, "h", 1);
-        assert_eq!(next(&mut queue, 0), None, "it is being worked on");
-        done(&mut queue, "h", 1);
-        assert_eq!(next(&mut queue, 0), Some(("h", 1)), "it was woken meanwhile");
-        done(&mut queue, "h", 1);
-        assert!(queue.ready.is_empty() && queue.entries.is_empty());
-    }
-
-    #[test]
-    fn groups_take_turns() {
-        let mut queue = TestQueue::default();
-        (0..3).for_each(|key| wake(&mut queue, "busy", key));
-        wake(&mut queue, "quiet", 9);
-        let order: Vec<_> = std::iter::from_fn(|| {
-            let next = next(&mut queue, 0)?;
-            done(&mut queue, next.0, next.1);
-            Some(next)
-        })
-        .collect();
-        assert_eq!(order, [("busy", 0), ("quiet", 9), ("busy", 1), ("busy", 2)]);
-    }
-
-    #[test]
-    fn delayed_keys_wait_and_the_earliest_appointment_stands() {
-        let mut queue = TestQueue::default();
-        wake_at(&mut queue, 1, 50);
-        wake_at(&mut queue, 1, 90);
-        wake_at(&mut queue, 1, 20);
-        assert_eq!((next(&mut queue, 19), queue.next_due()), (None, Some(20)));
-        assert_eq!(next(&mut queue, 20), Some(("h", 1)));
-        wake_at(&mut queue, 1, 30);
-        done(&mut queue, "h", 1);
-        assert_eq!(next(&mut queue, 29), None);
-        assert_eq!(next(&mut queue, 30), Some(("h", 1)), "an appointment made while it ran stands");
-    }
-
-    #[test]
-    fn of_a_group_that_is_no_more_nothing_waits() {
-        let mut queue = TestQueue::default();
-        for key in 0..4 {
-            wake(&mut queue, "h", key);
-        }
-        wake(&mut queue, "stays", 9);
-        wake_at(&mut queue, 7, 50);
-        assert_eq!(next(&mut queue, 0), Some(("h", 0)));
-        wake(&mut queue, "h", 0);
-        queue.forget(&"h");
-        assert_eq!((queue.depth(), queue.next_due()), (1, None));
-        done(&mut queue, "h", 0);
-        assert_eq!((next(&mut queue, 99), next(&mut queue, 99)), (Some(("stays", 9)), None));
-        assert_eq!(queue.entries.len(), 1);
-    }
-
-    #[test]
-    fn an_event_comes_before_an_appointment() {
-        let mut queue = TestQueue::default();
-        wake_at(&mut queue, 1, 1000);
-        wake(&mut queue, "h", 1);
-        assert_eq!(next(&mut queue, 0), Some(("h", 1)));
-        done(&mut queue, "h", 1);
-        assert_eq!(queue.next_due(), None);
-    }
-}
+mod tests;

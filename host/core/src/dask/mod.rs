@@ -28,22 +28,21 @@ pub use cluster::idle::idle_since;
 pub use environment::{DEFAULT_CLUSTER_DOMAIN, EXCLUDED_PREFIXES, Environment, WorkerAllocation};
 pub use in_memory::cluster_in_memory;
 pub use kinds::{autoscaler_kind, cluster_kind, deployment_kind, job_kind, pod_kind, service_kind, worker_group_kind};
-pub use naming::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, WORKER_GROUP_NAME_LABEL};
+pub use naming::COMPONENT_LABEL;
 pub use pods::{SchedulerPod, pod_summary_kind, pod_summary_resource, scheduler_pod, summary};
 pub use reconciler::Reconciler;
 pub use takeover::{KOPF_FINALIZER, handed_back};
 pub use workers::worker_set::WORKER_ORDINALS;
 
-use std::sync::Arc;
-
 use serde_json::Value;
 
 use self::{cluster::idle, remedy::Place};
 use crate::{
-    native::{Hold, Lookup, Native, Summary, Traits},
+    native::{Hold, Native, Summary, Traits},
     object::{GroupVersionKind, Object},
     pipeline,
     ports::Observed,
+    related::Lookup,
     wanted::{Findings, Problem, Snapshot, Wanted},
 };
 
@@ -131,9 +130,9 @@ impl Native for Reconciler {
         }
     }
 
-    fn lookups(self, subject: &Object, children: &[Arc<Object>]) -> Vec<(&'static str, Lookup)> {
+    fn lookups(self, subject: &Object, observed: &dyn Observed) -> Vec<Lookup> {
         match self {
-            Self::Cluster => cluster::lookups(subject, children),
+            Self::Cluster => cluster::lookups(subject, observed),
             Self::WorkerGroup => workers::lookups(subject),
             Self::Autoscaler => autoscaler::lookups(subject),
             Self::Job | Self::IdleShutdown => Vec::new(),

@@ -8,11 +8,11 @@ use crate::{
 };
 
 /// The cluster that an object belongs to.
-pub const CLUSTER_NAME_LABEL: &str = "dask.org/cluster-name";
+pub(super) const CLUSTER_NAME_LABEL: &str = "dask.org/cluster-name";
 /// `scheduler`, `worker`, `workergroup`.
 pub const COMPONENT_LABEL: &str = "dask.org/component";
 /// The worker group that a worker belongs to.
-pub const WORKER_GROUP_NAME_LABEL: &str = "dask.org/workergroup-name";
+pub(super) const WORKER_GROUP_NAME_LABEL: &str = "dask.org/workergroup-name";
 
 /// Longest name of a cluster: its Service `<name>-scheduler` must be a DNS label.
 pub(super) const NAME_MAX: usize = DNS_LABEL_MAX - "-scheduler".len();

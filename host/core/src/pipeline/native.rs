@@ -17,10 +17,11 @@ use crate::{
     action::WriteError,
     contract::{EventNote, EventSeverity},
     names::end_of_pause,
-    native::{Lookup, Native},
+    native::Native,
     object::{NamespacedName, Object},
     ownership::Author,
     plan::Plan,
+    related::{Lookup, Related},
     wanted::{Findings, INVALID_NAME, Problem, Settled, Snapshot, Wanted, target},
 };
 
@@ -211,12 +212,18 @@ fn author<N: Native>(manager: &str) -> Author<'_> {
 }
 
 impl<N: Native> Pipeline<'_, N> {
+    /// What a native reconciler looks up of a subject beyond its children; nothing, if the subject is not there.
+    pub fn lookups(&self, native: N, at: &NamespacedName) -> Vec<Lookup> {
+        let subject = self.observed.get(&native.subject(), at);
+        subject.map(|subject| native.lookups(&subject, self.observed)).unwrap_or_default()
+    }
+
     pub(super) fn observe_native(&self, native: N, subject: &Arc<Object>, now: u64) -> Snapshot {
         let mut seen = self.snapshot(subject, &native.children(), now);
-        for (name, lookup) in native.lookups(subject, &seen.children) {
-            let found = match lookup {
-                Lookup::Named(kind, at) => self.observed.get(&kind, &at).into_iter().collect(),
-                Lookup::ControlledBy(kind, uid) => self.observed.controlled_by(&kind, &uid),
+        for Lookup { name, related, .. } in native.lookups(subject, self.observed) {
+            let found = match related {
+                Related::Named(kind, at) => self.observed.get(&kind, &at).into_iter().collect(),
+                Related::ControlledBy(kind, uid) => self.observed.controlled_by(&kind, &uid),
             };
             seen.related.insert(name.into(), found);
         }

@@ -42,7 +42,8 @@ use dask_wasm_operator_core::{
     pipeline::{Pass, SubjectState},
     plugin::{ApplyBudget, HandlerName},
     ports::{Observed, Schedulers, Warrant, Writes},
-    queue::Queue,
+    queue::{Next, Queue, Slot},
+    related::RelatedIndex,
     retry::{Backoff, Retry},
     wanted::{Found, Problem},
 };
@@ -106,12 +107,12 @@ struct Inner {
     /// Failures to write a status.
     publishing: HashMap<(Reconciler, NamespacedName), Backoff>,
     waiting: waiting::Waiting,
+    /// What native reconcilers look up of each subject beyond its children.
+    related: RelatedIndex<(Reconciler, NamespacedName)>,
     vigils: vigil::Vigils,
     running: HashMap<(Work, NamespacedName), progress::Running>,
     /// When a write was last answered.
     answered: Option<Instant>,
-    /// When handlers asked to be called again, on the queue's clock. Whatever wakes the key before does not change that.
-    requeues: HashMap<(Work, NamespacedName), u64>,
     /// Writes of each plugin.
     budgets: HashMap<String, ApplyBudget>,
     calls: calls::Calls,
@@ -178,10 +179,11 @@ impl Controller {
         while passes.try_join_next().is_some() {}
         let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
         let mut inner = self.lock();
-        while let Some((work, at, waited)) = inner.queue.next(self.millis(), Work::at_once) {
-            let subject = (work, at);
+        while let Some(Next { group, key, waited, due }) = inner.queue.next(self.millis(), Work::at_once) {
+            let subject = (group, key);
             let mut state = inner.states.take(&subject.0, &subject.1);
             inner.calls.take_note(&subject, &mut state);
+            inner.take_due(&subject, &due, &mut state);
             let (work, at) = subject;
             // When its namespace is served, it is woken again.
             if !inner.serves(&at) {
@@ -256,14 +258,16 @@ impl Controller {
             }
             Work::Reconcile(_) | Work::Call(_) => state.broke_off(),
         };
-        self.schedule(inner, work.clone(), at, &Pass { retry: Some(retry), ..Pass::default() });
+        self.schedule(inner, work, at, &Pass { retry: Some(retry), alive: true, ..Pass::default() });
     }
 
     async fn reconcile(self: &Arc<Self>, reconciler: Reconciler, at: &NamespacedName, state: &mut SubjectState) {
         let work = Work::Reconcile(reconciler);
-        self.lock().take_reminder(&(work.clone(), at.clone()), self.millis(), state);
         let writes = self.writes(work, at, Warrant::default());
-        let pass = self.pipeline(&writes).reconcile(&Handler::Native(reconciler), at, state, now()).await;
+        let pipeline = self.pipeline(&writes);
+        let lookups = pipeline.lookups(reconciler, at);
+        self.lock().related.note(&(reconciler, at.clone()), &lookups);
+        let pass = pipeline.reconcile(&Handler::Native(reconciler), at, state, now()).await;
         let postings = self.conclude(reconciler, at, state, pass);
         if reconciler.traits().announces {
             // The next pass of this subject waits for the end of this one. It is not put off for long: Events are a courtesy.
@@ -288,7 +292,7 @@ impl Controller {
             self.note_waits(&mut inner, &Work::Reconcile(reconciler), at, &[]);
             inner.states.drop(&Work::Publish(reconciler), at);
             // Something may still be in the way of its end.
-            self.schedule(&mut inner, Work::Reconcile(reconciler), at, &pass);
+            self.schedule(&mut inner, &Work::Reconcile(reconciler), at, &pass);
             let problems = &pass.findings.problems;
             inner.found.extend(state.found().filter(|_| !problems.is_empty()).map(|found| (key, found)));
             drop(inner);
@@ -307,7 +311,7 @@ impl Controller {
             let window = if reconciler.traits().heeds_status { Duration::ZERO } else { STATUS_WINDOW };
             self.wake_status(&mut inner, reconciler, at, window);
         }
-        self.schedule(&mut inner, Work::Reconcile(reconciler), at, &pass);
+        self.schedule(&mut inner, &Work::Reconcile(reconciler), at, &pass);
         let calls = std::mem::take(&mut pass.calls);
         self.call_schedulers(&mut inner, &Work::Reconcile(reconciler), at, state, calls);
         drop(inner);
@@ -332,7 +336,10 @@ impl Controller {
         self.post(&Source::Operator, &subject, &pipeline.announce(reconciler, at, found.as_ref(), state, now()));
         match pipeline.publish(reconciler, at, found.as_ref(), now()).await {
             Ok(notes) => {
-                self.lock().publishing.remove(&key);
+                let mut inner = self.lock();
+                inner.publishing.remove(&key);
+                inner.queue.cancel(&Work::Publish(reconciler), at, Slot::Retry);
+                drop(inner);
                 self.post(&Source::Operator, &subject, &notes);
             }
             Err(error) => {
@@ -343,7 +350,7 @@ impl Controller {
                 let retry = publishing.fail_to_write(at, std::slice::from_ref(&error));
                 if let Retry::After(delay) = retry {
                     let due = self.millis_after(delay);
-                    inner.queue.wake_at(Work::Publish(reconciler), at.clone(), due);
+                    inner.queue.appoint(Work::Publish(reconciler), at.clone(), Slot::Retry, due);
                 }
                 drop(inner);
                 // A job ends when its status says so, not before.
@@ -361,14 +368,6 @@ impl Controller {
         let handler = self.handlers.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         let Some(Mounted { handler, warrant }) = handler else { return };
         let work = Work::Call(Arc::clone(name));
-        let key = (work.clone(), at.clone());
-        {
-            let (mut inner, now) = (self.lock(), self.millis());
-            let is_reminded = inner.take_reminder(&key, now, state);
-            if inner.take_requeue(&key, now) || is_reminded {
-                state.requeue();
-            }
-        }
         let limit = handler.rights.limits.applies_per_minute;
         let wait = self.lock().budgets.entry(name.plugin.clone()).or_default().wait(limit, self.millis());
         if let Some(wait) = wait {
@@ -378,7 +377,7 @@ impl Controller {
                 "waits for its budget of writes (spec.limits.appliesPerMinute)"
             );
             let due = self.millis_after(wait);
-            self.lock().queue.wake_at(work, at.clone(), due);
+            self.lock().queue.wake_by(work, at.clone(), due);
             return;
         }
         let subject = ObjectKey { kind: handler.subject.kind.clone(), at: at.clone() };
@@ -404,8 +403,7 @@ impl Controller {
                 let waits: &[Problem] = if pass.call.is_some() { &pass.findings.problems } else { &[] };
                 self.note_waits(&mut inner, &work, at, waits);
             }
-            self.appoint(&mut inner, key, &pass);
-            self.schedule(&mut inner, work, at, &pass);
+            self.schedule(&mut inner, &work, at, &pass);
         });
         let problems = &pass.findings.problems;
         let was_asked = pass.call.is_some();
@@ -437,6 +435,7 @@ impl Controller {
     /// Notes what a subject waits for by its last pass.
     fn note_waits(self: &Arc<Self>, inner: &mut Inner, work: &Work, at: &NamespacedName, problems: &[Problem]) {
         if inner.waiting.note(work, at, problems) {
+            inner.queue.cancel(work, at, Slot::Reminder);
             self.keep_vigil(inner);
         }
     }

@@ -101,7 +101,6 @@ impl Inner {
     pub(super) fn forget(&mut self, work: &Work) {
         self.queue.forget(work);
         self.states.forget(work);
-        self.requeues.retain(|(of, _), _| of != work);
         self.backlog.remove(work);
         self.waiting.retain(|of, _| of != work);
     }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use dask_wasm_operator_core::{
     object::NamespacedName,
-    pipeline::Pass,
+    pipeline::{Pass, SubjectState},
+    queue::Slot,
     retry::{PARKED_LONGEST, Retry},
 };
 
@@ -14,47 +15,42 @@ use super::{Controller, Inner, Work};
 pub(super) const TICK: Duration = Duration::from_millis(100);
 
 impl Inner {
-    /// Whether the time has come at which a handler asked to be called again.
-    pub(super) fn take_requeue(&mut self, key: &(Work, NamespacedName), now: u64) -> bool {
-        let is_due = self.requeues.get(key).is_some_and(|due| *due <= now);
-        if is_due {
-            self.requeues.remove(key);
+    /// Lets the state of a subject that is about to be worked on know which of its appointments are due.
+    pub(super) fn take_due(&mut self, key: &(Work, NamespacedName), due: &[Slot], state: &mut SubjectState) {
+        let is_reminded = due.contains(&Slot::Reminder) && self.take_reminder(key, state);
+        if matches!(key.0, Work::Call(_)) && (is_reminded || due.contains(&Slot::Requeue)) {
+            state.requeue();
         }
-        is_due
     }
 }
 
 impl Controller {
-    /// Keeps the appointment that a handler asked for: a call makes another one or none, whatever else woke the key leaves it.
-    pub(super) fn appoint(&self, inner: &mut Inner, key: (Work, NamespacedName), pass: &Pass) {
-        if pass.call.is_some() || !pass.alive {
-            inner.requeues.remove(&key);
-        }
-        let delay = match pass.retry {
-            None => pass.requeue_after,
-            Some(Retry::Parked(delay)) => Some(delay),
-            Some(Retry::After(_)) => None,
-        };
-        if let Some(delay) = delay {
-            inner.requeues.insert(key.clone(), self.millis_after(delay));
-        }
-        if let Some(due) = inner.requeues.get(&key) {
-            inner.queue.wake_at(key.0, key.1, *due);
-        }
-    }
-
-    pub(super) fn schedule(&self, inner: &mut Inner, work: Work, at: &NamespacedName, pass: &Pass) {
-        let delay = match pass.retry {
+    /// Makes the appointments that a pass asks for. Where a plugin was not called, the one that it asked for before stands.
+    pub(super) fn schedule(&self, inner: &mut Inner, work: &Work, at: &NamespacedName, pass: &Pass) {
+        let retry = match pass.retry {
             Some(Retry::After(delay)) => Some(pass.requeue_after.map_or(delay, |requeue| requeue.min(delay))),
             Some(Retry::Parked(delay)) => Some(delay),
             // Who waits is woken; that it is not must not be the end of it.
-            None if pass.findings.waits() => Some(pass.requeue_after.unwrap_or(PARKED_LONGEST).min(PARKED_LONGEST)),
-            None => pass.requeue_after,
+            None if pass.findings.waits() => Some(PARKED_LONGEST),
+            None => None,
         };
-        let due = delay.map(|delay| self.millis_after(delay));
-        let key = (work, at.clone());
-        if let Some(due) = due.into_iter().chain(inner.waiting.due(&key)).min() {
-            inner.queue.wake_at(key.0, key.1, due);
+        self.appoint(inner, work, at, Slot::Retry, retry);
+        let is_call = matches!(work, Work::Call(_));
+        let requeue = match pass.retry {
+            None => pass.requeue_after,
+            // A call that parks its subject asks for the next one.
+            Some(Retry::Parked(delay)) if is_call => Some(delay),
+            Some(_) => None,
+        };
+        if requeue.is_some() || pass.call.is_some() || !pass.alive || !is_call {
+            self.appoint(inner, work, at, Slot::Requeue, requeue);
+        }
+    }
+
+    fn appoint(&self, inner: &mut Inner, work: &Work, at: &NamespacedName, slot: Slot, after: Option<Duration>) {
+        match after {
+            Some(delay) => inner.queue.appoint(work.clone(), at.clone(), slot, self.millis_after(delay)),
+            None => inner.queue.cancel(work, at, slot),
         }
     }
 

@@ -20,7 +20,8 @@ impl Inner {
         self.found.retain(|(_, at), _| serves(at));
         self.publishing.retain(|(_, at), _| serves(at));
         self.waiting.retain(|_, at| serves(at));
-        self.requeues.retain(|(_, at), _| serves(at));
+        self.related.retain(|(_, at)| serves(at));
+        self.queue.keep_appointments(serves);
     }
 }
 

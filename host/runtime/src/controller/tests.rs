@@ -1,3 +1,4 @@
+mod related;
 mod renamed;
 
 use std::{
@@ -147,12 +148,16 @@ async fn passes_that_have_ended_hold_no_memory_however_many_end_between_two_turn
 
 #[test]
 fn what_wakes_a_subject_before_its_time_does_not_change_its_appointment() {
-    let mut inner = Inner::default();
-    let key = (Work::Reconcile(Reconciler::Cluster), NamespacedName::new("ns1", "simple"));
-    inner.requeues.insert(key.clone(), 100);
-    assert!(!inner.take_requeue(&key, 99));
-    assert!(inner.take_requeue(&key, 100));
-    assert!(!inner.take_requeue(&key, 101), "it is kept once");
+    let mut queue = Queue::<Work, NamespacedName>::default();
+    let (work, at) = (Work::Reconcile(Reconciler::Cluster), NamespacedName::new("ns1", "simple"));
+    queue.appoint(work.clone(), at.clone(), Slot::Requeue, 100);
+    queue.wake(work.clone(), at.clone(), 50);
+    let mut due = |now| {
+        let due = queue.next(now, |_| 1).map(|next| next.due);
+        queue.done(work.clone(), at.clone(), now);
+        due
+    };
+    assert_eq!([due(50), due(99), due(100), due(101)], [Some(vec![]), None, Some(vec![Slot::Requeue]), None]);
 }
 
 /// The belief that is attacked: that nothing changes while a call is under way. What it was told then was forgotten at its end.
@@ -170,13 +175,12 @@ async fn a_change_during_a_call_that_fails_is_followed_by_another_call() {
     let report = CallReport { result: Ok(Outcome::default()), log: Vec::new(), log_dropped: 0, duration: PATIENCE };
     let retry = Some(Retry::Parked(Duration::from_secs(60)));
     let pass = Pass { retry, call: Some(report), alive: true, ..Pass::default() };
-    controller.appoint(&mut inner, key.clone(), &pass);
-    controller.schedule(&mut inner, key.0.clone(), &key.1, &pass);
+    controller.schedule(&mut inner, &key.0, &key.1, &pass);
 
-    let now = controller.millis();
-    assert!(inner.queue.next(now, |_| 1).is_some(), "it is not tried before a minute has passed");
+    let next = inner.queue.next(controller.millis(), |_| 1).expect("it is not tried before a minute has passed");
+    assert_eq!(next.due, [Slot::Reminder]);
     let mut state = SubjectState::default();
-    assert!(inner.take_reminder(&key, now, &mut state) && !inner.take_reminder(&key, now, &mut state));
+    assert!(inner.take_reminder(&key, &mut state) && !inner.take_reminder(&key, &mut state));
 }
 
 #[tokio::test]
@@ -185,7 +189,7 @@ async fn without_the_lease_it_rests_whatever_is_due_and_begins_as_soon_as_it_is_
     let controller = controller(Arc::new(cluster()), Gate::held_until(gate));
     let work = Work::Reconcile(Reconciler::Cluster);
     controller.lock().queue.wake(work.clone(), NamespacedName::new("n", "woken"), 0);
-    controller.lock().queue.wake_at(work, NamespacedName::new("n", "due"), 0);
+    controller.lock().queue.wake_by(work, NamespacedName::new("n", "due"), 0);
 
     let (_changes, receiver) = mpsc::unbounded_channel();
     let mut running = pin!(Arc::clone(&controller).run(receiver, Shutdown::never()));

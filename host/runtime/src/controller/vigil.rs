@@ -7,6 +7,7 @@ use dask_wasm_operator_cluster::watch::{WatchHandle, WatchKey};
 use dask_wasm_operator_core::{
     object::{NamespacedName, ObjectKey},
     pipeline::SubjectState,
+    queue::Slot,
 };
 
 use super::{Controller, Inner, Work};
@@ -73,12 +74,12 @@ impl Controller {
 
 impl Inner {
     fn wake_those(&mut self, waiting: Vec<((Work, NamespacedName), u64)>) {
-        waiting.into_iter().for_each(|((work, at), due)| self.queue.wake_at(work, at, due));
+        waiting.into_iter().for_each(|((work, at), due)| self.queue.appoint(work, at, Slot::Reminder, due));
     }
 
-    /// A subject is about to be tried: whether that is because of what it waits for.
-    pub(super) fn take_reminder(&mut self, key: &(Work, NamespacedName), now: u64, state: &mut SubjectState) -> bool {
-        let reminder = self.waiting.take(key, now);
+    /// A subject is about to be tried because of what it waits for, unless it does so no more.
+    pub(super) fn take_reminder(&mut self, key: &(Work, NamespacedName), state: &mut SubjectState) -> bool {
+        let reminder = self.waiting.take(key);
         if reminder.is_some_and(|reminder| reminder.is_news) {
             state.hope();
         }

@@ -48,38 +48,32 @@ struct Wait {
     reminder: Option<Reminder>,
 }
 
-/// A subject is to be tried again, since it was last.
+/// A subject is to be tried again, since it was last. When, the queue knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reminder {
-    /// From when on, on the queue's clock.
-    due: u64,
     /// Whether what it waits for has changed, which seldom happens.
     pub(super) is_news: bool,
 }
 
 impl Wait {
-    /// A change happens now. Answers when it is to be heard: what is still to be heard is not put off by it.
-    fn hear(&mut self, now: u64) -> u64 {
+    /// A change happens now. Answers when it is to be heard; none: what is still to be heard is not put off by it.
+    fn hear(&mut self, now: u64) -> Option<u64> {
         let is_rare = self.heard.is_none_or(|heard| now > heard.saturating_add(LONGEST));
-        let due = match self.reminder {
-            Some(reminder) => reminder.due,
-            None => {
-                let due = self.heard.map_or(now, |heard| now.max(heard.saturating_add(self.pause)));
-                self.pause = if is_rare { FIRST } else { (self.pause * 2).min(LONGEST) };
-                self.heard = Some(due);
-                due
-            }
-        };
-        let is_news = is_rare || self.reminder.is_some_and(|reminder| reminder.is_news);
-        self.reminder = Some(Reminder { due, is_news });
-        due
+        if let Some(reminder) = &mut self.reminder {
+            reminder.is_news |= is_rare;
+            return None;
+        }
+        let due = self.heard.map_or(now, |heard| now.max(heard.saturating_add(self.pause)));
+        self.pause = if is_rare { FIRST } else { (self.pause * 2).min(LONGEST) };
+        self.heard = Some(due);
+        self.reminder = Some(Reminder { is_news: is_rare });
+        Some(due)
     }
 
     /// Nobody knows what has happened before now.
-    fn look_again(&mut self, now: u64) -> u64 {
-        let is_news = self.reminder.is_some_and(|reminder| reminder.is_news);
-        self.reminder = Some(Reminder { due: now, is_news });
-        now
+    fn look_again(&mut self, now: u64) -> Option<u64> {
+        self.reminder.get_or_insert(Reminder { is_news: false });
+        Some(now)
     }
 }
 
@@ -106,7 +100,7 @@ impl Waiting {
         true
     }
 
-    /// The subjects that wait for an object which changes now, and when they are to hear of it.
+    /// The subjects that are to hear of the change of an object that they wait for, and when.
     pub(super) fn hear(&mut self, object: &ObjectKey, now: u64) -> Vec<(Subject, u64)> {
         self.of_each(object, |wait| wait.hear(now))
     }
@@ -116,23 +110,18 @@ impl Waiting {
         self.of_each(object, |wait| wait.look_again(now))
     }
 
-    fn of_each(&mut self, object: &ObjectKey, due: impl Fn(&mut Wait) -> u64) -> Vec<(Subject, u64)> {
+    fn of_each(&mut self, object: &ObjectKey, due: impl Fn(&mut Wait) -> Option<u64>) -> Vec<(Subject, u64)> {
         let waiting = self.objects.get(&Unversioned::of(object)).map(|awaited| awaited.by.clone()).unwrap_or_default();
         let of = |subject: Subject| {
-            let due = due(self.subjects.get_mut(&subject)?);
+            let due = due(self.subjects.get_mut(&subject)?)?;
             Some((subject, due))
         };
         waiting.into_iter().filter_map(of).collect()
     }
 
-    /// When a subject is to be tried again because of what it waits for.
-    pub(super) fn due(&self, subject: &Subject) -> Option<u64> {
-        self.subjects.get(subject)?.reminder.map(|reminder| reminder.due)
-    }
-
-    /// The reminder of a subject that is about to be tried again, if its time has come.
-    pub(super) fn take(&mut self, subject: &Subject, now: u64) -> Option<Reminder> {
-        self.subjects.get_mut(subject)?.reminder.take_if(|reminder| reminder.due <= now)
+    /// The reminder of a subject that is about to be tried again, as its time has come.
+    pub(super) fn take(&mut self, subject: &Subject) -> Option<Reminder> {
+        self.subjects.get_mut(subject)?.reminder.take()
     }
 
     /// The objects that somebody waits for.
@@ -187,7 +176,8 @@ mod tests {
         assert!(!waiting.note(&plugin, &at, &missing("b")), "it waits already");
         let of = |waiting: &mut Waiting, name: &str| {
             let heard = waiting.hear(&cluster(name), 0).into_iter();
-            heard.map(|((work, _), _)| work).collect::<Vec<_>>()
+            let told = heard.inspect(|(subject, _)| assert!(waiting.take(subject).is_some()));
+            told.map(|((work, _), _)| work).collect::<Vec<_>>()
         };
         assert_eq!(of(&mut waiting, "a"), std::slice::from_ref(&autoscaler), "not the group of its name");
         assert_eq!(of(&mut waiting, "b"), [group, plugin.clone()]);
@@ -213,7 +203,7 @@ mod tests {
         let (mut waiting, subject) = one();
         let mut hear = |now: u64| {
             let due = waiting.hear(&cluster("a"), now)[0].1;
-            let reminder = waiting.take(&subject, due).expect("it is tried then");
+            let reminder = waiting.take(&subject).expect("it is tried then");
             (due, reminder.is_news)
         };
         assert_eq!([hear(1_000), hear(1_001), hear(1_002)], [(1_000, true), (1_100, false), (1_300, false)]);
@@ -227,11 +217,14 @@ mod tests {
     #[test]
     fn changes_do_not_put_off_what_is_to_be_heard() {
         let (mut waiting, subject) = one();
-        let (mut now, mut tried) = (0, Vec::new());
+        let (mut now, mut due, mut tried) = (0, None, Vec::new());
         while now < 10 * LONGEST {
-            waiting.hear(&cluster("a"), now);
+            due = waiting.hear(&cluster("a"), now).pop().map(|(_, due)| due).or(due);
             now += 20;
-            tried.extend(waiting.take(&subject, now).map(|_| now));
+            if due.take_if(|due| *due <= now).is_some() {
+                assert!(waiting.take(&subject).is_some());
+                tried.push(now);
+            }
         }
         let pauses: Vec<_> = tried.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(pauses.iter().all(|pause| *pause <= LONGEST + 20) && pauses.len() > 10, "{pauses:?}");
@@ -240,15 +233,14 @@ mod tests {
     #[test]
     fn a_change_that_nobody_has_tried_after_is_kept() {
         let (mut waiting, subject) = one();
-        let reminded = |waiting: &mut Waiting, now| waiting.take(&subject, now).map(|reminder| reminder.is_news);
+        let reminded = |waiting: &mut Waiting| waiting.take(&subject).map(|reminder| reminder.is_news);
         assert_eq!(waiting.look_again(&cluster("a"), 1), [(subject.clone(), 1)]);
-        assert_eq!((waiting.due(&subject), reminded(&mut waiting, 0)), (Some(1), None));
-        assert_eq!(reminded(&mut waiting, 1), Some(false), "nobody has seen a change");
-        assert_eq!((waiting.due(&subject), reminded(&mut waiting, 9)), (None, None));
+        assert_eq!(reminded(&mut waiting), Some(false), "nobody has seen a change");
+        assert_eq!(reminded(&mut waiting), None);
 
         waiting.hear(&cluster("a"), 10);
         assert!(!waiting.note(&subject.0, &subject.1, &missing("a")), "a pass that began before ends the same");
-        waiting.look_again(&cluster("a"), 11);
-        assert_eq!(reminded(&mut waiting, 11), Some(true));
+        assert_eq!(waiting.look_again(&cluster("a"), 11), [(subject.clone(), 11)]);
+        assert_eq!(reminded(&mut waiting), Some(true));
     }
 }

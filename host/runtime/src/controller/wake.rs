@@ -8,11 +8,12 @@ use std::{
 
 use dask_wasm_operator_cluster::index::Change;
 use dask_wasm_operator_core::{
-    dask::{CLUSTER_NAME_LABEL, Reconciler, WORKER_GROUP_NAME_LABEL, pod_summary_kind},
+    dask::Reconciler,
     native::Native as _,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, OwnerReference},
     pipeline::MountedHandler,
     plugin::{HandlerName, PLUGIN_LABEL},
+    related::Concern,
 };
 
 use super::{
@@ -87,8 +88,8 @@ impl Controller {
         }
         let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
         let mut inner = self.lock();
-        if object.kind.same_kind(&pod_summary_kind()) {
-            self.wake_status_of_pod(&mut inner, object);
+        self.wake_related(&mut inner, change, extent);
+        if Reconciler::summaries().iter().any(|summary| summary.kind.same_kind(&object.kind)) {
             return;
         }
         if extent == Extent::Whole {
@@ -173,16 +174,30 @@ impl Controller {
         {
             inner.queue.wake(Work::Reconcile(reconciler), object.at(), self.millis());
         }
-        if Reconciler::Cluster.subject().same_kind(&object.kind) {
-            self.wake_groups(inner, object);
-        }
     }
 
-    /// Groups look at their cluster.
-    fn wake_groups(&self, inner: &mut Inner, cluster: &Object) {
-        let group = Reconciler::WorkerGroup;
-        let owned = self.surroundings.index.controlled_by(&group.subject(), &cluster.metadata.uid);
-        owned.iter().for_each(|owned| inner.queue.wake(Work::Reconcile(group), owned.at(), self.millis()));
+    /// Some subjects have looked the object up, as it was or as it is.
+    fn wake_related(&self, inner: &mut Inner, change: &Change, extent: Extent) {
+        let sides = [&change.old, &change.new].into_iter().flatten();
+        let concerned = sides.flat_map(|side| inner.related.concerned(side));
+        let concerned: Vec<_> =
+            concerned.map(|((reconciler, at), concern)| (*reconciler, at.clone(), concern)).collect();
+        for (reconciler, at, concern) in concerned {
+            match concern {
+                Concern::Nothing => {}
+                // What is to be corrected may wait for what the object says of its pods.
+                Concern::Status => {
+                    self.wake_status(inner, reconciler, &at, STATUS_WINDOW);
+                    if inner.is_outdated(reconciler, &at) {
+                        inner.queue.wake(Work::Reconcile(reconciler), at, self.millis());
+                    }
+                }
+                Concern::Reconcile if extent == Extent::Whole => {
+                    inner.queue.wake(Work::Reconcile(reconciler), at, self.millis());
+                }
+                Concern::Reconcile => {}
+            }
+        }
     }
 
     /// The object is a child of the subject of some handlers.
@@ -202,9 +217,6 @@ impl Controller {
                 inner.queue.wake(Work::Reconcile(reconciler), at.clone(), self.millis());
             }
             self.wake_status(inner, reconciler, &at, STATUS_WINDOW);
-            if reconciler == Reconciler::WorkerGroup {
-                self.wake_status_of_cluster(inner, &at);
-            }
         }
         if extent != Extent::Whole {
             return;
@@ -221,35 +233,9 @@ impl Controller {
         }
     }
 
-    /// A cluster counts the workers of its group.
-    fn wake_status_of_cluster(&self, inner: &mut Inner, group: &NamespacedName) {
-        let group = self.surroundings.index.get(&Reconciler::WorkerGroup.subject(), group);
-        if let Some(owner) = group.as_ref().and_then(|group| group.metadata.controller()) {
-            let at = NamespacedName {
-                namespace: group.as_ref().and_then(|group| group.metadata.namespace.clone()),
-                name: owner.name.clone(),
-            };
-            self.wake_status(inner, Reconciler::Cluster, &at, STATUS_WINDOW);
-        }
-    }
-
-    /// A cluster says what is wrong with its scheduler's pods, a group what with its workers'.
-    fn wake_status_of_pod(&self, inner: &mut Inner, pod: &Object) {
-        let groups = (Reconciler::WorkerGroup, WORKER_GROUP_NAME_LABEL);
-        let label = |(reconciler, key)| Some((reconciler, pod.metadata.labels.get(key)?.clone()));
-        if let Some((reconciler, name)) = label(groups).or_else(|| label((Reconciler::Cluster, CLUSTER_NAME_LABEL))) {
-            let at = NamespacedName { namespace: pod.metadata.namespace.clone(), name };
-            self.wake_status(inner, reconciler, &at, STATUS_WINDOW);
-            // A template that was corrected waits until it is known that the pod has never run.
-            if inner.is_outdated(reconciler, &at) {
-                inner.queue.wake(Work::Reconcile(reconciler), at, self.millis());
-            }
-        }
-    }
-
     pub(super) fn wake_status(&self, inner: &mut Inner, reconciler: Reconciler, at: &NamespacedName, after: Duration) {
         let due = self.millis_after(after);
-        inner.queue.wake_at(Work::Publish(reconciler), at.clone(), due);
+        inner.queue.wake_by(Work::Publish(reconciler), at.clone(), due);
     }
 }
 

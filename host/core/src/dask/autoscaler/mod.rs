@@ -25,9 +25,10 @@ use crate::{
     },
     fields,
     names::PAUSED,
-    native::{Lookup, Native as _},
+    native::Native as _,
     object::{ManagedFields, NamespacedName, Object},
     ownership::maker,
+    related::{Concern, Lookup, Related},
     scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
     spec::{
         Condition, ConditionStatus, DaskAutoscalerSpec, DaskAutoscalerStatus, DaskWorkerGroupSpec,
@@ -63,22 +64,27 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// When to look whether a change has been made, if no event says so.
 const CONFIRM: Duration = Duration::from_secs(1);
 
-pub(in crate::dask) fn lookups(subject: &Object) -> Vec<(&'static str, Lookup)> {
+pub(in crate::dask) fn lookups(subject: &Object) -> Vec<Lookup> {
     let Some(Ok(spec)) = subject.field::<DaskAutoscalerSpec>("spec") else { return Vec::new() };
     let at = |name: String| NamespacedName { namespace: subject.metadata.namespace.clone(), name };
     let scheduler = scheduler_name(&spec.cluster);
     let mut lookups = vec![
-        (CLUSTER, Lookup::Named(cluster_kind(), at(spec.cluster.clone()))),
-        (SCHEDULER, Lookup::Named(deployment_kind(), at(scheduler.clone()))),
-        (SCHEDULER_SERVICE, Lookup::Named(service_kind(), at(scheduler))),
+        Lookup::new(CLUSTER, Related::Named(cluster_kind(), at(spec.cluster.clone()))).concerning(Concern::Reconcile),
+        Lookup::new(SCHEDULER, Related::Named(deployment_kind(), at(scheduler.clone()))),
+        Lookup::new(SCHEDULER_SERVICE, Related::Named(service_kind(), at(scheduler))),
         pods::lookup(&at(spec.cluster.clone())),
     ];
-    let group = |(question, name)| (question, Lookup::Named(worker_group_kind(), at(name)));
+    let group = |(question, name)| {
+        Lookup::new(question, Related::Named(worker_group_kind(), at(name))).concerning(Concern::Reconcile)
+    };
     lookups.extend(group_names(&spec).into_iter().map(group));
     // The cluster owns its autoscalers, so its uid is known once that is written.
     let is_cluster = |kind: &str, name: &str| kind == cluster_kind().kind && name == spec.cluster;
     let owner = subject.metadata.owner_references.iter().find(|owner| is_cluster(&owner.kind, &owner.name));
-    lookups.extend(owner.map(|owner| (GROUPS, Lookup::ControlledBy(worker_group_kind(), owner.uid.clone()))));
+    lookups.extend(owner.map(|owner| {
+        let related = Related::ControlledBy(worker_group_kind(), owner.uid.clone());
+        Lookup::new(GROUPS, related)
+    }));
     lookups
 }
 

@@ -22,19 +22,25 @@ use crate::{
         reconciler::Reconciler,
         workers::update::rolling,
     },
-    native::{Lookup, Native as _},
-    object::Object,
+    native::Native as _,
+    object::{NamespacedName, Object},
+    ports::Observed,
+    related::{Concern, Lookup, Related},
     spec::{DaskClusterSpec, Metadata},
     wanted::{Findings, OnNewTemplate, Problem, Snapshot, Wanted, WantedChild},
 };
 
-pub(in crate::dask) fn lookups(subject: &Object, children: &[Arc<Object>]) -> Vec<(&'static str, Lookup)> {
-    let group = default_group_name(&subject.metadata.name);
-    let workers = children
-        .iter()
-        .filter(|child| child.kind.same_kind(&worker_group_kind()) && child.metadata.name == group)
-        .map(|child| (WORKERS, Lookup::ControlledBy(deployment_kind(), child.metadata.uid.clone())));
-    workers.chain([pods::lookup(&subject.at())]).collect()
+pub(in crate::dask) fn lookups(subject: &Object, observed: &dyn Observed) -> Vec<Lookup> {
+    let at = subject.at();
+    let group = NamespacedName { name: default_group_name(&at.name), ..at.clone() };
+    let group = observed.get(&worker_group_kind(), &group);
+    let workers = group.filter(|group| group.is_controlled_by(&subject.metadata.uid)).map(|group| {
+        let related = Related::ControlledBy(deployment_kind(), group.metadata.uid.clone());
+        Lookup::new(WORKERS, related).concerning(Concern::Status)
+    });
+    // It says what is wrong with its scheduler's pods.
+    let pods = pods::lookup(&at).concerning(Concern::Status).labelled(COMPONENT_LABEL, "scheduler");
+    workers.into_iter().chain([pods]).collect()
 }
 
 pub(in crate::dask) fn reconcile(seen: &Snapshot, environment: &Environment) -> Wanted {

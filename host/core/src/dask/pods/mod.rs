@@ -29,8 +29,8 @@ use crate::{
         kinds::cluster_kind,
         naming::{CLUSTER_NAME_LABEL, COMPONENT_LABEL, WORKER_GROUP_NAME_LABEL},
     },
-    native::Lookup,
     object::{GroupVersionKind, Metadata, NamespacedName, Object, OwnerReference, Resource},
+    related::{Lookup, Related},
     time::epoch_millis,
     wanted::Snapshot,
 };
@@ -126,8 +126,8 @@ pub fn summary(kind: Arc<GroupVersionKind>, pod: &Object) -> Object {
 }
 
 /// The lookup of the pods of a DaskCluster.
-pub(super) fn lookup(cluster: &NamespacedName) -> (&'static str, Lookup) {
-    (PODS, Lookup::ControlledBy(pod_summary_kind(), owner_of(cluster)))
+pub(super) fn lookup(cluster: &NamespacedName) -> Lookup {
+    Lookup::new(PODS, Related::ControlledBy(pod_summary_kind(), owner_of(cluster)))
 }
 
 /// The uid by which the pods of a DaskCluster are found: a pod says by name to which it belongs.

@@ -8,6 +8,7 @@ pub(in crate::dask) mod worker_set;
 
 use std::{cell::LazyCell, collections::BTreeMap, sync::Arc};
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::{
@@ -30,10 +31,11 @@ use crate::{
         reconciler::Reconciler,
     },
     names::check_label_value,
-    native::{Lookup, Native as _},
+    native::Native as _,
     object::{NamespacedName, Object},
     ownership::maker,
     plugin::PLUGIN_LABEL,
+    related::{Concern, Lookup, Related},
     scheduler::Scheduler,
     spec::DaskWorkerGroupSpec,
     wanted::{Findings, OnNewTemplate, Problem, Snapshot, SubjectPatch, Wanted, WantedChild},
@@ -46,17 +48,24 @@ const SCHEDULER_SERVICE: &str = "scheduler-service";
 /// Set by Kubernetes' Deployment controller: how many templates a Deployment has had.
 const REVISION: &str = "deployment.kubernetes.io/revision";
 
-pub(in crate::dask) fn lookups(subject: &Object) -> Vec<(&'static str, Lookup)> {
-    let spec: Option<Value> = subject.field("spec").and_then(Result::ok);
-    let name = spec.as_ref().and_then(|spec| spec.get("cluster")).and_then(Value::as_str);
-    let Some(cluster) = name else { return Vec::new() };
+pub(in crate::dask) fn lookups(subject: &Object) -> Vec<Lookup> {
+    /// All of the spec that counts here: it holds a pod's, which is not to be read each time.
+    #[derive(Deserialize)]
+    struct OfCluster {
+        cluster: String,
+    }
+    let Some(Ok(OfCluster { cluster })) = subject.field("spec") else { return Vec::new() };
     let at = |name: String| NamespacedName { namespace: subject.metadata.namespace.clone(), name };
-    let scheduler = naming::scheduler_name(cluster);
+    let scheduler = at(naming::scheduler_name(&cluster));
+    let cluster = at(cluster);
+    // It says what is wrong with its own workers' pods.
+    let pods =
+        pods::lookup(&cluster).concerning(Concern::Status).labelled(WORKER_GROUP_NAME_LABEL, &subject.metadata.name);
     vec![
-        (CLUSTER, Lookup::Named(cluster_kind(), at(cluster.to_owned()))),
-        pods::lookup(&at(cluster.to_owned())),
-        (SCHEDULER, Lookup::Named(deployment_kind(), at(scheduler.clone()))),
-        (SCHEDULER_SERVICE, Lookup::Named(service_kind(), at(scheduler))),
+        Lookup::new(CLUSTER, Related::Named(cluster_kind(), cluster)).concerning(Concern::Reconcile),
+        pods,
+        Lookup::new(SCHEDULER, Related::Named(deployment_kind(), scheduler.clone())),
+        Lookup::new(SCHEDULER_SERVICE, Related::Named(service_kind(), scheduler)),
     ]
 }
 

@@ -64,7 +64,7 @@ fn handler(name: &str, guest: &Arc<GivesUp>) -> Arc<MountedHandler> {
 
 fn remembers(controller: &Controller, work: &Work, at: &NamespacedName) -> bool {
     let inner = controller.lock();
-    inner.states.has(work, at) || inner.requeues.keys().any(|(of, _)| of == work)
+    inner.states.has(work, at) || inner.queue.appointment(work, at, Slot::Requeue).is_some()
 }
 
 /// The belief that is attacked: that a plugin is forgotten as a whole or not at all.
@@ -96,8 +96,7 @@ async fn nothing_is_left_of_a_handler_that_is_there_no_more_neither_of_passes_th
     idle().await;
     assert!(remembers(&controller, &ended, &at));
     assert_eq!(controller.figures_of("p").0.parked, 1);
-    controller.lock().requeues.insert((ended.clone(), at.clone()), 1_000_000);
-    controller.lock().queue.wake_at(ended.clone(), at.clone(), 1_000_000);
+    controller.lock().queue.appoint(ended.clone(), at.clone(), Slot::Requeue, 1_000_000);
 
     guest.called.notified().await;
     let under_way = begin("under-way");
