@@ -4,6 +4,7 @@
 //! fields that are newer than us pass through and a thousand objects take little memory.
 
 mod depth;
+mod part;
 pub(crate) mod recorded;
 mod top_fields;
 mod unreadable;
@@ -19,6 +20,7 @@ use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::names::PAUSED;
 pub use depth::{DEEPEST, nests_deeper};
+pub use part::Part;
 pub use top_fields::TopFields;
 pub use unreadable::Unreadable;
 pub use wire::WireObject;

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use dask_wasm_operator_core::object::{GroupVersionKind, NamespacedName, Object};
+use dask_wasm_operator_core::object::{GroupVersionKind, NamespacedName, Object, Part};
 
 use super::{
     news::News,
@@ -40,6 +40,7 @@ struct Entry {
 
 struct Watch {
     scope: Scope,
+    part: Part,
     /// The resource version up to which it told everything; 0: it told nothing that counts.
     seen: u64,
 }
@@ -94,7 +95,24 @@ impl KindIndex {
     }
 
     pub(super) fn add_watch(&mut self, watch: WatchId, scope: Scope) {
-        self.watches.insert(watch, Watch { scope, seen: 0 });
+        self.watches.insert(watch, Watch { scope, part: Part::Whole, seen: 0 });
+    }
+
+    pub(super) fn set_part(&mut self, watch: WatchId, part: Part) {
+        if let Some(watch) = self.watches.get_mut(&watch) {
+            watch.part = part;
+        }
+    }
+
+    /// Whether there is a watch that does not ask for whole objects.
+    pub(super) fn keeps_parts(&self) -> bool {
+        self.watches.values().any(|watch| watch.part != Part::Whole)
+    }
+
+    /// What is needed of an object: what each watch that covers it asks for. Of others nothing is kept but an own write, whole.
+    pub(super) fn part_of(&self, object: &Object) -> Part {
+        let covering = self.watches.values().filter(|watch| watch.scope.covers(object));
+        covering.map(|watch| watch.part.clone()).reduce(|all, part| all.and(&part)).unwrap_or(Part::Whole)
     }
 
     pub(super) fn remove_watch(&mut self, watch: WatchId) {
@@ -220,8 +238,12 @@ impl KindIndex {
         if news.deleted.contains(&object.metadata.uid) || self.is_gone_since(&at, version) {
             return;
         }
-        let known = self.objects.get(&at).map(|entry| entry.version);
-        if known.is_none_or(|known| known < version || version == 0) {
+        // More may be asked for of the same state than before.
+        let is_news = self.objects.get(&at).is_none_or(|known| {
+            let has_more = known.object.fields.len() < object.fields.len();
+            known.version < version || version == 0 || known.version == version && has_more
+        });
+        if is_news {
             self.put(Arc::new(object), version, news);
         }
         if let Some(entry) = self.objects.get_mut(&at)

@@ -22,7 +22,7 @@ use std::{
 use dask_wasm_operator_core::{
     inheritance::abridge,
     native::Summary,
-    object::{GroupVersionKind, ManagedFields, NamespacedName, Object, ObjectKey, OwnerReference, WireObject},
+    object::{GroupVersionKind, ManagedFields, NamespacedName, Object, ObjectKey, OwnerReference, Part, WireObject},
 };
 
 pub(crate) use kind::version_of;
@@ -127,6 +127,16 @@ impl Index {
         watch
     }
 
+    /// Keeps only this part of what a watch covers, and what others need of it. What is known stays as it is until it is told
+    /// again.
+    pub fn set_part(&self, watch: WatchId, part: Part) {
+        let mut state = self.write();
+        let Some(kind) = state.watches.get(&watch).cloned() else { return };
+        if let Some(index) = state.kinds.get_mut(&kind) {
+            index.set_part(watch, part);
+        }
+    }
+
     /// Forgets a watch, and without a change what only it knew: nobody is interested any more.
     pub fn remove_watch(&self, watch: WatchId) {
         let mut state = self.write();
@@ -165,8 +175,8 @@ impl Index {
 
     /// An object as it is to be known: without what is never asked for, and sharing with others what they have in common.
     pub(crate) fn object(&self, kind: &GroupVersionKind, wire: WireObject) -> Object {
-        let known = self.read().kinds.get_key_value(kind).map(|(kind, _)| Arc::clone(kind));
-        let kind = known.unwrap_or_else(|| Arc::new(kind.clone()));
+        let known = self.read().kinds.get_key_value(kind).map(|(kind, index)| (Arc::clone(kind), index.keeps_parts()));
+        let (kind, keeps_parts) = known.unwrap_or_else(|| (Arc::new(kind.clone()), false));
         let is_of_metadata = kind.of_metadata().is_some();
         let mut object = Object::new(Arc::clone(&kind), wire);
         if let Some(summary) = self.summaries.iter().find(|summary| summary.kind == *kind) {
@@ -178,6 +188,9 @@ impl Index {
             object.managed_fields.clear();
         }
         abridge(&mut object, is_own);
+        if keeps_parts && let Some(part) = self.read().kinds.get(&object.kind).map(|kind| kind.part_of(&object)) {
+            object.fields.retain(|field| part.has(field));
+        }
         let mut shared = lock(&self.shared);
         shared.labels.share(&mut object.metadata.labels);
         shared.owner_references.share(&mut object.metadata.owner_references);

@@ -12,12 +12,12 @@ mod status;
 mod stream;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use dask_wasm_operator_core::selector::Selector;
+use dask_wasm_operator_core::{object::Part, selector::Selector};
 use kube::Client;
 use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
@@ -25,7 +25,7 @@ pub use key::{WatchKey, WatchKeyError};
 pub use status::{WatchProblem, WatchStatus};
 
 use crate::{
-    index::{Index, Scope},
+    index::{Index, Scope, WatchId},
     path,
 };
 use failures::FailureCounts;
@@ -47,14 +47,28 @@ struct Shared {
 }
 
 struct Running {
-    users: usize,
+    id: WatchId,
+    /// What each user needs of the objects.
+    parts: Vec<Part>,
+    /// How often more was asked for than before. Everything is listed again then.
+    grown: watch::Sender<u64>,
     task: AbortHandle,
     status: watch::Receiver<WatchStatus>,
+}
+
+impl Running {
+    /// What all users need.
+    fn part(&self) -> Part {
+        self.parts.iter().fold(Part::METADATA, Part::and)
+    }
 }
 
 /// Keeps a watch going until it is dropped.
 pub struct WatchHandle {
     key: WatchKey,
+    part: Part,
+    /// The list after the watch had grown so often is the first that has all that is needed.
+    grown: u64,
     status: watch::Receiver<WatchStatus>,
     shared: Arc<Shared>,
 }
@@ -67,20 +81,41 @@ impl Watches {
         Self { shared: Arc::new(Shared { client, index, running, changes, failures }) }
     }
 
-    /// Starts a watch, or joins the one that is there. Must be called within a tokio runtime.
+    /// Starts a watch of whole objects, or joins the one that is there. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// When a name or the selector in it can't be used.
     pub fn start(&self, key: &WatchKey) -> Result<WatchHandle, WatchKeyError> {
+        self.start_for(key, &Part::Whole)
+    }
+
+    /// As [`Self::start`], for a part of the objects. A watch keeps what all its users need. If one needs more than those
+    /// before, everything is listed again, and for this user the watch is in sync after that.
+    ///
+    /// # Errors
+    /// When a name or the selector in it can't be used.
+    pub fn start_for(&self, key: &WatchKey, part: &Part) -> Result<WatchHandle, WatchKeyError> {
         let path = path::collection(&key.resource, key.namespace.as_deref())
             .map_err(|source| WatchKeyError::Path { key: Box::new(key.clone()), source })?;
         let labels = Selector::parse(key.labels.as_deref().unwrap_or_default())
             .map_err(|source| WatchKeyError::Labels { key: Box::new(key.clone()), source })?;
         let scope = Scope { namespace: key.namespace.clone(), labels };
         let mut running = self.shared.running();
-        let entry = running.entry(key.clone()).or_insert_with(|| self.shared.spawn(key, path, scope));
-        entry.users += 1;
-        Ok(WatchHandle { key: key.clone(), status: entry.status.clone(), shared: Arc::clone(&self.shared) })
+        let entry = match running.entry(key.clone()) {
+            Entry::Vacant(free) => free.insert(self.shared.spawn(key, path, scope, part)),
+            Entry::Occupied(entry) => {
+                let entry = entry.into_mut();
+                let before = entry.part();
+                entry.parts.push(part.clone());
+                if !before.includes(part) {
+                    self.shared.index.set_part(entry.id, entry.part());
+                    entry.grown.send_modify(|count| *count += 1);
+                }
+                entry
+            }
+        };
+        let (status, grown) = (entry.status.clone(), *entry.grown.borrow());
+        Ok(WatchHandle { key: key.clone(), part: part.clone(), grown, status, shared: Arc::clone(&self.shared) })
     }
 
     /// How each watch is doing.
@@ -121,13 +156,16 @@ impl Shared {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn spawn(&self, key: &WatchKey, path: String, scope: Scope) -> Running {
-        let initial = WatchStatus { is_synced: false, problem: None, last_attempt: Instant::now() };
+    fn spawn(&self, key: &WatchKey, path: String, scope: Scope, part: &Part) -> Running {
+        let initial = WatchStatus { is_synced: false, problem: None, grown: 0, last_attempt: Instant::now() };
+        let (grown, growth) = watch::channel(0);
         let (sender, status) = watch::channel(initial);
         let (client, changes, failures) = (self.client.clone(), self.changes.clone(), Arc::clone(&self.failures));
         let report = Report { status: sender, changes, failures };
-        let task = WatchTask::new(client, &self.index, key, path, scope, report);
-        Running { users: 0, task: tokio::spawn(task.run()).abort_handle(), status }
+        let task = WatchTask::new(client, &self.index, key, path, scope, growth, report);
+        let id = task.id();
+        self.index.set_part(id, part.clone());
+        Running { id, parts: vec![part.clone()], grown, task: tokio::spawn(task.run()).abort_handle(), status }
     }
 }
 
@@ -139,7 +177,9 @@ impl WatchHandle {
 
     /// How it is doing.
     pub fn status(&self) -> WatchStatus {
-        self.status.borrow().clone()
+        let mut status = self.status.borrow().clone();
+        status.is_synced &= status.grown >= self.grown;
+        status
     }
 
     /// Waits until everything that it covers has been listed once.
@@ -149,9 +189,9 @@ impl WatchHandle {
 
     /// As [`Self::synced`], for a task of its own. Returns also when the watch has ended.
     pub fn when_synced(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut status = self.status.clone();
+        let (mut status, grown) = (self.status.clone(), self.grown);
         async move {
-            let _ = status.wait_for(|status| status.is_synced).await;
+            let _ = status.wait_for(|status| status.is_synced && status.grown >= grown).await;
         }
     }
 }
@@ -160,11 +200,15 @@ impl Drop for WatchHandle {
     fn drop(&mut self) {
         let mut running = self.shared.running();
         if let Some(entry) = running.get_mut(&self.key) {
-            entry.users -= 1;
-            if entry.users == 0 {
+            if let Some(own) = entry.parts.iter().position(|part| *part == self.part) {
+                entry.parts.swap_remove(own);
+            }
+            if entry.parts.is_empty() {
                 entry.task.abort();
                 running.remove(&self.key);
                 self.shared.changes.send_modify(|count| *count += 1);
+            } else {
+                self.shared.index.set_part(entry.id, entry.part());
             }
         }
     }

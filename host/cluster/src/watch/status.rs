@@ -68,6 +68,8 @@ pub struct WatchStatus {
     pub is_synced: bool,
     /// What is wrong at the moment.
     pub problem: Option<WatchProblem>,
+    /// How often more had been asked for of the objects when they were last listed.
+    pub(crate) grown: u64,
     /// When something was last tried or heard: a list, a connection, an event.
     pub last_attempt: Instant,
 }

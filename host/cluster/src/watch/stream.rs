@@ -53,6 +53,8 @@ pub(super) struct WatchTask {
     kind: Arc<GroupVersionKind>,
     key: WatchKey,
     path: String,
+    /// Counts up when more is asked for of the objects.
+    growth: watch::Receiver<u64>,
     report: Report,
     /// The problem that was said last, and when.
     said: Option<(&'static str, Instant)>,
@@ -131,6 +133,7 @@ impl WatchTask {
         key: &WatchKey,
         path: String,
         scope: Scope,
+        growth: watch::Receiver<u64>,
         report: Report,
     ) -> Self {
         let kind = Arc::new(key.resource.kind.clone());
@@ -146,9 +149,15 @@ impl WatchTask {
             kind,
             key: key.clone(),
             path,
+            growth,
             report,
             said: None,
         }
+    }
+
+    /// The watch in the index.
+    pub(super) fn id(&self) -> WatchId {
+        self.watch.id
     }
 
     pub(super) async fn run(mut self) {
@@ -214,6 +223,7 @@ impl WatchTask {
     /// something was listed that does not say what it is.
     async fn list(&mut self, paged: bool, relist: &mut Relist) -> Result<u64, RequestError> {
         let (mut objects, mut garbled, mut version) = (Vec::new(), None, 0);
+        let grown = *self.growth.borrow_and_update();
         let accept = if self.is_of_metadata() { METADATA_LIST } else { JSON };
         let mut pages = Pages::new(&self.path, accept, self.place(), paged);
         self.attempt();
@@ -227,7 +237,7 @@ impl WatchTask {
         match garbled {
             None => {
                 self.index.relisted(self.watch.id, version, objects);
-                self.synced();
+                self.synced(grown);
             }
             Some(garbled) => {
                 self.index.listed_in_part(self.watch.id, objects);
@@ -266,6 +276,7 @@ impl WatchTask {
             let piece = tokio::select! {
                 biased;
                 () = relist.is_due() => return End::Relist,
+                Ok(()) = self.growth.changed() => return End::Relist,
                 piece = timeout(SILENCE_LIMIT, pieces.next()) => piece,
             };
             self.attempt();
@@ -375,12 +386,13 @@ impl WatchTask {
         }
     }
 
-    fn synced(&self) {
+    fn synced(&self, grown: u64) {
         if !self.report.status.borrow().is_synced {
             tracing::debug!(watch = %self.key, "in sync");
         }
         self.report.status.send_modify(|status| {
             status.is_synced = true;
+            status.grown = grown;
             status.problem = None;
         });
         self.tell();

@@ -1,5 +1,6 @@
 //! Watches of servers that are odd.
 
+mod parts;
 mod server;
 
 use std::{

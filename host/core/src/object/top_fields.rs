@@ -26,6 +26,14 @@ impl TopFields {
         self.0.len()
     }
 
+    /// Drops those that are not to be kept.
+    pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+        if self.0.iter().any(|(name, _)| !keep(name)) {
+            let kept = std::mem::take(&mut self.0).into_iter().filter(|(name, _)| keep(name));
+            self.0 = kept.collect();
+        }
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

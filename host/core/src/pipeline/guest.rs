@@ -24,7 +24,7 @@ use crate::{
     action::{WriteError, is_about_what_cannot_change},
     contract::{Call, EventNote, Failure, HandlerDeclaration, Json, OwnedChild, Subject, Trigger, TriggerRequest},
     native::Native,
-    object::{GroupVersionKind, NamespacedName, Object, Resource},
+    object::{GroupVersionKind, NamespacedName, Object, Part, Resource},
     ownership::{Author, Makes, is_patched_by},
     plan::{Memory, Plan},
     plugin::{Delivery, HandlerName, KEY_ANNOTATION, Mounted, Projection, RETRY_ANNOTATION, Rights, accept, decide},
@@ -83,6 +83,11 @@ impl MountedHandler {
         let is_ours = |child: &Arc<Object>| author.made(child, uid) && !child.is_being_deleted();
         is_patched_by(object, &manager)
             || self.children.iter().any(|kind| observed.controlled_by(kind, uid).iter().any(is_ours))
+    }
+
+    /// What has to be known of the subjects: what the handler sees. What it may patch is metadata.
+    pub fn part(&self) -> Part {
+        self.projection.as_ref().map_or(Part::Whole, Projection::part)
     }
 
     fn project(&self, object: &Object) -> Json {

@@ -3,6 +3,11 @@
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use crate::object::Part;
+
+/// What every object has, whatever is asked for.
+const ENVELOPE: [&str; 3] = ["apiVersion", "kind", "metadata"];
+
 /// A parsed [`crate::contract::FieldPath`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Path(Vec<String>);
@@ -62,6 +67,12 @@ impl Projection {
     /// Names the path that can't be read.
     pub fn parse<'a>(paths: impl IntoIterator<Item = &'a String>) -> Result<Self, FieldPathError> {
         paths.into_iter().map(|path| Path::parse(path)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// What is needed of objects for [`Self::of`].
+    pub fn part(&self) -> Part {
+        let names = self.0.iter().filter_map(|Path(names)| names.first());
+        Part::Fields(names.filter(|name| !ENVELOPE.contains(&name.as_str())).cloned().collect())
     }
 
     /// The part of an object that is selected, its identity included.
@@ -158,6 +169,13 @@ mod tests {
             part,
             json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "labels": {"x.y/z": "1"}}, "spec": {"ports": [1]}})
         );
+    }
+
+    #[test]
+    fn what_is_needed_for_it_are_the_fields_at_the_top_of_its_paths() {
+        let needed = projection(&["spec.ports", "spec.type", "metadata.labels", "data[\"a.b\"]", "kind"]).part();
+        assert_eq!(needed, Part::Fields(["data", "spec"].map(str::to_owned).into()));
+        assert_eq!(projection(&["metadata"]).part(), Part::METADATA);
     }
 
     #[test]

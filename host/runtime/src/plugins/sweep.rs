@@ -12,7 +12,7 @@ use dask_wasm_operator_core::{
     dask::Reconciler,
     error::chain,
     native::Native as _,
-    object::{GroupVersionKind, ObjectKey, Resource},
+    object::{GroupVersionKind, ObjectKey, Part, Resource},
     plugin::{PLUGIN_LABEL, removal},
     retry::{Backoff, Retry},
     spec::{DEFAULT_CHILDREN, Grants},
@@ -196,7 +196,7 @@ fn watch(surroundings: &ManagerSurroundings, reach: &Reach) -> (Vec<Resource>, V
     let interests = children.chain(reach.patched.iter().map(|kind| (kind, None)));
     let interests = interests.filter_map(|((group, kind), labels)| {
         let resource = table.versions(group, kind).next()?.resource.clone();
-        Some(Interest { resource, labels })
+        Some(Interest { resource, labels, part: Part::Whole })
     });
     let started = interests.filter_map(|interest| {
         let resource = interest.resource.clone();

@@ -2,8 +2,10 @@
 
 use dask_wasm_operator_core::{
     contract::{KindReference, TriggerRequest},
+    dask::Reconciler,
     error::chain,
-    object::{GroupVersionKind, Resource},
+    native::Native as _,
+    object::{GroupVersionKind, Part, Resource},
     pipeline::MountedHandler,
     plugin::PLUGIN_LABEL,
     spec::{DASK_PLUGIN_RECORD, HandlerState, HandlerStatus},
@@ -47,14 +49,27 @@ fn interests(handler: &MountedHandler, resolve: &dyn Fn(&KindReference) -> Resul
         .ok()
     };
     let labels = handler.declaration.subscription.labels.clone();
-    let mut interests = vec![Interest { resource: handler.subject.clone(), labels }];
+    // What reconcilers of the operator look at they find whole, whatever its labels.
+    let part = if is_native(&handler.subject.kind) { Part::Whole } else { handler.part() };
+    let mut interests = vec![Interest { resource: handler.subject.clone(), labels, part }];
     let children = handler.children.iter().filter_map(named);
-    interests.extend(children.map(|resource| Interest { resource, labels: Some(PLUGIN_LABEL.to_owned()) }));
+    interests.extend(children.map(|resource| Interest {
+        resource,
+        labels: Some(PLUGIN_LABEL.to_owned()),
+        part: Part::Whole,
+    }));
     if handler.declaration.triggers.contains(&TriggerRequest::Created) {
         let records = named(&DASK_PLUGIN_RECORD.group_version_kind());
-        interests.extend(records.map(|resource| Interest { resource, labels: None }));
+        interests.extend(records.map(|resource| Interest { resource, labels: None, part: Part::Whole }));
     }
     interests
+}
+
+fn is_native(kind: &GroupVersionKind) -> bool {
+    let is_of = |reconciler: &Reconciler| {
+        reconciler.subject().same_kind(kind) || reconciler.children().iter().any(|child| child.same_kind(kind))
+    };
+    Reconciler::ALL.iter().any(is_of)
 }
 
 fn refuse(statuses: &mut [HandlerStatus], handler: &str, reason: &str, message: &str) {

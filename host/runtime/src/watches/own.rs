@@ -12,7 +12,7 @@ use dask_wasm_operator_core::{
         COMPONENT_LABEL, autoscaler_kind, cluster_kind, deployment_kind, job_kind, pod_kind, pod_summary_kind,
         pod_summary_resource, service_kind, worker_group_kind,
     },
-    object::{GroupVersionKind, Resource},
+    object::{GroupVersionKind, Part, Resource},
     spec::DASK_PLUGIN,
 };
 
@@ -47,7 +47,7 @@ pub(crate) fn own_watches(served: &ServedWatches, discovery: &Discovery) -> Resu
     wanted
         .into_iter()
         .map(|(kind, labels)| {
-            let interest = Interest { resource: resource(discovery, &kind)?, labels };
+            let interest = Interest { resource: resource(discovery, &kind)?, labels, part: Part::Whole };
             Ok(served.start(interest, Party::Operator).context("starting a watch")?)
         })
         .collect()

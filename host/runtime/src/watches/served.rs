@@ -10,7 +10,7 @@ use std::{
 };
 
 use dask_wasm_operator_cluster::watch::{WatchHandle, WatchKey, WatchKeyError, WatchProblem, WatchStatus, Watches};
-use dask_wasm_operator_core::object::Resource;
+use dask_wasm_operator_core::object::{Part, Resource};
 
 /// What is to be watched wherever Dask objects are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub(crate) struct Interest {
     pub(crate) resource: Resource,
     /// A label selector in text form; none: all.
     pub(crate) labels: Option<String>,
+    /// What is needed of the objects.
+    pub(crate) part: Part,
 }
 
 /// On whose behalf something is watched.
@@ -145,7 +147,7 @@ impl State {
 impl Group {
     /// Starts what is missing before it ends what is not wanted any more.
     fn watch(&mut self, watches: &Watches, namespaces: Option<&BTreeSet<String>>) -> Result<(), WatchKeyError> {
-        let Interest { resource, labels } = &self.interest;
+        let Interest { resource, labels, part } = &self.interest;
         let wanted: BTreeSet<Option<String>> = match namespaces.filter(|_| resource.namespaced) {
             None => BTreeSet::from([None]),
             Some(namespaces) => namespaces.iter().cloned().map(Some).collect(),
@@ -153,7 +155,7 @@ impl Group {
         for namespace in &wanted {
             if !self.watches.contains_key(namespace) {
                 let key = WatchKey { resource: resource.clone(), namespace: namespace.clone(), labels: labels.clone() };
-                self.watches.insert(namespace.clone(), watches.start(&key)?);
+                self.watches.insert(namespace.clone(), watches.start_for(&key, part)?);
             }
         }
         self.watches.retain(|namespace, _| wanted.contains(namespace));
