@@ -116,7 +116,7 @@ fn wanted(seen: &Snapshot, environment: &Environment) -> Result<Wanted, Problem>
             OnNewTemplate::Replace | OnNewTemplate::Apply | OnNewTemplate::Renew => child,
         }
     };
-    let (mut workers, lost_record) = workers(seen, update.is_some());
+    let (mut workers, lost_record) = workers(seen);
     if update.is_some() && seen.outdated.is_none() {
         let drafts: Vec<_> = workers.names().into_iter().filter(exists).map(worker).collect();
         if !drafts.is_empty() {
@@ -206,7 +206,7 @@ fn needs_owner(seen: &Snapshot, cluster: &Object) -> bool {
 
 /// The workers there are: the recorded ones, those that another operator made for this group, and those that are still there
 /// although they were to go. And what is to be said if the record was not ours: it is written anew.
-fn workers(seen: &Snapshot, is_rolling: bool) -> (WorkerSet, Option<EventNote>) {
+fn workers(seen: &Snapshot) -> (WorkerSet, Option<EventNote>) {
     let group = &seen.subject.metadata;
     let (name, uid) = (group.name.as_str(), group.uid.as_str());
     let is_worker = |child: &&Arc<Object>| {
@@ -234,11 +234,9 @@ fn workers(seen: &Snapshot, is_rolling: bool) -> (WorkerSet, Option<EventNote>) 
             workers.adopt(&other.metadata.name);
         } else if DeploymentStatus::of(other).ready_replicas > 0 {
             // Taken out of the record when it had nothing to lose, and not deleted since, because of a crash or a failure: by
-            // now it may have work. A rolling update may need it until another is ready.
+            // now it may have work.
             workers.adopt(&other.metadata.name);
-            if !is_rolling {
-                workers.retire(&other.metadata.name);
-            }
+            workers.retire(&other.metadata.name);
         }
     }
     (workers, lost_record)
