@@ -37,7 +37,9 @@ pub(crate) struct World {
     pub(crate) full: BTreeSet<String>,
     /// Uids of the Deployments whose workers were retired.
     pub(crate) retired: BTreeSet<String>,
-    /// The fewest workers that were ready and not retired when some were retired.
+    /// Uids of the Deployments whose workers failed by themselves after they had been ready.
+    pub(crate) failed: BTreeSet<String>,
+    /// The fewest workers that were not retired when some were, and that were ready, or would have been had they not failed.
     pub(crate) fewest: usize,
     /// The most workers that there were.
     pub(crate) most: usize,
@@ -87,6 +89,7 @@ impl World {
             reachable: true,
             full: BTreeSet::new(),
             retired: BTreeSet::new(),
+            failed: BTreeSet::new(),
             fewest: usize::MAX,
             most: 0,
             events: Vec::new(),
@@ -194,10 +197,15 @@ impl World {
         self.workers().iter().filter(|worker| self.is_registered(worker) && !self.is_retired(worker)).count()
     }
 
-    /// Whether workers are recorded that are to be retired.
-    pub(crate) fn is_retiring(&self) -> bool {
-        let group = self.object("DaskWorkerGroup", "c-default");
-        group.metadata.annotations["operator.dask.org/worker-ordinals"].contains("retiring")
+    /// A worker becomes ready, or fails by itself.
+    pub(crate) fn set_ready(&mut self, worker: &Object, ready: bool) {
+        let uid = worker.metadata.uid.clone();
+        if ready {
+            self.failed.remove(&uid);
+        } else if self.is_registered(worker) {
+            self.failed.insert(uid);
+        }
+        self.kubernetes.set_ready(worker, ready);
     }
 
     fn is_registered(&self, worker: &Object) -> bool {
@@ -234,7 +242,10 @@ impl World {
                     }
                 }
                 if self.retired.len() > before {
-                    self.fewest = self.fewest.min(self.available());
+                    let is_failed =
+                        |worker: &&Arc<Object>| self.failed.contains(&worker.metadata.uid) && !self.is_retired(worker);
+                    let failed = self.workers().iter().filter(is_failed).count();
+                    self.fewest = self.fewest.min(self.available() + failed);
                 }
                 Ok(SchedulerReply::Retired(done))
             }
