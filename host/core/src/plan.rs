@@ -161,11 +161,10 @@ impl Planner<'_> {
     }
 
     fn plan_child(&self, seen: &Snapshot, child: WantedChild, plan: &mut Plan) {
-        let (kind, name) = target(&child.object);
-        let Some(resource) = (self.resource)(&kind) else { return plan.problems.push(not_served(&kind)) };
-        let at = NamespacedName { namespace: seen.subject.metadata.namespace.clone(), name: name.to_owned() };
-        let object = ObjectKey { kind: kind.clone(), at };
-        let known = seen.child(&kind, name).cloned().or_else(|| (self.live)(&kind, &object.at));
+        let object = child.object_key(&seen.subject);
+        let ObjectKey { kind, at } = &object;
+        let Some(resource) = (self.resource)(kind) else { return plan.problems.push(not_served(kind)) };
+        let known = seen.child(kind, &at.name).cloned().or_else(|| (self.live)(kind, at));
         let Some(live) = known else {
             let precondition = self.departed(seen, &object).unwrap_or(Precondition::Absent);
             return plan.children.push(Action::Apply(self.apply(resource, object, precondition, child.object)));

@@ -452,4 +452,19 @@ mod tests {
         replies.note(&SchedulerCall::Workers, failed(), 10_000);
         assert_eq!(since(&replies, 10_000), Some(Some(10_000)));
     }
+
+    #[test]
+    fn replies_are_read_as_they_were_written_also_those_that_are_waited_for() {
+        let mut replies = Replies::default();
+        replies.note(&SchedulerCall::Workers, Ok(SchedulerReply::Workers(vec![worker("tcp://a:1")])), 7);
+        replies.note(&SchedulerCall::IdleSince, Err(SchedulerError::Unreachable("gone".to_owned())), 8);
+        replies.note(
+            &SchedulerCall::Retire(vec!["tcp://a:1".to_owned()]),
+            Ok(SchedulerReply::Retired(vec!["tcp://a:1".to_owned()])),
+            9,
+        );
+        replies.ask(&SchedulerCall::Retire(vec!["tcp://b:1".to_owned()]));
+        let read: Replies = serde_json::from_str(&serde_json::to_string(&replies).unwrap()).unwrap();
+        assert_eq!(read, replies);
+    }
 }

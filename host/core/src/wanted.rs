@@ -225,6 +225,12 @@ pub struct WantedChild {
 }
 
 impl WantedChild {
+    /// The object's identity: it stands in the namespace of its subject, whatever it says of that itself.
+    pub fn object_key(&self, subject: &Object) -> ObjectKey {
+        let (kind, name) = target(&self.object);
+        ObjectKey { kind, at: NamespacedName { namespace: subject.metadata.namespace.clone(), name: name.to_owned() } }
+    }
+
     /// A child that leaves what runs alone when its template changes.
     pub fn new(key: impl Into<String>, object: Value) -> Self {
         Self { key: key.into(), object, guarded: false, on_new_template: OnNewTemplate::Leave }

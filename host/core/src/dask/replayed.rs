@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
 use super::{Environment, Handler, Pipeline, Reconciler, cluster_in_memory};
@@ -9,19 +10,11 @@ use crate::{
     memory::{MemoryCluster, built_in_resources},
     native::Native as _,
     object::NamespacedName,
-    pipeline::{Pass, SubjectState},
+    pipeline::SubjectState,
     ports::Schedulers as _,
 };
 
 const NOW: u64 = 1_795_372_200_000;
-
-/// Polls a future that never waits: the cluster in memory answers at once.
-fn now<T>(future: impl Future<Output = T>) -> T {
-    match std::pin::pin!(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
-        std::task::Poll::Ready(value) => value,
-        std::task::Poll::Pending => panic!("the cluster in memory made somebody wait"),
-    }
-}
 
 struct World {
     cluster: MemoryCluster,
@@ -58,16 +51,20 @@ impl World {
                 for at in self.cluster.objects().iter().filter(|object| of_kind(object)).map(|object| object.at()) {
                     let pipeline = Pipeline::new(&self.cluster, &self.cluster, &environment);
                     let state = self.states.entry((reconciler, at.clone())).or_default();
-                    let pass: Pass = if self.as_json {
-                        now(pipeline.reconcile_as_json(reconciler, &at, state, self.now))
+                    // The cluster in memory answers at once.
+                    let pass = if self.as_json {
+                        pipeline.reconcile_as_json(reconciler, &at, state, self.now).now_or_never().unwrap()
                     } else {
-                        now(pipeline.reconcile(&Handler::Native(reconciler), &at, state, self.now))
+                        let handler = Handler::Native(reconciler);
+                        pipeline.reconcile(&handler, &at, state, self.now).now_or_never().unwrap()
                     };
                     for (scheduler, call) in &pass.calls {
-                        state.heard(call, now(self.cluster.call(scheduler.clone(), call.clone())), self.now);
+                        let reply = self.cluster.call(scheduler.clone(), call.clone()).now_or_never().unwrap();
+                        state.heard(call, reply, self.now);
                     }
                     passes.push(format!("{reconciler:?} {at}: {pass:?}"));
-                    now(pipeline.publish(reconciler, &at, state.found().as_ref(), self.now)).unwrap();
+                    let found = state.found();
+                    pipeline.publish(reconciler, &at, found.as_ref(), self.now).now_or_never().unwrap().unwrap();
                 }
             }
             self.now += 30_000;

@@ -97,3 +97,31 @@ pub(crate) mod named {
         Ok(decoded.into_iter().map(|(name, decoded)| (name.into(), objects(decoded))).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::WireObject;
+
+    #[derive(Serialize, Deserialize)]
+    struct Kept(#[serde(with = "one")] Arc<Object>);
+
+    /// The belief that is attacked: that every object decodes.
+    #[test]
+    fn an_object_is_read_as_it_was_written_also_what_can_not_be_decoded_of_it() {
+        let kind = Arc::new(GroupVersionKind::new("g", "v1", "A"));
+        for json in [
+            r#"{"metadata": {"name": "a", "namespace": "n", "uid": "u", "labels": {"a": "b"}, "finalizers": ["f"],
+                "ownerReferences": [{"apiVersion": "v1", "kind": "B", "name": "b", "uid": "c", "controller": true}],
+                "managedFields": [{"manager": "m", "operation": "Apply", "fieldsV1": {"f:spec": {".": {}}}}]},
+                "spec": 1e999, "status": {"number": 12345678901234567890123}}"#,
+            r#"{"metadata": {"name": "a", "labels": {"a": 1}, "managedFields": [7]}, "spec": null}"#,
+            "{}",
+        ] {
+            let object = Arc::new(Object::new(Arc::clone(&kind), WireObject::read(json).unwrap()));
+            let kept = serde_json::to_string(&Kept(Arc::clone(&object))).unwrap();
+            let Kept(read) = serde_json::from_str(&kept).unwrap();
+            assert_eq!(format!("{read:?}"), format!("{object:?}"));
+        }
+    }
+}

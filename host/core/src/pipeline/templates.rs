@@ -64,11 +64,10 @@ impl<N: Native> Pipeline<'_, N> {
     /// The child as it is, also if somebody took its owner reference, or the label by which it is watched: that is put back and
     /// no pod restarts. If it is gone, the precondition on its uid says so.
     fn live_child(&self, child: &WantedChild, seen: &Snapshot, author: Author<'_>) -> Option<Arc<Object>> {
-        let (kind, name) = target(&child.object);
-        let at = NamespacedName { namespace: seen.subject.metadata.namespace.clone(), name: name.to_owned() };
+        let ObjectKey { kind, at } = child.object_key(&seen.subject);
         let ours = |live: &Arc<Object>| author.may_change(live, &seen.subject.metadata.uid);
-        let live = seen.child(&kind, name).cloned().or_else(|| self.observed.get(&kind, &at)).filter(ours);
-        live.or_else(|| seen.former_child(&kind, name).cloned().filter(ours))
+        let live = seen.child(&kind, &at.name).cloned().or_else(|| self.observed.get(&kind, &at)).filter(ours);
+        live.or_else(|| seen.former_child(&kind, &at.name).cloned().filter(ours))
     }
 
     async fn ask(&self, question: &TemplateQuestion, manager: &str) -> Result<bool, WriteError> {

@@ -150,3 +150,17 @@ proptest! {
         }
     }
 }
+
+/// The belief that is attacked: that a schema which is read was written by us.
+#[test]
+fn a_schema_is_read_as_it_was_written_and_refused_if_it_refers_to_what_is_not_there() {
+    let schema = serde_json::json!({"nodes": ["Anything", {"Fields": {"a": 2}}, {"Items": 1}], "root": 1});
+    let read: Schema = serde_json::from_value(schema.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&read).unwrap(), schema);
+    for (pointer, number) in [("/root", 3), ("/nodes/1/Fields/a", 3), ("/nodes/2/Items", usize::MAX)] {
+        let mut odd = schema.clone();
+        *odd.pointer_mut(pointer).unwrap() = number.into();
+        let error = serde_json::from_value::<Schema>(odd).unwrap_err().to_string();
+        assert!(error.contains(&format!("refers to its node {number}")), "{error}");
+    }
+}

@@ -86,8 +86,13 @@ fn unless_the_update_strategy_says_so() {
 
 #[test]
 fn what_a_builder_can_not_tell_is_held_back_and_what_there_is_stays() {
+    held_back(json!(null));
+    held_back(rolling(json!(1), json!(0)));
+}
+
+fn held_back(strategy: Value) {
     let is_ill = Arc::new(AtomicBool::new(true));
-    let mut world = World::new([cluster(2, json!(null))]);
+    let mut world = World::new([cluster(2, strategy)]);
     world.builders = vec![Box::new(Ill(Arc::clone(&is_ill)))];
     let problems = world.settle();
     assert!(problems.iter().any(|problem| problem.reason == "BuilderIll"), "{problems:?}");
@@ -103,6 +108,9 @@ fn what_a_builder_can_not_tell_is_held_back_and_what_there_is_stays() {
 
     is_ill.store(true, Ordering::Relaxed);
     world.edit("DaskCluster", "c", |cluster| cluster["metadata"]["labels"]["team"] = json!("a"));
-    world.settle();
+    world.set_image("worker", "new");
+    for _ in 0..5 {
+        world.wait(10_000);
+    }
     assert_eq!(pods(&world), before, "nothing of it is pruned or changed");
 }

@@ -37,9 +37,10 @@ pub(crate) struct World {
     pub(crate) full: BTreeSet<String>,
     /// Uids of the Deployments whose workers were retired.
     pub(crate) retired: BTreeSet<String>,
-    /// Uids of the Deployments whose workers failed by themselves after they had been ready.
-    pub(crate) failed: BTreeSet<String>,
-    /// The fewest workers that were not retired when some were, and that were ready, or would have been had they not failed.
+    /// Uids of the Deployments whose workers became ready after they had been chosen to go: they take nothing away that was
+    /// there when they were chosen.
+    pub(crate) recovered: BTreeSet<String>,
+    /// The fewest workers that were ready and not retired when others than those were retired.
     pub(crate) fewest: usize,
     /// The most workers that there were.
     pub(crate) most: usize,
@@ -89,7 +90,7 @@ impl World {
             reachable: true,
             full: BTreeSet::new(),
             retired: BTreeSet::new(),
-            failed: BTreeSet::new(),
+            recovered: BTreeSet::new(),
             fewest: usize::MAX,
             most: 0,
             events: Vec::new(),
@@ -197,15 +198,12 @@ impl World {
         self.workers().iter().filter(|worker| self.is_registered(worker) && !self.is_retired(worker)).count()
     }
 
-    /// A worker becomes ready, or fails by itself.
-    pub(crate) fn set_ready(&mut self, worker: &Object, ready: bool) {
-        let uid = worker.metadata.uid.clone();
-        if ready {
-            self.failed.remove(&uid);
-        } else if self.is_registered(worker) {
-            self.failed.insert(uid);
-        }
-        self.kubernetes.set_ready(worker, ready);
+    /// The names of the workers that are recorded as to be retired.
+    pub(crate) fn retiring(&self) -> Vec<Value> {
+        let group = self.object("DaskWorkerGroup", "c-default");
+        let record = &group.metadata.annotations["operator.dask.org/worker-ordinals"];
+        let record: Value = serde_json::from_str(record).unwrap();
+        record["retiring"].as_array().cloned().unwrap_or_default()
     }
 
     fn is_registered(&self, worker: &Object) -> bool {
@@ -233,7 +231,7 @@ impl World {
                 Ok(SchedulerReply::Workers(registered.collect()))
             }
             SchedulerCall::Retire(addresses) => {
-                let (mut done, before) = (Vec::new(), self.retired.len());
+                let (mut done, before) = (Vec::new(), self.retired.clone());
                 for worker in self.workers() {
                     let is_asked = addresses.contains(&address(&worker)) && !self.full.contains(&worker.metadata.name);
                     if is_asked && self.is_registered(&worker) {
@@ -241,11 +239,8 @@ impl World {
                         done.push(address(&worker));
                     }
                 }
-                if self.retired.len() > before {
-                    let is_failed =
-                        |worker: &&Arc<Object>| self.failed.contains(&worker.metadata.uid) && !self.is_retired(worker);
-                    let failed = self.workers().iter().filter(is_failed).count();
-                    self.fewest = self.fewest.min(self.available() + failed);
+                if self.retired.difference(&before).any(|uid| !self.recovered.contains(uid)) {
+                    self.fewest = self.fewest.min(self.available());
                 }
                 Ok(SchedulerReply::Retired(done))
             }
