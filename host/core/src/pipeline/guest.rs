@@ -16,7 +16,7 @@ use super::{
     Pass, Pipeline,
     execute::{Done, adopt, there},
     is_passing,
-    state::GuestState,
+    state::{GuestState, OfSubject as _},
     steps::{Accepted, Steps},
     unreadable::unreadable,
 };
@@ -27,7 +27,10 @@ use crate::{
     object::{GroupVersionKind, NamespacedName, Object, Part, Resource},
     ownership::{Author, Makes, is_patched_by},
     plan::{Memory, Plan},
-    plugin::{Delivery, HandlerName, KEY_ANNOTATION, Mounted, Projection, RETRY_ANNOTATION, Rights, accept, decide},
+    plugin::{
+        Delivery, Handled, HandlerName, KEY_ANNOTATION, Mounted, Projection, RETRY_ANNOTATION, Rights, Seen, There,
+        accept, decide,
+    },
     ports::{CallError, CallReport, Guest, Observed},
     retry::{PLUGIN_ATTEMPTS, Retry},
     wanted::{Findings, Problem, Settled, Snapshot, Wanted},
@@ -109,7 +112,7 @@ pub(super) struct GuestSteps<'a, N: Native> {
 
 /// A call of the handler.
 pub(super) struct Called {
-    trigger: Trigger,
+    delivery: Delivery,
     /// Fingerprint of what it was called with.
     input: u64,
     report: CallReport,
@@ -148,15 +151,16 @@ impl<N: Native> GuestSteps<'_, N> {
 
     /// That the handler succeeded with its call.
     async fn note_success(&mut self, seen: &Snapshot, pass: &mut Pass) {
-        let Some(Called { trigger, input, .. }) = &self.called else { return };
-        let (handler, is_created) = (self.handler, *trigger == Trigger::Created);
-        let is_observed_next = is_created && handler.wants(&TriggerRequest::Observed);
-        self.state.handled.input = (!is_observed_next).then_some(*input);
-        self.state.handled.code = Some(handler.code);
-        if is_created && !self.state.handled.created {
+        let Some(Called { delivery: Delivery { request, mark, .. }, .. }) = &self.called else { return };
+        let handler = self.handler;
+        if *request == TriggerRequest::Created && self.state.cursors.handled(request).is_none() {
             self.pipeline.note_created(handler, &seen.subject, self.now, pass, self.state).await;
+        } else {
+            self.state.cursors.set_handled(request, Some(Handled::Here(*mark)));
         }
-        if is_observed_next {
+        // Who hears of what has happened hears next of what there is since then.
+        if *request != TriggerRequest::Observed && handler.wants(&TriggerRequest::Observed) {
+            self.state.cursors.set_handled(&TriggerRequest::Observed, None);
             pass.requeue_after = Some(Duration::ZERO);
         }
     }
@@ -186,10 +190,13 @@ impl<N: Native> Steps for GuestSteps<'_, N> {
             return ControlFlow::Break(Pass { alive: true, ..pipeline.let_go(handler, &seen, self.state).await });
         }
         if handler.wants(&TriggerRequest::Deleted) {
-            self.state.last_seen = Some(Arc::clone(&subject));
+            self.state.cursors.set_old(&TriggerRequest::Deleted, Some(Arc::clone(&subject)));
         }
         self.state.patched = is_patched_by(&subject, &handler.name.field_manager());
-        self.state.handled.created |= pipeline.record(handler, &subject).is_some();
+        let created = &TriggerRequest::Created;
+        if self.state.cursors.handled(created).is_none() && pipeline.record(handler, &subject).is_some() {
+            self.state.cursors.set_handled(created, Some(Handled::OnRecord));
+        }
         ControlFlow::Continue(seen)
     }
 
@@ -208,22 +215,24 @@ impl<N: Native> Steps for GuestSteps<'_, N> {
             }
         }
         let state = &mut *self.state;
-        let drifted = state.handled.code.is_some() && state.held != Some(held(&handler.name.field_manager(), seen));
-        let delivery = Delivery { input, code: handler.code, drifted, requeued: state.requeued };
-        let Some((trigger, redelivery)) = decide(&handler.declaration.triggers, &state.handled, delivery) else {
+        let held = held(&handler.name.field_manager(), seen);
+        let drifted = state.cursors.has_handled_here() && state.held != Some(held);
+        let there = There { input, code: handler.code, drifted, requeued: state.requeued };
+        let Some(delivery) = decide(&handler.declaration.triggers, &state.cursors, Seen::There(there)) else {
             return ControlFlow::Break(self.rest());
         };
         state.requeued = false;
         let attempt = state.common.backoff.attempts() + 1;
-        let call = self.pipeline.call(handler, seen, trigger.clone(), redelivery, projected, attempt);
+        let Delivery { trigger, redelivery, .. } = &delivery;
+        let call = self.pipeline.call(handler, seen, trigger.clone(), *redelivery, projected, attempt);
         let report = handler.guest.call(call).await;
-        self.called = Some(Called { trigger, input, report });
+        self.called = Some(Called { delivery, input, report });
         ControlFlow::Continue(())
     }
 
     async fn accept(&mut self, seen: &Snapshot, (): ()) -> ControlFlow<Pass, Accepted> {
         let (handler, subject) = (self.handler, &seen.subject);
-        let Some(Called { trigger, report, .. }) = &self.called else { return ControlFlow::Break(self.rest()) };
+        let Some(Called { delivery, report, .. }) = &self.called else { return ControlFlow::Break(self.rest()) };
         let outcome = match &report.result {
             Ok(outcome) => outcome,
             Err(error) => return ControlFlow::Break(failed_call(self.state, handler, subject, error)),
@@ -237,13 +246,12 @@ impl<N: Native> Steps for GuestSteps<'_, N> {
             adopt(&mut children, subject);
             children.into_iter().map(Settled::Apply).collect::<Vec<_>>()
         });
-        let created = *trigger == Trigger::Created;
         if let Some(children) = &children {
             self.state.children = children.len();
-            self.state.handled.children_of_created = created;
+            self.state.cursors.children = Some(delivery.request.clone());
         }
         if wanted.subject.is_some() {
-            self.state.handled.patches_of_created = created;
+            self.state.cursors.patches = Some(delivery.request.clone());
         }
         self.state.held = None;
         ControlFlow::Continue(Accepted { wanted, children })

@@ -9,7 +9,7 @@ use super::{
     build::Decision,
     execute::{Done, there},
     is_passing,
-    state::NativeState,
+    state::{NativeState, OfSubject as _},
     steps::{Accepted, Steps},
     unreadable::unreadable,
 };

@@ -3,7 +3,14 @@
 use std::{num::NonZeroU64, sync::Arc};
 
 use super::state::{Common, GuestState, Share, SubjectState};
-use crate::{object::Object, plan::Memory, plugin::Handled, retry::Backoff, wanted::Findings};
+use crate::{
+    contract::TriggerRequest,
+    object::Object,
+    plan::Memory,
+    plugin::{Cursors, Handled},
+    retry::Backoff,
+    wanted::Findings,
+};
 
 /// A [`SubjectState`] at rest. Made from one and back, nothing is lost.
 pub struct Remembered(Form);
@@ -13,17 +20,26 @@ enum Form {
     Whole(Box<SubjectState>),
 }
 
+/// The triggers of which it is kept in the smallest form what was handled with them.
+const MARKED: [TriggerRequest; 2] = [TriggerRequest::Created, TriggerRequest::Observed];
+
+/// As [`MARKED`], of which an old state is kept.
+const WITH_OLD: TriggerRequest = TriggerRequest::Deleted;
+
+/// Stands for [`Handled::OnRecord`].
+const ON_RECORD: NonZeroU64 = NonZeroU64::MAX;
+
 /// Of a plugin's handler: the subject was handled, and all is as the handler answered.
 struct Settled {
     uid: [u8; 16],
-    input: Option<NonZeroU64>,
-    code: Option<NonZeroU64>,
+    /// Of each of [`MARKED`].
+    marks: [Option<NonZeroU64>; MARKED.len()],
     held: Option<NonZeroU64>,
-    last_seen: Option<Arc<Object>>,
+    old: Option<Arc<Object>>,
     children: u16,
-    created: bool,
-    children_of_created: bool,
-    patches_of_created: bool,
+    /// Places in [`MARKED`].
+    children_by: Option<u8>,
+    patches_by: Option<u8>,
     patched: bool,
 }
 
@@ -35,11 +51,10 @@ impl Settled {
             children,
             held,
             patched,
-            handled: Handled { created, input, code, children_of_created, patches_of_created },
+            cursors,
             parked: None,
             told,
             requeued: false,
-            last_seen,
         } = state
         else {
             return None;
@@ -47,20 +62,35 @@ impl Settled {
         let is_rest_empty = *memory == Memory::default()
             && *backoff == Backoff::default()
             && *findings == Findings::default()
-            && told.is_empty();
+            && told.is_empty()
+            && cursors.handled(&WITH_OLD).is_none()
+            && cursors.triggers().all(|trigger| *trigger == WITH_OLD || MARKED.contains(trigger))
+            && MARKED.iter().all(|trigger| cursors.old(trigger).is_none());
         is_rest_empty.then_some(())?;
+        let [created, observed] = MARKED.each_ref().map(|trigger| mark(cursors.handled(trigger)));
         Some(Self {
             uid: packed(uid)?,
-            input: fingerprint(*input)?,
-            code: fingerprint(*code)?,
+            marks: [created?, observed?],
             held: fingerprint(*held)?,
-            last_seen: last_seen.clone(),
+            old: cursors.old(&WITH_OLD).cloned(),
             children: u16::try_from(*children).ok()?,
-            created: *created,
-            children_of_created: *children_of_created,
-            patches_of_created: *patches_of_created,
+            children_by: place(cursors.children.as_ref())?,
+            patches_by: place(cursors.patches.as_ref())?,
             patched: *patched,
         })
+    }
+
+    fn cursors(&self) -> Cursors {
+        let by = |place: Option<u8>| place.and_then(|place| MARKED.get(usize::from(place))).cloned();
+        let mut cursors = Cursors::default();
+        (cursors.children, cursors.patches) = (by(self.children_by), by(self.patches_by));
+        for (trigger, mark) in MARKED.iter().zip(self.marks) {
+            let handled =
+                |mark: NonZeroU64| if mark == ON_RECORD { Handled::OnRecord } else { Handled::Here(mark.get()) };
+            cursors.set_handled(trigger, mark.map(handled));
+        }
+        cursors.set_old(&WITH_OLD, self.old.clone());
+        cursors
     }
 }
 
@@ -68,8 +98,8 @@ impl Remembered {
     /// What it adds to the figures of its handler.
     pub fn share(&self) -> Share {
         match &self.0 {
-            Form::Settled(Settled { input, created, children, .. }) => {
-                Share { is_handled: input.is_some() || *created, is_parked: false, children: *children }
+            Form::Settled(Settled { marks, children, .. }) => {
+                Share { is_handled: marks.iter().any(Option::is_some), is_parked: false, children: *children }
             }
             Form::Whole(state) => state.share(),
         }
@@ -89,32 +119,35 @@ impl From<SubjectState> for Remembered {
 
 impl From<Remembered> for SubjectState {
     fn from(Remembered(form): Remembered) -> Self {
-        let Settled {
-            uid,
-            input,
-            code,
-            held,
-            last_seen,
-            children,
-            created,
-            children_of_created,
-            patches_of_created,
-            patched,
-        } = match form {
+        let settled = match form {
             Form::Whole(state) => return *state,
             Form::Settled(settled) => settled,
         };
-        let [input, code, held] = [input, code, held].map(|fingerprint| fingerprint.map(NonZeroU64::get));
         Self::from(GuestState {
-            common: Common { uid: unpacked(uid), ..Common::default() },
-            children: usize::from(children),
-            held,
-            patched,
-            handled: Handled { created, input, code, children_of_created, patches_of_created },
-            last_seen,
+            common: Common { uid: unpacked(settled.uid), ..Common::default() },
+            children: usize::from(settled.children),
+            held: settled.held.map(NonZeroU64::get),
+            patched: settled.patched,
+            cursors: settled.cursors(),
             ..GuestState::default()
         })
     }
+}
+
+/// None: it is a fingerprint that has no place.
+fn mark(handled: Option<Handled>) -> Option<Option<NonZeroU64>> {
+    match handled {
+        None => Some(None),
+        Some(Handled::OnRecord) => Some(Some(ON_RECORD)),
+        Some(Handled::Here(mark)) => NonZeroU64::new(mark).filter(|mark| *mark != ON_RECORD).map(Some),
+    }
+}
+
+/// None: it is a trigger that has no place.
+fn place(trigger: Option<&TriggerRequest>) -> Option<Option<u8>> {
+    let Some(trigger) = trigger else { return Some(None) };
+    let place = MARKED.iter().position(|marked| marked == trigger)?;
+    u8::try_from(place).ok().map(Some)
 }
 
 /// None: it is a number that has no place.
@@ -156,9 +189,23 @@ mod tests {
             children: 3,
             held: Some(7),
             patched: true,
-            handled: Handled { created: true, input: Some(5), code: Some(6), ..Handled::default() },
+            cursors: cursors(&[
+                (TriggerRequest::Created, Handled::Here(6)),
+                (TriggerRequest::Observed, Handled::Here(5)),
+            ]),
             ..GuestState::default()
         }
+    }
+
+    fn cursors(handled: &[(TriggerRequest, Handled)]) -> Cursors {
+        let mut cursors = Cursors::default();
+        handled.iter().for_each(|(trigger, handled)| cursors.set_handled(trigger, Some(*handled)));
+        cursors
+    }
+
+    fn subject() -> Arc<Object> {
+        let subject = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
+        Arc::new(Object::from_value(&subject).unwrap())
     }
 
     fn is_small(state: GuestState) -> bool {
@@ -170,6 +217,11 @@ mod tests {
         assert!(size_of::<Remembered>() <= 56, "{}", size_of::<Remembered>());
         assert!(is_small(settled()));
         assert!(is_small(GuestState { held: None, ..settled() }));
+        let mut on_record = cursors(&[(TriggerRequest::Created, Handled::OnRecord)]);
+        on_record.set_old(&TriggerRequest::Deleted, Some(subject()));
+        on_record.children = Some(TriggerRequest::Created);
+        on_record.patches = Some(TriggerRequest::Observed);
+        assert!(is_small(GuestState { cursors: on_record, ..settled() }));
     }
 
     #[test]
@@ -179,7 +231,7 @@ mod tests {
             change(&mut state);
             state
         };
-        let changes: [fn(&mut GuestState); 8] = [
+        let changes: [fn(&mut GuestState); 16] = [
             |_| {},
             |state| state.common.uid = "not-a-uuid".to_owned(),
             |state| state.common.uid = state.common.uid.to_uppercase(),
@@ -188,13 +240,26 @@ mod tests {
             |state| state.held = Some(0),
             |state| state.parked = Some(1),
             |state| state.requeued = true,
+            |state| state.cursors.children = Some(TriggerRequest::Created),
+            |state| state.cursors.patches = Some(TriggerRequest::Observed),
+            |state| state.cursors.patches = Some(TriggerRequest::Updated),
+            |state| state.cursors.set_handled(&TriggerRequest::Created, Some(Handled::OnRecord)),
+            |state| state.cursors.set_handled(&TriggerRequest::Created, Some(Handled::Here(u64::MAX))),
+            |state| state.cursors.set_handled(&TriggerRequest::Updated, Some(Handled::Here(1))),
+            |state| state.cursors.set_old(&TriggerRequest::Deleted, Some(subject())),
+            |state| state.cursors.set_old(&TriggerRequest::Observed, Some(subject())),
         ];
         for change in changes {
             let before = changed(change);
             let mut after = SubjectState::from(Remembered::from(SubjectState::from(changed(change))));
             let after = after.guest();
             assert_eq!(before.common.uid, after.common.uid);
-            assert_eq!(before.handled, after.handled);
+            for trigger in [&MARKED[0], &MARKED[1], &WITH_OLD, &TriggerRequest::Updated] {
+                assert_eq!(before.cursors.handled(trigger), after.cursors.handled(trigger));
+                assert_eq!(before.cursors.old(trigger).is_some(), after.cursors.old(trigger).is_some());
+                assert_eq!(before.cursors.have_made(trigger), after.cursors.have_made(trigger));
+            }
+            assert_eq!(before.cursors.children, after.cursors.children);
             assert_eq!((before.children, before.held, before.patched), (after.children, after.held, after.patched));
             assert_eq!((before.parked, before.requeued), (after.parked, after.requeued));
             assert_eq!(before.share(), after.share());

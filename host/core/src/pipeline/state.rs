@@ -1,13 +1,13 @@
 //! What is remembered of one subject between the passes of one handler. Losing it costs work, never correctness.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::{
     object::Object,
     plan::Memory,
-    plugin::Handled,
+    plugin::Cursors,
     retry::{Backoff, Retry},
     scheduler::{Replies, SchedulerCall, SchedulerError, SchedulerReply},
     template::TemplateAnswers,
@@ -62,15 +62,14 @@ pub(super) struct GuestState {
     pub(super) held: Option<u64>,
     /// Whether there are patches of the handler in the subject.
     pub(super) patched: bool,
-    pub(super) handled: Handled,
+    /// How far the handler has come with each of its triggers.
+    pub(super) cursors: Cursors,
     /// The input at which it was parked.
     pub(super) parked: Option<u64>,
     /// What was told when it was parked, since the handler last succeeded.
     pub(super) told: Vec<Problem>,
     /// The subject asked to be looked at again, and the time has come.
     pub(super) requeued: bool,
-    /// The subject as it was last seen, kept for handlers that want to hear of its end.
-    pub(super) last_seen: Option<Arc<Object>>,
 }
 
 /// What a status has announced that is not stored whole.
@@ -103,14 +102,32 @@ impl Common {
     }
 }
 
-impl NativeState {
+/// What is remembered of one subject, whoever handles it.
+pub(super) trait OfSubject: Default {
+    fn common(&mut self) -> &mut Common;
+
     /// Forgets what is remembered of another object of the same name.
-    pub(super) fn is_about(&mut self, subject: &Object) {
-        if self.common.uid != subject.metadata.uid {
-            *self = Self { common: Common::of(subject), ..Self::default() };
+    fn is_about(&mut self, subject: &Object) {
+        if self.common().uid != subject.metadata.uid {
+            *self = Self::default();
+            *self.common() = Common::of(subject);
         }
     }
+}
 
+impl OfSubject for NativeState {
+    fn common(&mut self) -> &mut Common {
+        &mut self.common
+    }
+}
+
+impl OfSubject for GuestState {
+    fn common(&mut self) -> &mut Common {
+        &mut self.common
+    }
+}
+
+impl NativeState {
     /// A pass has found this out.
     pub(super) fn find(&mut self, findings: &Findings) {
         self.common.findings = findings.clone();
@@ -126,13 +143,6 @@ impl NativeState {
 }
 
 impl GuestState {
-    /// Forgets what is remembered of another object of the same name.
-    pub(super) fn is_about(&mut self, subject: &Object) {
-        if self.common.uid != subject.metadata.uid {
-            *self = Self { common: Common::of(subject), ..Self::default() };
-        }
-    }
-
     /// Nothing is wanted for the subject any more.
     pub(super) fn let_go(&mut self) {
         let memory = std::mem::take(&mut self.common.memory);
@@ -142,7 +152,7 @@ impl GuestState {
     /// What it adds to the figures of its handler.
     pub(super) fn share(&self) -> Share {
         Share {
-            is_handled: self.handled.input.is_some() || self.handled.created || self.common.backoff.attempts() > 0,
+            is_handled: self.cursors.has_handled() || self.common.backoff.attempts() > 0,
             is_parked: self.parked.is_some(),
             children: u16::try_from(self.children).unwrap_or(u16::MAX),
         }
@@ -257,7 +267,7 @@ impl SubjectState {
     pub fn is_spent(&self) -> bool {
         let is_empty = |common: &Common| common.uid.is_empty() && common.backoff.attempts() == 0;
         self.native.as_ref().is_none_or(|state| is_empty(&state.common))
-            && self.guest.as_ref().is_none_or(|state| is_empty(&state.common) && state.last_seen.is_none())
+            && self.guest.as_ref().is_none_or(|state| is_empty(&state.common) && !state.cursors.has_old())
             && self.announced.as_ref().is_none_or(|state| state.uid.is_empty())
     }
 }

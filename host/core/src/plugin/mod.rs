@@ -2,6 +2,7 @@
 
 mod answer;
 mod budget;
+mod cursor;
 mod delivery;
 mod pods;
 mod projection;
@@ -11,7 +12,8 @@ mod traces;
 
 pub use answer::accept;
 pub use budget::ApplyBudget;
-pub use delivery::{Delivery, Handled, decide};
+pub use cursor::{Cursor, Cursors, Handled};
+pub use delivery::{Delivery, Seen, There, decide};
 pub use projection::{FieldPathError, Projection, check_field_path};
 pub use rights::Rights;
 pub use subscription::{Mounted, SubscriptionError, unserved};

@@ -1,7 +1,8 @@
 //! Which objects a mounted handler is called for, and which of its wishes can't be served yet.
 
+use super::delivery::is_served;
 use crate::{
-    contract::{HandlerDeclaration, TriggerRequest},
+    contract::HandlerDeclaration,
     glob::Glob,
     object::Object,
     selector::{Selector, SelectorError},
@@ -64,14 +65,11 @@ impl Mounted {
 /// What a handler asks for that this version does not serve, `trigger updated`. Such a handler is not called; the plugin's
 /// others are.
 pub fn unserved(handler: &HandlerDeclaration) -> Vec<String> {
-    let served = |trigger: &&TriggerRequest| {
-        matches!(trigger, TriggerRequest::Observed | TriggerRequest::Created | TriggerRequest::Deleted)
-    };
     let subscription = &handler.subscription;
     let mut found: Vec<String> = handler
         .triggers
         .iter()
-        .filter(|trigger| !served(trigger))
+        .filter(|trigger| !is_served(trigger))
         .map(|trigger| format!("trigger {}", trigger.name()))
         .collect();
     found.extend((!subscription.annotations.is_empty()).then(|| "annotation conditions".to_owned()));

@@ -8,12 +8,12 @@ use serde_json::json;
 use super::{MountedHandler, tell};
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError},
-    contract::Trigger,
     native::Native,
     object::{NamespacedName, ObjectKey},
     ownership::is_patched_by,
     pipeline::{Pass, Pipeline, execute::Done, state::GuestState},
     plan::Plan,
+    plugin::{Delivery, Seen, decide},
     wanted::{Problem, Snapshot, SubjectPatch},
 };
 
@@ -57,14 +57,14 @@ impl<N: Native> Pipeline<'_, N> {
         let plan = Plan { subject: withdrawal.into_iter().collect(), prunes, ..Plan::default() };
         let mut done = self.remove(plan, state).await;
         let mut call = None;
-        if let Some(last_seen) = state.last_seen.clone() {
+        let delivery = decide(&handler.declaration.triggers, &state.cursors, Seen::Gone);
+        if let Some(Delivery { trigger, redelivery, old: Some(last_seen), .. }) = delivery {
             match self.writes.is_gone(handler.subject.clone(), subject.clone(), state.common.uid.clone()).await {
                 Ok(true) if done.errors.is_empty() => {
                     let seen = self.snapshot(&last_seen, &handler.children, now);
-                    let deleted = Trigger::Deleted;
                     let projected = handler.project(&last_seen);
-                    let about =
-                        self.call(handler, &seen, deleted, false, projected, state.common.backoff.attempts() + 1);
+                    let attempt = state.common.backoff.attempts() + 1;
+                    let about = self.call(handler, &seen, trigger, redelivery, projected, attempt);
                     call = Some(handler.guest.call(about).await);
                 }
                 Ok(_) => {}

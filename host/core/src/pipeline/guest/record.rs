@@ -6,11 +6,13 @@ use sha2::{Digest, Sha256};
 use super::{MountedHandler, is_passing, tell};
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError},
+    contract::TriggerRequest,
     fields::hex,
     native::Native,
     object::{NamespacedName, Object, ObjectKey},
     ownership::is_record_of,
     pipeline::{Pass, Pipeline, state::GuestState},
+    plugin::Handled,
     spec::{DASK_PLUGIN_RECORD, DaskPluginRecordSpec, DaskPluginRecordStatus, HandledTrigger, SubjectReference},
     time::rfc3339,
     wanted::Problem,
@@ -40,7 +42,7 @@ impl<N: Native> Pipeline<'_, N> {
         let kind = DASK_PLUGIN_RECORD.group_version_kind();
         let (Some(at), Some(resource)) = (record_name(handler, subject), self.observed.resource(&kind)) else {
             // There is no place for a record, so it lasts as long as this process.
-            state.handled.created = true;
+            state.cursors.set_handled(&TriggerRequest::Created, Some(Handled::Here(handler.code)));
             return;
         };
         let handled = HandledTrigger {
@@ -88,7 +90,7 @@ impl<N: Native> Pipeline<'_, N> {
         };
         match written {
             Ok(_) => {
-                state.handled.created = true;
+                state.cursors.set_handled(&TriggerRequest::Created, Some(Handled::Here(handler.code)));
                 pass.writes += 1;
             }
             Err(error) => {
