@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::{
     claim::FieldPath,
+    conflict::{Conflict, in_words},
     names::check_dns_subdomain,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     quote::quote,
@@ -204,12 +205,12 @@ pub enum WriteError {
         owner: String,
     },
     /// Other managers hold fields that we want.
-    #[error("other field managers hold fields of {object}: {}", quote(message))]
+    #[error("other field managers hold fields of {object}: {}", in_words(conflicts))]
     Conflict {
         /// The object.
         object: ObjectKey,
-        /// The server's words, which name each manager and path.
-        message: String,
+        /// Which, of whom; at most [`crate::conflict::CONFLICTS`].
+        conflicts: Vec<Conflict>,
     },
     /// A precondition did not hold: the object changed or was made anew. Looking again is all that is needed.
     #[error("{object} changed in between: {}", quote(message))]
@@ -273,6 +274,11 @@ impl WriteError {
             | Self::Unavailable { object, .. } => Some(object),
             Self::NotLeader | Self::Withdrawn => None,
         }
+    }
+
+    /// The fields that others hold.
+    pub fn conflicts(&self) -> &[Conflict] {
+        if let Self::Conflict { conflicts, .. } = self { conflicts } else { &[] }
     }
 
     /// An object that stands in the way: when it changes or goes, or its kind comes, the same may be done.

@@ -15,6 +15,17 @@ pub type Json = String;
 /// `metadata.labels["app.kubernetes.io/name"]`.
 pub type FieldPath = String;
 
+/// Adds a name to a path.
+pub(crate) fn append_name(path: &mut FieldPath, name: &str) {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'$');
+    let parts = match name.bytes().all(is_plain) && !name.is_empty() {
+        true if path.is_empty() => ["", name, ""],
+        true => [".", name, ""],
+        false => ["[\"", name, "\"]"],
+    };
+    path.extend(parts);
+}
+
 /// Names a kind the way a person does: `name` is the kind, plural, singular or short name; discovery fills in the rest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct KindReference {

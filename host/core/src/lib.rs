@@ -4,6 +4,7 @@
 
 pub mod action;
 pub mod claim;
+pub mod conflict;
 pub mod contract;
 pub mod dask;
 pub mod error;

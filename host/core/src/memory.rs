@@ -214,8 +214,8 @@ impl MemoryCluster {
         };
         // As the API server, which tells of conflicts first and of what is invalid last.
         let outcome = stored.apply(Rules::of(&key.kind), apply);
-        if let Err(Refusal::Conflict(message)) = outcome {
-            return Err(WriteError::Conflict { object: key.clone(), message });
+        if let Err(Refusal::Conflict(conflicts)) = outcome {
+            return Err(WriteError::Conflict { object: key.clone(), conflicts });
         }
         if let Some(live) = &live {
             check(&apply.precondition, live).map_err(stale)?;
@@ -225,7 +225,8 @@ impl MemoryCluster {
             Err(Refusal::SecondController) => {
                 return Err(WriteError::Foreign { object: key.clone(), owner: "another controller".to_owned() });
             }
-            Err(Refusal::Conflict(message) | Refusal::Invalid(message)) => return Err(refused(key, message)),
+            Err(Refusal::Conflict(conflicts)) => return Err(WriteError::Conflict { object: key.clone(), conflicts }),
+            Err(Refusal::Invalid(message)) => return Err(refused(key, message)),
         }
         let had_applied = before.as_ref().is_some_and(|before| before.appliers().any(|name| name == apply.manager));
         let changed = before.as_ref().and_then(|before| stored.changed_since(before)).filter(|_| had_applied);

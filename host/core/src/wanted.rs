@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::{
     action::WriteError,
+    conflict::Conflict,
     contract::{EventNote, EventSeverity},
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Unreadable, recorded, shared, to_be_shared},
     quote::says_the_same,
@@ -311,6 +312,8 @@ pub struct Problem {
     pub permanent: bool,
     /// Another object that stands in the way, or is not there: when it comes, changes or goes, the subject is looked at again.
     pub waits_for: Option<ObjectKey>,
+    /// The fields that others hold, if it is about such: then it is the same problem as another about the same fields.
+    pub conflicts: Vec<Conflict>,
 }
 
 impl Problem {
@@ -321,12 +324,21 @@ impl Problem {
 
     /// Whether this is the same problem, in whatever words others put it.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.reason == other.reason && says_the_same(&self.message, &other.message)
+        self.reason == other.reason
+            && match (&*self.conflicts, &*other.conflicts) {
+                ([], []) => says_the_same(&self.message, &other.message),
+                (some, others) => {
+                    some.iter().all(|conflict| conflict.is_among(others))
+                        && others.iter().all(|conflict| conflict.is_among(some))
+                }
+            }
     }
 
-    /// Whether it is one of these, in whatever words.
+    /// Whether it is one of these, in whatever words. Of several fields, each may be in another of them.
     pub fn is_among(&self, problems: &[Self]) -> bool {
+        let is_known = |conflict: &Conflict| problems.iter().any(|problem| conflict.is_among(&problem.conflicts));
         problems.iter().any(|problem| self.is_same(problem))
+            || !self.conflicts.is_empty() && self.conflicts.iter().all(is_known)
     }
 
     /// As a Warning, for subjects whose status has no place for it.
@@ -345,6 +357,7 @@ impl Problem {
             message: into_line(message.into(), MESSAGE_BYTES),
             permanent: false,
             waits_for: None,
+            conflicts: Vec::new(),
         }
     }
 
@@ -372,7 +385,11 @@ impl Problem {
 
     /// What came of a write that somebody wanted. It is tried again, and goes away with what stands in its way.
     pub fn of_write(by: impl std::fmt::Display, error: &WriteError) -> Self {
-        Self { waits_for: error.in_the_way(), ..Self::passing(error.kind(), format!("{by}: {error}")) }
+        Self {
+            waits_for: error.in_the_way(),
+            conflicts: error.conflicts().to_vec(),
+            ..Self::passing(error.kind(), format!("{by}: {error}"))
+        }
     }
 }
 
@@ -398,6 +415,30 @@ mod tests {
         assert!(first.is_same(&problem("n/a: 3 workers are refused: “version 8 has been modified”; correct spec.a")));
         assert!(!first.is_same(&problem("n/b: 2 workers are refused: “version 7 has been modified”; correct spec.a")));
         assert!(!first.is_same(&Problem { reason: "Forbidden".into(), ..first.clone() }));
+    }
+
+    #[test]
+    fn a_conflict_is_the_same_problem_by_object_and_field_not_by_text() {
+        let object = |name: &str| ObjectKey {
+            kind: GroupVersionKind::new("", "v1", "ConfigMap"),
+            at: NamespacedName::new("n", name),
+        };
+        let problem = |name: &str, held: &[(&str, &str)]| {
+            let of = |(field, manager): &(&str, &str)| Conflict::new(&object(name), &Value::Null, field, manager, "");
+            let conflicts = held.iter().map(of).collect();
+            Problem::of_write("p/h", &WriteError::Conflict { object: object(name), conflicts })
+        };
+        let first = problem("a", &[(".data.x", "kubectl"), (".data.y", "kubectl")]);
+        assert!(first.is_same(&problem("a", &[(".data.y", "kubectl"), (".data.x", "another")])));
+        assert!(first.is_same(&Problem { message: "in other words".to_owned(), ..first.clone() }));
+        for other in
+            [problem("a", &[(".data.x", "kubectl")]), problem("b", &[(".data.x", "kubectl"), (".data.y", "k")])]
+        {
+            assert!(!first.is_same(&other), "{other}");
+        }
+        let known = [first];
+        assert!(problem("a", &[(".data.x", "kubectl")]).is_among(&known), "fewer fields are no news");
+        assert!(!problem("a", &[(".data.x", "kubectl"), (".data.z", "kubectl")]).is_among(&known));
     }
 
     #[test]

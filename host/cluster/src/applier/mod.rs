@@ -131,7 +131,7 @@ impl Applier {
         let RequestError::Status(status) = &error else { return unavailable(object, "apply", &error) };
         match judge(status, apply) {
             Verdict::Taken => self.who_has(apply).await,
-            Verdict::Conflict => WriteError::Conflict { object, message: conflicts(status) },
+            Verdict::Conflict => WriteError::Conflict { object, conflicts: conflicts(status, apply) },
             Verdict::NotServed => WriteError::NotServed { object },
             Verdict::Refused => refused(object, status.code, &status.reason, &error),
             Verdict::Stale => {

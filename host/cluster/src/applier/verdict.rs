@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 
 use dask_wasm_operator_core::{
     action::{Apply, ApplyTarget, Precondition},
+    conflict::{Conflict, bounded},
     object::{ManagedFields, WireObject},
 };
 use kube::core::{Status, response::StatusCause};
 use serde_json::Value;
+
+/// How the API server calls a field that another manager holds.
+const FIELD_CONFLICT: &str = "FieldManagerConflict";
 
 /// Fields of a refusal that are told on.
 const FIELDS: usize = 16;
@@ -51,10 +55,29 @@ pub(super) fn names_uid(status: &Status) -> bool {
     }
 }
 
-/// Each conflict on a line: manager and path.
-pub(super) fn conflicts(status: &Status) -> String {
-    let lines: Vec<String> = causes(status).map(|cause| format!("{}: {}", cause.message, cause.field)).collect();
-    if lines.is_empty() { status.message.clone() } else { lines.join("; ") }
+/// The fields of an apply that other managers hold.
+pub(super) fn conflicts(status: &Status, apply: &Apply) -> Vec<Conflict> {
+    let conflict = |cause: &StatusCause| {
+        let (manager, subresource) = manager_in(&cause.message);
+        Conflict::new(&apply.object, &apply.body, &cause.field, &manager, &subresource)
+    };
+    bounded(causes(status).filter(|cause| cause.reason == FIELD_CONFLICT).map(conflict).collect())
+}
+
+/// Manager and subresource in words like `conflict with "m" with subresource "status" using v1 at 2026-11-22T18:30:00Z`. The
+/// whole text, where it is worded in another way.
+fn manager_in(words: &str) -> (String, String) {
+    let Some((manager, rest)) = quoted(words) else { return (words.to_owned(), String::new()) };
+    let subresource = rest.strip_prefix(" with subresource ").and_then(quoted);
+    (manager, subresource.map(|(subresource, _)| subresource).unwrap_or_default())
+}
+
+/// The first text in quotation marks, and what follows it.
+fn quoted(words: &str) -> Option<(String, &str)> {
+    let from = &words[words.find('"')?..];
+    let mut texts = serde_json::Deserializer::from_str(from).into_iter::<String>();
+    let text = texts.next()?.ok()?;
+    Some((text, from.get(texts.byte_offset()..)?))
 }
 
 /// The fields that a refusal is about.
@@ -103,7 +126,7 @@ fn holds_more_than_notes(entry: &ManagedFields) -> bool {
 }
 
 fn is_field_conflict(status: &Status) -> bool {
-    causes(status).any(|cause| cause.reason == "FieldManagerConflict")
+    causes(status).any(|cause| cause.reason == FIELD_CONFLICT)
 }
 
 fn has_second_controller(status: &Status) -> bool {
@@ -134,7 +157,10 @@ fn causes(status: &Status) -> impl Iterator<Item = &StatusCause> {
 
 #[cfg(test)]
 mod tests {
-    use dask_wasm_operator_core::object::{GroupVersionKind, NamespacedName, ObjectKey, Resource};
+    use dask_wasm_operator_core::{
+        conflict::in_words,
+        object::{GroupVersionKind, NamespacedName, ObjectKey, Resource},
+    };
     use serde_json::json;
 
     use super::*;
@@ -226,8 +252,27 @@ mod tests {
             {"reason": "FieldManagerConflict", "message": "conflict with \"kubectl\"", "field": ".spec.replicas"},
             {"reason": "FieldManagerConflict", "message": "conflict with \"x\"", "field": ".data.k"},
         ]});
-        let text = conflicts(&status(409, "2 conflicts", details));
-        assert_eq!(text, "conflict with \"kubectl\": .spec.replicas; conflict with \"x\": .data.k");
+        let apply = apply(Precondition::Uid("u".to_owned()), ApplyTarget::Object);
+        let text = in_words(&conflicts(&status(409, "2 conflicts", details), &apply));
+        assert_eq!(text, ".data.k is held by “x”; .spec.replicas is held by “kubectl”");
+    }
+
+    #[test]
+    fn manager_and_subresource_are_read_from_the_words_of_the_server_whatever_the_manager_is_called() {
+        let status_at = " using apps/v1 at 2026-11-22T18:30:00Z";
+        for (words, manager, subresource) in [
+            ("conflict with \"kubectl\"".to_owned(), "kubectl", ""),
+            (format!("conflict with \"m\" with subresource \"status\"{status_at}"), "m", "status"),
+            (
+                format!(r#"conflict with "a\"b with subresource \"x\"" using v1{status_at}"#),
+                "a\"b with subresource \"x\"",
+                "",
+            ),
+            ("conflict with \"open".to_owned(), "conflict with \"open", ""),
+            ("in other words".to_owned(), "in other words", ""),
+        ] {
+            assert_eq!(manager_in(&words), (manager.to_owned(), subresource.to_owned()), "{words}");
+        }
     }
 
     #[test]

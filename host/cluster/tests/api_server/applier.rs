@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dask_wasm_operator_cluster::{applier::Applier, gate::Gate};
 use dask_wasm_operator_core::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
+    conflict::Conflict,
     object::NamespacedName,
     ports::Writes,
 };
@@ -212,7 +213,9 @@ async fn a_conflict_names_manager_and_field() -> anyhow::Result<()> {
         let apply = world.apply_to(&made, json!({"metadata": metadata, "data": {"k": "3"}}));
         let error = world.write(apply.clone()).await.unwrap_err();
         assert_eq!(error.kind(), "FieldConflict", "{error:?}");
-        assert!(error.to_string().contains("\"somebody\"") && error.to_string().contains(".data.k"), "{error}");
+        assert!(error.to_string().contains("“somebody”") && error.to_string().contains(".data.k"), "{error}");
+        let [Conflict { object, path, manager, .. }] = error.conflicts() else { panic!("{error:?}") };
+        assert_eq!((object, path.as_str(), manager.as_str()), (&made.key(), "data.k", "somebody"));
         assert_eq!(world.write(Apply { force: true, ..apply }).await?.to_value()["data"]["k"], "3");
         Ok(())
     })

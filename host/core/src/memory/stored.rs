@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     action::{Apply, ApplyTarget},
+    conflict::{Conflict, bounded},
     fields::{Fields, fingerprint},
     object::{Object, ObjectKey},
 };
@@ -64,8 +65,8 @@ impl Manager {
 
 /// Why an apply is not carried out.
 pub(super) enum Refusal {
-    /// Others hold fields with other values, each on a line.
-    Conflict(String),
+    /// Others hold fields with other values.
+    Conflict(Vec<Conflict>),
     SecondController,
     Invalid(String),
 }
@@ -133,13 +134,17 @@ impl Stored {
         let mut conflicts = Vec::new();
         for other in self.managers.iter_mut().filter(|manager| !is_own(manager)) {
             let taken = other.held.common(&changes.set);
-            let paths = taken.paths();
-            conflicts.extend(paths.into_iter().map(|path| format!("conflict with {}: {path}", other.in_words())));
+            conflicts.extend(
+                taken
+                    .paths()
+                    .iter()
+                    .map(|path| Conflict::new(&apply.object, &apply.body, path, &other.name, &other.subresource)),
+            );
             other.held.subtract(&taken);
             other.held.subtract(&changes.removed);
         }
         if !apply.force && !conflicts.is_empty() {
-            return Err(Refusal::Conflict(conflicts.join("; ")));
+            return Err(Refusal::Conflict(bounded(conflicts)));
         }
         if has_two_controllers(&live) {
             return Err(Refusal::SecondController);
@@ -295,18 +300,6 @@ impl Stored {
         super::simulate_controllers(&key.kind, &mut object);
         self.seen = Arc::new(Object::from_value(&object).map_err(|error| error.to_string())?);
         Ok(())
-    }
-}
-
-impl Manager {
-    /// As the API server names it in conflicts.
-    fn in_words(&self) -> String {
-        let name = Value::from(&*self.name);
-        let subresource = match &*self.subresource {
-            "" => String::new(),
-            subresource => format!(" with subresource {}", Value::from(subresource)),
-        };
-        format!("{name}{subresource}")
     }
 }
 

@@ -1,5 +1,6 @@
 //! A pass of a plugin's handler.
 
+mod conflicts;
 mod end;
 mod record;
 
@@ -222,9 +223,7 @@ impl<N: Native> Steps for GuestSteps<'_, N> {
             return ControlFlow::Break(self.rest());
         };
         state.requeued = false;
-        let attempt = state.common.backoff.attempts() + 1;
-        let Delivery { trigger, redelivery, .. } = &delivery;
-        let call = self.pipeline.call(handler, seen, trigger.clone(), *redelivery, projected, attempt);
+        let call = self.pipeline.call(handler, seen, &delivery, projected, state);
         let report = handler.guest.call(call).await;
         self.called = Some(Called { delivery, input, report });
         ControlFlow::Continue(())
@@ -275,6 +274,7 @@ impl<N: Native> Steps for GuestSteps<'_, N> {
             let retry = self.state.common.backoff.fail_to_write(&seen.subject.metadata.uid, &done.errors);
             return Pass { writes: done.writes, retry: Some(retry), ..self.rest() };
         }
+        self.state.conflicts = conflicts::of(&done.errors);
         if !problems.is_empty() {
             return Pass { writes: done.writes, ..failed(self.state, &seen.subject, problems, None) };
         }
@@ -306,10 +306,9 @@ impl<N: Native> Pipeline<'_, N> {
         &self,
         handler: &MountedHandler,
         seen: &Snapshot,
-        trigger: Trigger,
-        redelivery: bool,
+        delivery: &Delivery,
         projected: Json,
-        attempt: u32,
+        state: &GuestState,
     ) -> Call {
         let manager = handler.name.field_manager();
         let (subject, author) = (&seen.subject, handler.author(&manager, N::makes));
@@ -317,9 +316,9 @@ impl<N: Native> Pipeline<'_, N> {
         let ours = seen.children.iter().filter(is_ours);
         Call {
             handler: handler.name.handler.clone(),
-            trigger,
-            redelivery,
-            attempt,
+            trigger: delivery.trigger.clone(),
+            redelivery: delivery.redelivery,
+            attempt: state.common.backoff.attempts() + 1,
             now: seen.now,
             subject: Subject {
                 api_version: subject.kind.api_version(),
@@ -336,7 +335,7 @@ impl<N: Native> Pipeline<'_, N> {
                     object: child.to_json(),
                 })
                 .collect(),
-            conflicts: Vec::new(),
+            conflicts: conflicts::handed_over(&state.conflicts, seen),
             config: handler.config.clone(),
         }
     }

@@ -54,6 +54,7 @@ impl Settled {
             cursors,
             parked: None,
             told,
+            conflicts,
             requeued: false,
         } = state
         else {
@@ -63,6 +64,7 @@ impl Settled {
             && *backoff == Backoff::default()
             && *findings == Findings::default()
             && told.is_empty()
+            && conflicts.is_empty()
             && cursors.handled(&WITH_OLD).is_none()
             && cursors.triggers().all(|trigger| *trigger == WITH_OLD || MARKED.contains(trigger))
             && MARKED.iter().all(|trigger| cursors.old(trigger).is_none());

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::{
+    conflict::Conflict,
     object::Object,
     plan::Memory,
     plugin::Cursors,
@@ -66,6 +67,8 @@ pub(super) struct GuestState {
     pub(super) cursors: Cursors,
     /// The input at which it was parked.
     pub(super) parked: Option<u64>,
+    /// Fields of the last answer that others held.
+    pub(super) conflicts: Vec<Conflict>,
     /// What was told when it was parked, since the handler last succeeded.
     pub(super) told: Vec<Problem>,
     /// The subject asked to be looked at again, and the time has come.

@@ -3,7 +3,10 @@
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::object::Part;
+use crate::{
+    contract::{FieldPath, append_name},
+    object::Part,
+};
 
 /// What every object has, whatever is asked for.
 const ENVELOPE: [&str; 3] = ["apiVersion", "kind", "metadata"];
@@ -122,13 +125,10 @@ impl Projection {
 }
 
 /// A path as it is written.
-fn in_words(names: &[String]) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'$');
-    names.iter().fold(String::new(), |path, name| match name.bytes().all(is_plain) && !name.is_empty() {
-        true if path.is_empty() => name.clone(),
-        true => format!("{path}.{name}"),
-        false => format!("{path}[\"{name}\"]"),
-    })
+fn in_words(names: &[String]) -> FieldPath {
+    let mut path = FieldPath::new();
+    names.iter().for_each(|name| append_name(&mut path, name));
+    path
 }
 
 fn copy<'a>(from: &Value, mut names: impl Iterator<Item = &'a str>, into: &mut Map<String, Value>) {

@@ -1,6 +1,6 @@
 //! What the API server refuses, and what is said about it.
 
-use dask_wasm_operator_core::{action::WriteError, dask::Reconciler};
+use dask_wasm_operator_core::{action::WriteError, conflict::Conflict, dask::Reconciler};
 use serde_json::json;
 
 use crate::world::{World, cluster, rolling};
@@ -188,7 +188,13 @@ fn each_problem_of_a_write_is_told_and_clears_when_its_cause_is_gone() {
             |world| {
                 world.kubernetes.fail("c-scheduler", |object| WriteError::Conflict {
                     object: object.clone(),
-                    message: "conflict with \"kubectl\": .spec.type".to_owned(),
+                    conflicts: vec![Conflict::new(
+                        object,
+                        &json!({"spec": {"type": "x"}}),
+                        ".spec.type",
+                        "kubectl",
+                        "",
+                    )],
                 });
             },
             "kubectl",

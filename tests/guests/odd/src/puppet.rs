@@ -43,6 +43,8 @@ struct Script {
     /// Lines for the log.
     log: Vec<String>,
     requeue_seconds: Option<u64>,
+    /// Leaves the fields of children to those who hold them, and says so in an Event.
+    yields: bool,
     /// The message of a temporary failure.
     fail: Option<String>,
     /// The message of a permanent failure.
@@ -85,11 +87,25 @@ fn follow(call: &Call) -> Result<Outcome, Failure> {
     if let Some(message) = script.refuse {
         return Err(Failure::permanent(message));
     }
-    let child = |child: &ScriptedChild| Child::new(&child.key, &child.object);
+    let held = |key: &str| {
+        let key = script.yields.then(|| key.to_owned());
+        call.conflicts.iter().filter(move |conflict| key.is_some() && conflict.child == key)
+    };
+    let child = |child: &ScriptedChild| {
+        let mut object = child.object.clone();
+        held(&child.key).for_each(|conflict| remove(&mut object, &conflict.path));
+        Child::new(&child.key, &object)
+    };
     let children = script.children.as_ref().map(|children| children.iter().map(child).collect()).transpose()?;
     let mut outcome = Outcome { children, ..Outcome::default() };
     if let Some(patch) = &script.patch {
         outcome = outcome.patch(Patch::subject(patch)?);
+    }
+    for (child, conflict) in
+        script.children.iter().flatten().flat_map(|child| held(&child.key).map(move |it| (child, it)))
+    {
+        let message = format!("{}: {} holds {}", child.key, conflict.manager, conflict.path);
+        outcome = outcome.event(EventNote::normal("Yielded", message));
     }
     for event in &script.events {
         outcome = outcome.event(EventNote::normal(&event.reason, &event.message));
@@ -111,6 +127,14 @@ fn script(call: &Call) -> Result<Script, Failure> {
     }
     fill_in(&mut script, &call.subject.name);
     Script::deserialize(script).map_err(|error| Failure::permanent(error.to_string()))
+}
+
+fn remove(object: &mut Value, path: &str) {
+    let (parents, name) = path.rsplit_once('.').unwrap_or(("", path));
+    let parent = parents.split('.').filter(|name| !name.is_empty()).try_fold(object, |at, name| at.get_mut(name));
+    if let Some(fields) = parent.and_then(Value::as_object_mut) {
+        fields.remove(name);
+    }
 }
 
 fn fill_in(value: &mut Value, name: &str) {

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use anyhow::Context as _;
 use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
+    conflict::Conflict,
     memory::MemoryCluster,
     object::ObjectKey,
     ports::{Observed as _, Writes},
@@ -69,7 +70,7 @@ async fn written(writes: &impl Writes, action: Action) -> anyhow::Result<Answer>
     Ok(match writes.write(action).await {
         Ok(Written::Applied(_)) => Answer::Done,
         Ok(Written::Deleted) => Answer::Deleted,
-        Err(WriteError::Conflict { message, .. }) => Answer::Conflict(conflicts(&message)?),
+        Err(WriteError::Conflict { conflicts, .. }) => Answer::Conflict(told(&conflicts)?),
         Err(WriteError::Stale { .. }) => Answer::Stale,
         Err(WriteError::Foreign { .. }) => Answer::Foreign,
         Err(WriteError::Refused { .. }) => Answer::Refused,
@@ -77,17 +78,13 @@ async fn written(writes: &impl Writes, action: Action) -> anyhow::Result<Answer>
     })
 }
 
-/// From lines as `conflict with "given" using v1 at 2026-11-22T18:30:00Z: .data.x`.
-fn conflicts(message: &str) -> anyhow::Result<BTreeSet<(String, String)>> {
-    let conflict = |line: &str| {
-        let (who, path) = line.rsplit_once(": .")?;
-        let mut quoted = who.split('"').skip(1).step_by(2);
-        let manager = known_manager(quoted.next()?)?;
-        let manager =
-            quoted.next().map_or_else(|| manager.to_owned(), |subresource| format!("{manager} {subresource}"));
-        Some((manager, path.to_owned()))
+/// Manager, with the subresource if there is one, and path.
+fn told(conflicts: &[Conflict]) -> anyhow::Result<BTreeSet<(String, String)>> {
+    let told = |Conflict { path, manager, subresource, .. }: &Conflict| {
+        let known = known_manager(manager).with_context(|| format!("a conflict with {manager}"))?;
+        Ok((format!("{known} {subresource}").trim_end().to_owned(), path.clone()))
     };
-    message.split("; ").map(|line| conflict(line).with_context(|| format!("no conflict: {line}"))).collect()
+    conflicts.iter().map(told).collect()
 }
 
 pub(crate) struct Memory<'a> {

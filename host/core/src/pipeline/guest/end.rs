@@ -13,7 +13,7 @@ use crate::{
     ownership::is_patched_by,
     pipeline::{Pass, Pipeline, execute::Done, state::GuestState},
     plan::Plan,
-    plugin::{Delivery, Seen, decide},
+    plugin::{Seen, decide},
     wanted::{Problem, Snapshot, SubjectPatch},
 };
 
@@ -58,13 +58,14 @@ impl<N: Native> Pipeline<'_, N> {
         let mut done = self.remove(plan, state).await;
         let mut call = None;
         let delivery = decide(&handler.declaration.triggers, &state.cursors, Seen::Gone);
-        if let Some(Delivery { trigger, redelivery, old: Some(last_seen), .. }) = delivery {
+        if let Some(delivery) = &delivery
+            && let Some(last_seen) = &delivery.old
+        {
             match self.writes.is_gone(handler.subject.clone(), subject.clone(), state.common.uid.clone()).await {
                 Ok(true) if done.errors.is_empty() => {
-                    let seen = self.snapshot(&last_seen, &handler.children, now);
-                    let projected = handler.project(&last_seen);
-                    let attempt = state.common.backoff.attempts() + 1;
-                    let about = self.call(handler, &seen, trigger, redelivery, projected, attempt);
+                    let seen = self.snapshot(last_seen, &handler.children, now);
+                    let projected = handler.project(last_seen);
+                    let about = self.call(handler, &seen, delivery, projected, state);
                     call = Some(handler.guest.call(about).await);
                 }
                 Ok(_) => {}

@@ -130,6 +130,36 @@ async fn and_is_taken_back_where_that_is_wanted() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn a_guest_hears_of_a_conflict_at_its_next_call_and_no_more_when_it_is_gone() -> anyhow::Result<()> {
+    on_stage(async |stage| {
+        let script = |other: &str| {
+            let data = json!({"value": "wanted", "other": other});
+            let object =
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{name}-left"}, "data": data});
+            json!({"yields": true, "children": [{"key": "left", "object": object}]})
+        };
+        stage.mount_puppet("puppet", &json!({"children": []}), &json!({})).await?;
+        stage.subject("yielding", &json!({})).await?;
+        stage.script("yielding", &script("1")).await?;
+        stage.until_there(CONFIG_MAP, "yielding-left").await?;
+        let edited = stage.merge(CONFIG_MAP, "yielding-left", &json!({"data": {"value": "edited"}})).await?;
+        let managers = edited["metadata"]["managedFields"].as_array().into_iter().flatten();
+        let editor = managers.map(|entry| text(entry, "/manager")).find(|name| !name.starts_with("dask-plugin/"));
+        let note = stage.until_event(CONFIG_MAP, "yielding", "Yielded").await?;
+        assert_eq!(note, format!("left: {} holds data.value", editor.unwrap_or_default()));
+        stage.until_condition(PLUGIN, "puppet", ["Degraded", "False", "AsWanted"]).await?;
+        assert_eq!(stage.get(CONFIG_MAP, "yielding-left").await?["data"], json!({"value": "edited", "other": "1"}));
+        // What nobody holds any more is the guest's again, as it hears of no conflict.
+        stage.merge(CONFIG_MAP, "yielding-left", &json!({"data": {"value": null}})).await?;
+        stage.script("yielding", &script("2")).await?;
+        let data = json!({"value": "wanted", "other": "2"});
+        stage.until(CONFIG_MAP, "yielding-left", "the guest's again", |child| child["data"] == data).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_field_that_can_t_be_changed_says_so_and_the_remedy_helps() -> anyhow::Result<()> {
     on_stage(async |stage| {
         let config = |label: &str| {
