@@ -2,6 +2,7 @@
 
 mod conflicts;
 mod end;
+mod handler;
 mod record;
 
 use std::{
@@ -10,8 +11,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-
-use serde_json::json;
 
 use super::{
     Pass, Pipeline,
@@ -23,84 +22,21 @@ use super::{
 };
 use crate::{
     action::{WriteError, is_about_what_cannot_change},
-    contract::{Call, EventNote, Failure, HandlerDeclaration, Json, OwnedChild, Subject, Trigger, TriggerRequest},
+    contract::{Call, EventNote, Failure, Json, OwnedChild, Subject, TriggerRequest},
     native::Native,
-    object::{GroupVersionKind, NamespacedName, Object, Part, Resource},
-    ownership::{Author, Makes, is_patched_by},
+    object::{GroupVersionKind, NamespacedName, Object},
+    ownership::is_patched_by,
     plan::{Memory, Plan},
-    plugin::{
-        Delivery, Handled, HandlerName, KEY_ANNOTATION, Mounted, Projection, RETRY_ANNOTATION, Rights, Seen, There,
-        accept, decide,
-    },
-    ports::{CallError, CallReport, Guest, Observed},
+    plugin::{Delivery, Handled, HandlerName, KEY_ANNOTATION, Seen, There, accept, decide},
+    ports::{CallError, CallReport},
     retry::{PLUGIN_ATTEMPTS, Retry},
     wanted::{Findings, Problem, Settled, Snapshot, Wanted},
 };
 
+pub use handler::MountedHandler;
+
 /// Problems of one failure that are kept and shown, and how much of each: the rest is the answer's own repetition.
 const PROBLEMS: usize = 10;
-
-/// A handler of a plugin that is ready, with everything that was decided about it.
-pub struct MountedHandler {
-    /// Plugin and handler.
-    pub name: HandlerName,
-    /// What the handler said of itself.
-    pub declaration: HandlerDeclaration,
-    /// Kind of the subjects.
-    pub subject: Resource,
-    /// Which subjects.
-    pub mounted: Mounted,
-    /// What it may do.
-    pub rights: Rights,
-    /// Kinds of which it may have children.
-    pub children: Vec<GroupVersionKind>,
-    /// The fields of the subject that it is shown; none: all.
-    pub projection: Option<Projection>,
-    /// Its configuration.
-    pub config: Json,
-    /// Fingerprint of its code, configuration and rights: another one is another handler.
-    pub code: u64,
-    /// Whether fields that others hold are taken.
-    pub takes_conflicts: bool,
-    /// What answers.
-    pub guest: Arc<dyn Guest>,
-}
-
-impl MountedHandler {
-    fn wants(&self, trigger: &TriggerRequest) -> bool {
-        self.declaration.triggers.contains(trigger)
-    }
-
-    /// The one who writes what the handler wants. `manager` is its field manager.
-    fn author<'a>(&self, manager: &'a str, makes: Makes) -> Author<'a> {
-        Author { manager, force: self.takes_conflicts, native: false, makes }
-    }
-
-    /// Whether there is something to do about an object of the kind of the handler's subjects: it is one, or holds something
-    /// from when it was one.
-    pub fn concerns(&self, object: &Object, observed: &dyn Observed, makes: Makes) -> bool {
-        if self.mounted.matches(object) {
-            return true;
-        }
-        let manager = self.name.field_manager();
-        let (uid, author) = (&object.metadata.uid, self.author(&manager, makes));
-        let is_ours = |child: &Arc<Object>| author.made(child, uid) && !child.is_being_deleted();
-        is_patched_by(object, &manager)
-            || self.children.iter().any(|kind| observed.controlled_by(kind, uid).iter().any(is_ours))
-    }
-
-    /// What has to be known of the subjects: what the handler sees. What it may patch is metadata.
-    pub fn part(&self) -> Part {
-        self.projection.as_ref().map_or(Part::Whole, Projection::part)
-    }
-
-    fn project(&self, object: &Object) -> Json {
-        match &self.projection {
-            Some(projection) => projection.of(&object.to_value()).to_string(),
-            None => object.to_json(),
-        }
-    }
-}
 
 /// A reconcile by a plugin's handler.
 pub(super) struct GuestSteps<'a, N: Native> {
@@ -204,7 +140,7 @@ impl<N: Native> Steps for GuestSteps<'_, N> {
     async fn decide(&mut self, seen: &mut Snapshot) -> ControlFlow<Pass, ()> {
         let (handler, subject) = (self.handler, &seen.subject);
         let projected = handler.project(subject);
-        let input = fingerprint(handler, subject, &projected);
+        let input = handler.fingerprint(subject, &projected);
         if let Some(parked) = self.state.parked {
             let is_other = parked != input;
             if !is_other && !self.state.requeued {
@@ -347,28 +283,6 @@ fn unreadable_event<N: Native>(handler: &MountedHandler, subject: &Object, probl
     (!is_native && handler.mounted.matches(subject)).then(|| problem.as_event())
 }
 
-/// Of everything that would be handed over. The resource version is left out: it also moves when nothing else does.
-fn fingerprint(handler: &MountedHandler, subject: &Object, projected: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    handler.code.hash(&mut hasher);
-    if handler.projection.is_some() {
-        projected.hash(&mut hasher);
-    } else {
-        let metadata = json!({
-            "labels": *subject.metadata.labels,
-            "annotations": subject.metadata.annotations,
-            "finalizers": subject.metadata.finalizers,
-            "ownerReferences": *subject.metadata.owner_references,
-            "generation": subject.metadata.generation,
-        });
-        metadata.to_string().hash(&mut hasher);
-        subject.fields.iter().for_each(|(name, value)| (name, value.get()).hash(&mut hasher));
-    }
-    let retry: Option<&String> = subject.metadata.annotations.get(RETRY_ANNOTATION);
-    retry.hash(&mut hasher);
-    hasher.finish()
-}
-
 /// What the handler holds in the cluster for a subject, in its children and in the subject: it changes with whatever somebody
 /// deletes, or takes from it. Kept in the place of the answer, which may have megabytes.
 fn held(manager: &str, seen: &Snapshot) -> u64 {
@@ -448,15 +362,6 @@ fn asked_delay(error: &CallError) -> Option<Duration> {
     match error {
         CallError::Handler(Failure::Temporary { retry_after, .. }) => *retry_after,
         _ => None,
-    }
-}
-
-impl std::fmt::Debug for MountedHandler {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MountedHandler")
-            .field("name", &self.name)
-            .field("subject", &self.subject.kind)
-            .finish_non_exhaustive()
     }
 }
 

@@ -16,7 +16,7 @@ pub use cursor::{Cursor, Cursors, Handled};
 pub use delivery::{Delivery, Seen, There, decide};
 pub use projection::{FieldPathError, Projection, check_field_path};
 pub use rights::Rights;
-pub use subscription::{Mounted, SubscriptionError, unserved};
+pub use subscription::{Filtered, Mounted, SubscriptionError, unserved};
 pub use traces::removal;
 
 use std::collections::BTreeMap;

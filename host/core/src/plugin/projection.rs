@@ -1,11 +1,13 @@
 //! Field paths, and the part of an object that they select.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::{
     contract::{FieldPath, append_name},
-    object::Part,
+    object::{Object, Part},
 };
 
 /// What every object has, whatever is asked for.
@@ -97,6 +99,25 @@ impl Projection {
         Value::Object(part)
     }
 
+    /// Whether two states of an object differ in what is selected.
+    pub fn differs(&self, one: &Object, other: &Object) -> bool {
+        let raw = |object: &Object, name: &str| object.fields.get(name).map(|raw| raw.get().to_owned());
+        let names: BTreeSet<&str> = self.0.iter().filter_map(|Path(names)| names.first()).map(String::as_str).collect();
+        // What is the same as text needs no decoding.
+        let changed: Vec<_> = names
+            .into_iter()
+            .filter(|name| *name == "metadata" && one.metadata != other.metadata || raw(one, name) != raw(other, name))
+            .collect();
+        let shown = |object: &Object| {
+            let value = |name: &&str| match *name {
+                "metadata" => serde_json::to_value(&object.metadata).unwrap_or_default(),
+                name => object.field(name).and_then(Result::ok).unwrap_or_default(),
+            };
+            self.of(&changed.iter().map(|name| ((*name).to_owned(), value(name))).collect::<Map<_, _>>().into())
+        };
+        !changed.is_empty() && shown(one) != shown(other)
+    }
+
     /// The first leaf of a partial object that none of the paths covers; none if all are covered.
     pub fn uncovered(&self, object: &Value) -> Option<String> {
         self.uncovered_below(object, &mut Vec::new())
@@ -176,6 +197,28 @@ mod tests {
         let needed = projection(&["spec.ports", "spec.type", "metadata.labels", "data[\"a.b\"]", "kind"]).part();
         assert_eq!(needed, Part::Fields(["data", "spec"].map(str::to_owned).into()));
         assert_eq!(projection(&["metadata"]).part(), Part::METADATA);
+    }
+
+    #[test]
+    fn a_change_elsewhere_is_no_difference() {
+        let object = json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "a", "resourceVersion": "1", "labels": {"a": "1"}, "annotations": {"b": "1"}},
+            "spec": {"type": "ClusterIP", "ports": [1]}, "status": {"x": 1}});
+        let differs = |paths: &[&str], path: &str, value: Value| {
+            let mut other = object.clone();
+            *other.pointer_mut(path).unwrap() = value;
+            let [one, other] = [&object, &other].map(|object| Object::from_value(object).unwrap());
+            projection(paths).differs(&one, &other)
+        };
+        let paths = ["spec.type", "metadata.labels", "spec.absent", "absent"];
+        for elsewhere in ["/status/x", "/spec/ports", "/metadata/resourceVersion", "/metadata/annotations/b"] {
+            assert!(!differs(&paths, elsewhere, json!("2")), "{elsewhere}");
+        }
+        for (path, value) in [("/spec/type", json!("None")), ("/spec", json!({})), ("/metadata/labels/a", json!("2"))] {
+            assert!(differs(&paths, path, value), "{path}");
+        }
+        assert!(differs(&["spec"], "/spec/ports", json!([2])) && !differs(&["kind"], "/spec", json!({})));
+        assert!(differs(&["status.x"], "/status", Value::Null), "what vanishes is different");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::delivery::is_served;
 use crate::{
     contract::HandlerDeclaration,
     glob::Glob,
-    object::Object,
+    object::{Object, Part},
     selector::{Selector, SelectorError},
 };
 
@@ -16,6 +16,21 @@ pub struct Mounted {
     asked: Vec<Glob>,
     /// Namespaces that the DaskPlugin names; empty: any.
     allowed: Vec<String>,
+}
+
+/// What a change of an object is to a subscription, as to an informer with a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filtered {
+    /// It is one of the subjects from now on, or it is not known whether it was before.
+    Added,
+    /// It is one as before, and something changed that counts.
+    Updated,
+    /// It is one as before, and nothing changed that counts.
+    Unchanged,
+    /// It is not one any more: gone, or different.
+    Removed,
+    /// It is none and was none, as far as is known.
+    Outside,
 }
 
 /// Why a subscription can't be followed.
@@ -51,6 +66,21 @@ impl Mounted {
         Ok(Self { labels, asked, allowed: allowed.to_vec() })
     }
 
+    /// What a change of an object of its kind is to it. What an object was is not known after a restart.
+    pub fn filter(&self, old: Option<&Object>, new: Option<&Object>) -> Filtered {
+        match [old, new].map(|object| object.is_some_and(|object| self.matches(object))) {
+            [false, true] => Filtered::Added,
+            [true, true] => Filtered::Updated,
+            [true, false] => Filtered::Removed,
+            [false, false] => Filtered::Outside,
+        }
+    }
+
+    /// What of an object decides about it.
+    pub fn part(&self) -> Part {
+        Part::METADATA
+    }
+
     /// Whether the handler is called for an object of its kind.
     pub fn matches(&self, object: &Object) -> bool {
         let namespace = object.metadata.namespace.as_deref();
@@ -77,4 +107,55 @@ pub fn unserved(handler: &HandlerDeclaration) -> Vec<String> {
     found.extend(subscription.expression.is_some().then(|| "CEL expressions".to_owned()));
     found.extend((!handler.related.is_empty()).then(|| "related objects".to_owned()));
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::contract::{KindReference, Subscription};
+
+    fn object(namespace: &str, labels: &Value) -> Object {
+        let metadata = json!({"namespace": namespace, "name": "a", "labels": labels});
+        Object::from_value(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})).unwrap()
+    }
+
+    #[test]
+    fn a_change_is_judged_by_what_the_object_was_and_what_it_is() {
+        let subscription = Subscription {
+            kind: KindReference { group: None, version: None, name: "ConfigMap".to_owned() },
+            namespaces: vec!["team-*".to_owned()],
+            labels: Some("app=dask".to_owned()),
+            annotations: Vec::new(),
+            fields: Vec::new(),
+            expression: None,
+        };
+        let handler = HandlerDeclaration {
+            name: "h".to_owned(),
+            subscription,
+            triggers: Vec::new(),
+            projection: None,
+            related: Vec::new(),
+        };
+        let mounted = Mounted::new(&handler, &["team-a".to_owned()]).unwrap();
+        let subject = object("team-a", &json!({"app": "dask"}));
+        let others = [
+            object("team-a", &json!({"app": "other"})),
+            object("team-b", &json!({"app": "dask"})),
+            object("elsewhere", &json!({"app": "dask"})),
+        ];
+        assert_eq!(mounted.filter(None, Some(&subject)), Filtered::Added, "after a restart");
+        assert_eq!(mounted.filter(Some(&subject), Some(&subject)), Filtered::Updated);
+        assert_eq!(mounted.filter(Some(&subject), None), Filtered::Removed);
+        for other in &others {
+            assert_eq!(mounted.filter(Some(other), Some(&subject)), Filtered::Added);
+            assert_eq!(mounted.filter(Some(&subject), Some(other)), Filtered::Removed);
+            for old in [None, Some(other)] {
+                assert_eq!(mounted.filter(old, Some(other)), Filtered::Outside);
+            }
+            assert_eq!(mounted.filter(Some(other), None), Filtered::Outside);
+        }
+        assert_eq!(mounted.part(), Part::METADATA, "labels and namespaces");
+    }
 }

@@ -2,6 +2,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
 
 mod calls;
+mod changes;
 mod conflicts;
 mod dask_kinds;
 mod end;

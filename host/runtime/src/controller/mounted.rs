@@ -8,12 +8,13 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
+use dask_wasm_operator_cluster::index::Change;
 use dask_wasm_operator_core::{
     dask::Reconciler,
     native::Native as _,
     object::{NamespacedName, Object},
     pipeline::MountedHandler,
-    plugin::HandlerName,
+    plugin::{Filtered, HandlerName},
     ports::Warrant,
 };
 
@@ -105,8 +106,18 @@ impl Inner {
         self.waiting.retain(|of, _| of != work);
     }
 
-    /// Whether a handler has something to do with an object that changed: it is one of its subjects, or was when it was last
-    /// looked at. What a former process has left in others was looked for when the handler was mounted.
+    /// Whether a change of an object of the kind of its subjects is to be looked at by a handler. Something is left to do about
+    /// an object that is none, if it is remembered.
+    pub(super) fn heeds(&self, handler: &MountedHandler, work: &Work, change: &Change, at: &NamespacedName) -> bool {
+        match handler.filter(change.old.as_deref(), change.new.as_deref()) {
+            Filtered::Added | Filtered::Updated | Filtered::Removed => true,
+            Filtered::Unchanged => false,
+            Filtered::Outside => self.states.has(work, at),
+        }
+    }
+
+    /// Whether a handler has something to do with the owner of an object that changed: it is one of its subjects, or was when it
+    /// was last looked at. What a former process has left in others was looked for when the handler was mounted.
     pub(super) fn concerns(
         &self,
         handler: &MountedHandler,

@@ -1,3 +1,4 @@
+mod filtered;
 mod related;
 mod renamed;
 

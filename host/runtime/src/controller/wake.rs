@@ -95,7 +95,7 @@ impl Controller {
         if extent == Extent::Whole {
             self.remind(&mut inner, &object.key());
         }
-        self.wake_subject(&mut inner, object, extent, &handlers);
+        self.wake_subject(&mut inner, change, object, extent, &handlers);
         let mut owners: Vec<OwnerReference> = Vec::new();
         for side in [&change.old, &change.new].into_iter().flatten() {
             if let Some(owner) = side.metadata.controller()
@@ -152,13 +152,20 @@ impl Controller {
     }
 
     /// The object is the subject of some handlers.
-    fn wake_subject(&self, inner: &mut Inner, object: &Arc<Object>, extent: Extent, handlers: &Handlers) {
+    fn wake_subject(
+        &self,
+        inner: &mut Inner,
+        change: &Change,
+        object: &Arc<Object>,
+        extent: Extent,
+        handlers: &Handlers,
+    ) {
         let at = object.at();
         let of_kind =
             |(_, mounted): &(&Arc<HandlerName>, &Mounted)| mounted.handler.subject.kind.same_kind(&object.kind);
         for (name, Mounted { handler, .. }) in handlers.iter().filter(of_kind) {
             let work = Work::Call(Arc::clone(name));
-            if inner.concerns(handler, &work, Some(object), &at) {
+            if inner.heeds(handler, &work, change, &at) {
                 inner.queue.wake(work, at.clone(), self.millis());
             }
         }
