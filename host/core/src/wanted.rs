@@ -313,7 +313,7 @@ pub struct Problem {
     /// Another object that stands in the way, or is not there: when it comes, changes or goes, the subject is looked at again.
     pub waits_for: Option<ObjectKey>,
     /// The fields that others hold, if it is about such: then it is the same problem as another about the same fields.
-    pub conflicts: Vec<Conflict>,
+    pub conflicts: Box<[Conflict]>,
 }
 
 impl Problem {
@@ -357,7 +357,7 @@ impl Problem {
             message: into_line(message.into(), MESSAGE_BYTES),
             permanent: false,
             waits_for: None,
-            conflicts: Vec::new(),
+            conflicts: Box::default(),
         }
     }
 
@@ -387,7 +387,7 @@ impl Problem {
     pub fn of_write(by: impl std::fmt::Display, error: &WriteError) -> Self {
         Self {
             waits_for: error.in_the_way(),
-            conflicts: error.conflicts().to_vec(),
+            conflicts: error.conflicts().into(),
             ..Self::passing(error.kind(), format!("{by}: {error}"))
         }
     }
