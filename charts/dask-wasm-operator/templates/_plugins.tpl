@@ -20,21 +20,33 @@ makes "gatewaies" of Gateway.
 {{- toYaml $spec }}
 {{- end }}
 
-{{/* The rules that the grants of all plugins need. */}}
+{{/* The accounts in whose names plugins write, as JSON. */}}
+{{- define "dask-wasm-operator.pluginAccounts" -}}
+{{- $names := list }}
+{{- range .Values.plugins }}{{- with .serviceAccountName }}{{ $names = append $names . }}{{ end }}{{ end }}
+{{- include "dask-wasm-operator.list" $names | fromJsonArray | uniq | toJson }}
+{{- end }}
+
+{{/*
+The rules that the grants of all plugins need. Where a plugin has an account, the operator watches in its own name and writes in
+the account's.
+*/}}
 {{- define "dask-wasm-operator.pluginRules" -}}
 {{- range $plugin := .Values.plugins }}
 {{- $grants := default dict $plugin.grants }}
+{{- $watch := list "get" "list" "watch" }}
+{{- $writes := not $plugin.serviceAccountName }}
 {{- range $grants.create }}
 - apiGroups: [{{ default "" .group | quote }}]
   resources: [{{ include "dask-wasm-operator.plural" . }}]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: {{ ternary (concat $watch (list "create" "patch" "delete")) $watch $writes | toJson }}
 {{- end }}
 {{- range $grants.patch }}
 {{- $plural := include "dask-wasm-operator.plural" . }}
 - apiGroups: [{{ default "" .group | quote }}]
   resources: [{{ $plural }}]
-  verbs: [get, list, watch, patch]
-{{- if regexMatch "(^|,)status(\\.|\\[|,|$)" (join "," .fields) }}
+  verbs: {{ ternary (append $watch "patch") $watch $writes | toJson }}
+{{- if and $writes (regexMatch "(^|,)status(\\.|\\[|,|$)" (join "," .fields)) }}
 - apiGroups: [{{ default "" .group | quote }}]
   resources: [{{ $plural }}/status]
   verbs: [patch]

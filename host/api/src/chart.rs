@@ -10,12 +10,13 @@ use crate::{
 const HEADER: &str = "# Generated from the Rust types by `cargo xtask gen`; do not edit.\n";
 
 /// The scopes, by their keys in the file of rights.
-const SCOPES: [(&str, Scope); 5] = [
+const SCOPES: [(&str, Scope); 6] = [
     ("served", Scope::Served),
     ("operator", Scope::Operator),
     ("cluster", Scope::Cluster),
     ("matching", Scope::Matching),
     ("named", Scope::Named),
+    ("accounts", Scope::Accounts),
 ];
 
 /// All custom resource definitions as a stream of YAML documents, as `dask-wasm-operator crds` prints it.

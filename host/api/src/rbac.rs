@@ -21,6 +21,8 @@ pub enum Scope {
     /// Wherever Dask objects are served, on single objects that the administrator names. The operator does without until a
     /// Dask object asks for it.
     Named,
+    /// In the operator's own namespace, on the accounts that plugins name. The operator does without until one does.
+    Accounts,
 }
 
 /// One row of the table.
@@ -42,7 +44,7 @@ const WATCH: &[&str] = &["get", "list", "watch"];
 const MANAGE: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
 
 /// What the operator may do.
-pub const TABLE: [Rights; 23] = [
+pub const TABLE: [Rights; 24] = [
     Rights {
         scope: Scope::Served,
         group: "kubernetes.dask.org",
@@ -209,6 +211,13 @@ pub const TABLE: [Rights; 23] = [
         verbs: &["get"],
         why: "speaks TLS with schedulers whose cluster names the Secret in tlsSecretName",
     },
+    Rights {
+        scope: Scope::Accounts,
+        group: "",
+        resources: &["serviceaccounts"],
+        verbs: &["impersonate"],
+        why: "writes in the name of the account that a plugin names in serviceAccountName",
+    },
 ];
 
 impl Rights {
@@ -292,7 +301,7 @@ pub fn required_access(served: Served<'_>, operator_namespace: &str) -> BTreeSet
             (Scope::Served, Served::Namespaces(names)) => names.iter().map(|name| Some(name.as_str())).collect(),
             (Scope::Served | Scope::Cluster, Served::AllNamespaces | Served::Matching)
             | (Scope::Matching, Served::Matching) => vec![None],
-            (Scope::Cluster | Scope::Matching | Scope::Named, _) => vec![],
+            (Scope::Cluster | Scope::Matching | Scope::Named | Scope::Accounts, _) => vec![],
         };
         for (namespace, &name) in
             namespaces.iter().flat_map(|namespace| rights.resources.iter().map(move |name| (namespace, name)))
@@ -337,14 +346,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_granted_wholesale_and_secrets_only_by_name() {
+    fn nothing_is_granted_wholesale_and_secrets_and_accounts_only_by_name() {
         for rights in &TABLE {
             let words = [rights.resources, rights.verbs, &[rights.group]].concat();
             assert!(!words.contains(&"*"), "{rights:?}");
             assert_eq!(rights.resources.contains(&"secrets"), rights.scope == Scope::Named, "{rights:?}");
+            assert_eq!(rights.verbs.contains(&"impersonate"), rights.scope == Scope::Accounts, "{rights:?}");
         }
         let all = required_access(Served::Matching, "dask-operator");
-        assert!(all.iter().all(|access| access.resource != "secrets"), "it does without");
+        let does_without = |access: &Access| access.resource != "secrets" && access.verb != "impersonate";
+        assert!(all.iter().all(does_without));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
-use dask_wasm_operator_core::{error::chain, object::WireObject};
+use dask_wasm_operator_core::{error::chain, identity::Identity, object::WireObject};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use kube::{Client, client::Body, core::Status};
@@ -18,6 +18,9 @@ const LARGEST: usize = 1 << 30;
 
 /// The longest wait that a server can ask of us.
 const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(30);
+
+/// Names the user in whose name a request is made, if that is not the one who sends it.
+const IMPERSONATE_USER: &str = "Impersonate-User";
 
 /// Why a request has no good answer.
 #[derive(Clone, Debug, Error)]
@@ -115,6 +118,7 @@ pub(crate) struct Call<'a> {
     pub(crate) content_type: &'static str,
     pub(crate) accept: &'static str,
     pub(crate) body: Bytes,
+    pub(crate) identity: Identity,
 }
 
 /// The usual encoding of requests and answers.
@@ -127,13 +131,20 @@ pub(crate) const METADATA_LIST: &str = "application/json;as=PartialObjectMetadat
 impl<'a> Call<'a> {
     /// A read.
     pub(crate) fn get(path: &'a str) -> Self {
-        Self { method: Method::GET, path, content_type: JSON, accept: JSON, body: Bytes::new() }
+        Self {
+            method: Method::GET,
+            path,
+            content_type: JSON,
+            accept: JSON,
+            body: Bytes::new(),
+            identity: Identity::Operator,
+        }
     }
 
     /// A request with a JSON body.
     pub(crate) fn json(method: Method, path: &'a str, body: &impl serde::Serialize) -> Self {
         let body = serde_json::to_vec(body).expect("requests are made of maps with text keys, which can be encoded");
-        Self { method, path, content_type: JSON, accept: JSON, body: body.into() }
+        Self { method, path, content_type: JSON, accept: JSON, body: body.into(), identity: Identity::Operator }
     }
 
     /// Sends the request once.
@@ -147,13 +158,17 @@ impl<'a> Call<'a> {
 
     /// Sends the request once, and answers a success with what is still to come of it.
     pub(crate) async fn open(&self, client: &Client) -> Result<Response<Body>, RequestError> {
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(self.method.clone())
             .uri(self.path)
             .header(header::CONTENT_TYPE, self.content_type)
-            .header(header::ACCEPT, self.accept)
-            .body(Body::from(self.body.clone()))
-            .map_err(|error| RequestError::Transport(error.to_string()))?;
+            .header(header::ACCEPT, self.accept);
+        if let Identity::Impersonated(account) = &self.identity {
+            // The API server adds the groups that every account of its namespace has.
+            request = request.header(IMPERSONATE_USER, account.user());
+        }
+        let request =
+            request.body(Body::from(self.body.clone())).map_err(|error| RequestError::Transport(error.to_string()))?;
         let response = client.send(request).await.map_err(RequestError::from_kube)?;
         if response.status().is_success() {
             return Ok(response);

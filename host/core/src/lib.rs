@@ -10,6 +10,7 @@ pub mod dask;
 pub mod error;
 pub mod fields;
 pub mod glob;
+pub mod identity;
 pub mod inheritance;
 pub mod memory;
 pub mod names;

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     action::{Action, WriteError, Written},
     contract::{Call, Failure, Outcome},
+    identity::Identity,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource},
     quote::quote,
     scheduler::{Scheduler, SchedulerCall, SchedulerError, SchedulerReply},
@@ -199,14 +200,23 @@ impl Warrant {
     }
 }
 
+/// What a write is sent under. The default: for ever, in the operator's own name.
+#[derive(Clone, Debug, Default)]
+pub struct Mandate {
+    /// In whose name.
+    pub identity: Identity,
+    /// For how long.
+    pub warrant: Warrant,
+}
+
 /// Writes. What was written can be read by [`Observed`] once the call returns.
 pub trait Writes: Send + Sync {
-    /// Performs one action.
+    /// Performs one action in the operator's own name.
     fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>>;
 
-    /// As [`Self::write`], as long as the warrant holds.
-    fn write_under(&self, action: Action, warrant: Warrant) -> Pending<'_, Result<Written, WriteError>> {
-        match warrant.holds() {
+    /// As [`Self::write`], in the name and as long as the mandate says. Where nobody has permissions, all names are alike.
+    fn write_under(&self, action: Action, mandate: Mandate) -> Pending<'_, Result<Written, WriteError>> {
+        match mandate.warrant.holds() {
             true => self.write(action),
             false => Box::pin(ready(Err(WriteError::Withdrawn))),
         }

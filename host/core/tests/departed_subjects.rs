@@ -9,6 +9,7 @@ use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
     contract::{Call, Child, HandlerDeclaration, KindReference, Outcome, Permissions, Subscription, TriggerRequest},
     dask::{Environment, Handler, Pipeline, cluster_in_memory},
+    identity::Identity,
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, NamespacedName, Object, Resource},
     pipeline::{MountedHandler, SubjectState},
@@ -107,6 +108,7 @@ fn handler() -> Handler {
         config: "null".to_owned(),
         code: 1,
         takes_conflicts: false,
+        identity: Identity::Operator,
         guest: Arc::new(OneChild),
     }))
 }

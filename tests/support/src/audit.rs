@@ -23,6 +23,8 @@ pub struct AuditedRequest {
     pub uri: String,
     /// `system:serviceaccount:NAMESPACE:NAME` for ServiceAccounts.
     pub user: String,
+    /// The one in whose name it was sent, if that is another.
+    pub impersonated: Option<String>,
     /// Status code of the answer.
     pub code: u16,
     /// When the API server received it.
@@ -71,6 +73,7 @@ struct Event {
     #[serde(rename = "requestURI")]
     request_uri: String,
     user: User,
+    impersonated_user: Option<User>,
     response_status: Option<ResponseStatus>,
     request_received_timestamp: Timestamp,
 }
@@ -98,6 +101,7 @@ fn parse(text: &str) -> anyhow::Result<Vec<AuditedRequest>> {
                 verb: event.verb,
                 uri: event.request_uri,
                 user: event.user.username,
+                impersonated: event.impersonated_user.map(|user| user.username),
                 code: event.response_status.map_or(0, |status| status.code),
                 received: event.request_received_timestamp,
             });
@@ -115,7 +119,7 @@ mod tests {
         let entry = |stage: &str| {
             format!(
                 r#"{{"kind":"Event","stage":"{stage}","verb":"create","requestURI":"/api/v1/pods?x=y",
-                "user":{{"username":"admin","groups":[]}},"responseStatus":{{"metadata":{{}},"code":201}},
+                "user":{{"username":"admin","groups":[]}},"impersonatedUser":{{"username":"robot"}},"responseStatus":{{"metadata":{{}},"code":201}},
                 "requestReceivedTimestamp":"2026-11-22T18:00:00.123456Z"}}"#
             )
             .replace('\n', "")
@@ -133,6 +137,7 @@ mod tests {
                 verb: "create".into(),
                 uri: "/api/v1/pods?x=y".into(),
                 user: "admin".into(),
+                impersonated: Some("robot".into()),
                 code: 201,
                 received: "2026-11-22T18:00:00.123456Z".parse().unwrap(),
             }]

@@ -12,11 +12,12 @@ use dask_wasm_operator_core::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
     claim::claimed,
     dask::Reconciler,
+    identity::Identity,
     inheritance::inherited,
     native::Native as _,
     object::{Object, ObjectKey, Resource, WireObject},
     ownership::is_of_author,
-    ports::{Pending, Warrant, Writes},
+    ports::{Mandate, Pending, Writes},
 };
 use http::Method;
 use kube::Client;
@@ -60,6 +61,8 @@ pub struct Applier {
     client: Client,
     index: Arc<Index>,
     gate: Gate,
+    /// In whose name it writes. It reads in the operator's own.
+    identity: Identity,
     /// One for each attempt that is on its way.
     permits: Arc<Semaphore>,
 }
@@ -68,7 +71,7 @@ impl Applier {
     /// Writes through `client`, while `gate` is open, with at most `concurrency` writes on their way at once
     /// ([`CONCURRENCY`]).
     pub fn new(client: Client, index: Arc<Index>, gate: Gate, concurrency: usize) -> Self {
-        Self { client, index, gate, permits: Arc::new(Semaphore::new(concurrency)) }
+        Self { client, index, gate, identity: Identity::Operator, permits: Arc::new(Semaphore::new(concurrency)) }
     }
 
     async fn perform(&self, action: Action) -> Result<Written, WriteError> {
@@ -106,7 +109,7 @@ impl Applier {
     async fn apply(&self, mut apply: Apply) -> Result<Written, WriteError> {
         let path = apply_path(&apply).map_err(|error| bad_name(apply.object.clone(), &error))?;
         put_precondition(&mut apply);
-        let call = Call { content_type: APPLY, ..Call::json(Method::PATCH, &path, &apply.body) };
+        let call = Call { content_type: APPLY, ..self.call(Method::PATCH, &path, &apply.body) };
         match self.send(&call).await {
             Ok(wire) => Ok(Written::Applied(self.learn(&apply.resource, wire))),
             Err(failure) => Err(self.why_not(&apply, failure).await),
@@ -118,7 +121,7 @@ impl Applier {
         let path = apply_path(&apply).map_err(|error| bad_name(apply.object.clone(), &error))?;
         let path = with_parameter(path, "dryRun", "All");
         put_precondition(&mut apply);
-        let call = Call { content_type: APPLY, ..Call::json(Method::PATCH, &path, &apply.body) };
+        let call = Call { content_type: APPLY, ..self.call(Method::PATCH, &path, &apply.body) };
         match self.send(&call).await {
             Ok(wire) => Ok(Written::Applied(Arc::new(self.index.object(&apply.resource.kind, wire)))),
             Err(failure) => Err(self.why_not(&apply, failure).await),
@@ -212,7 +215,7 @@ impl Applier {
             "apiVersion": "v1", "kind": "DeleteOptions",
             "propagationPolicy": "Background", "preconditions": {"uid": uid, "resourceVersion": resource_version},
         });
-        match self.send(&Call::json(Method::DELETE, &path, &options)).await {
+        match self.send(&self.call(Method::DELETE, &path, &options)).await {
             // Finalizers or a grace period keep it for a while.
             Ok(wire) if wire.metadata.deletion_timestamp.is_some() => {
                 self.learn(resource, wire);
@@ -247,7 +250,7 @@ impl Applier {
         patch: &Value,
     ) -> Result<Written, WriteError> {
         let path = path::object(resource, &object.at).map_err(|error| bad_name(object.clone(), &error))?;
-        let call = Call { content_type: JSON_PATCH, ..Call::json(Method::PATCH, &path, patch) };
+        let call = Call { content_type: JSON_PATCH, ..self.call(Method::PATCH, &path, patch) };
         match self.send(&call).await {
             // The last finalizer of an object that is being deleted was all that kept it.
             Ok(wire) if wire.metadata.deletion_timestamp.is_some() && wire.metadata.finalizers.is_empty() => {
@@ -267,6 +270,11 @@ impl Applier {
             Err(Failure::Request(error @ RequestError::Status(_))) => Err(refused(object, error.code(), "", &error)),
             Err(Failure::Request(error)) => Err(unavailable(object, "patch", &error)),
         }
+    }
+
+    /// A change.
+    fn call<'a>(&self, method: Method, path: &'a str, body: &Value) -> Call<'a> {
+        Call { identity: self.identity.clone(), ..Call::json(method, path, body) }
     }
 
     /// Sends a request that can be sent twice, until it is answered or its time has passed, which begins with the first
@@ -322,8 +330,9 @@ impl Writes for Applier {
         Box::pin(self.perform(action))
     }
 
-    fn write_under(&self, action: Action, warrant: Warrant) -> Pending<'_, Result<Written, WriteError>> {
-        let bound = Self { gate: self.gate.under(warrant.clone()), ..self.clone() };
+    fn write_under(&self, action: Action, mandate: Mandate) -> Pending<'_, Result<Written, WriteError>> {
+        let Mandate { identity, warrant } = mandate;
+        let bound = Self { gate: self.gate.under(warrant.clone()), identity, ..self.clone() };
         Box::pin(async move {
             match bound.perform(action).await {
                 Err(WriteError::NotLeader) if !warrant.holds() => Err(WriteError::Withdrawn),
@@ -407,7 +416,10 @@ mod tests {
         sync::atomic::{AtomicUsize, Ordering},
     };
 
-    use dask_wasm_operator_core::object::{GroupVersionKind, NamespacedName};
+    use dask_wasm_operator_core::{
+        object::{GroupVersionKind, NamespacedName},
+        ports::Warrant,
+    };
     use http::{Request, Response};
     use kube::client::Body;
     use tower::service_fn;
@@ -444,6 +456,7 @@ mod tests {
         let attempts = Arc::new(AtomicUsize::new(0));
         let applier = Applier::new(server(Arc::clone(&attempts)), Arc::new(Index::new(|_| {})), Gate::open(), 1);
         let warrant = Warrant::new();
+        let mandate = || Mandate { warrant: warrant.clone(), ..Mandate::default() };
         let sent = || attempts.load(Ordering::Relaxed);
         let withdraw = async {
             while sent() == 0 {
@@ -452,12 +465,12 @@ mod tests {
             warrant.withdraw();
             sent()
         };
-        let (result, before) = tokio::join!(applier.write_under(deletion("down"), warrant.clone()), withdraw);
+        let (result, before) = tokio::join!(applier.write_under(deletion("down"), mandate()), withdraw);
         assert!(matches!(result, Err(WriteError::Withdrawn)), "{result:?}");
         assert_eq!(sent(), before, "it was not tried again");
-        let late = applier.write_under(deletion("up"), warrant.clone()).await;
+        let late = applier.write_under(deletion("up"), mandate()).await;
         assert!(matches!(late, Err(WriteError::Withdrawn)), "{late:?}");
-        applier.write_under(deletion("up"), Warrant::new()).await.unwrap();
+        applier.write_under(deletion("up"), Mandate::default()).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

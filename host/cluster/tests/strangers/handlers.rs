@@ -8,6 +8,7 @@ use std::{
 use dask_wasm_operator_core::{
     contract::{Call, Child, HandlerDeclaration, KindReference, Outcome, Permissions, Subscription, TriggerRequest},
     dask::{Handler, Reconciler},
+    identity::Identity,
     memory::built_in_resources,
     object::{ObjectKey, Resource},
     pipeline::MountedHandler,
@@ -188,6 +189,7 @@ fn mounted(plugin: &str, code: u64, guest: Arc<dyn Guest>) -> MountedHandler {
         config: "null".to_owned(),
         code,
         takes_conflicts: false,
+        identity: Identity::Operator,
         guest,
     }
 }

@@ -9,10 +9,12 @@ use super::Pipeline;
 use crate::{
     action::{Action, Apply, ApplyTarget, Precondition, WriteError, Written},
     fields::fingerprint,
+    identity::Identity,
     native::Native,
     object::Object,
     ownership::Author,
     plan::{Memory, Plan, Planner, is_applied, next_apply},
+    ports::Mandate,
     wanted::{Settled, Snapshot, SubjectPatch, WantedChild, WantedFields},
 };
 
@@ -77,10 +79,11 @@ impl<N: Native> Pipeline<'_, N> {
         resource.map(delete).into_iter().collect()
     }
 
-    pub(super) async fn execute(&self, plan: Plan, memory: &mut Memory) -> Done {
+    /// Writes in the name of `identity`.
+    pub(super) async fn execute(&self, plan: Plan, identity: &Identity, memory: &mut Memory) -> Done {
         let mut done = Done::default();
         for (number, stage) in [plan.subject, plan.children, plan.prunes, plan.subject_end].into_iter().enumerate() {
-            let results = join_all(stage.into_iter().map(|action| self.perform(action))).await;
+            let results = join_all(stage.into_iter().map(|action| self.perform(action, identity))).await;
             let mut has_failed = false;
             for (applied, result) in results {
                 match result {
@@ -107,9 +110,14 @@ impl<N: Native> Pipeline<'_, N> {
     }
 
     /// Performs an action; answers also the manager and the fingerprint of what it applies.
-    async fn perform(&self, action: Action) -> (Option<(String, u64)>, Result<Written, WriteError>) {
+    async fn perform(
+        &self,
+        action: Action,
+        identity: &Identity,
+    ) -> (Option<(String, u64)>, Result<Written, WriteError>) {
         let applied = action.as_apply().map(|apply| (apply.manager.clone(), fingerprint(&apply.body)));
-        (applied, self.writes.write(action).await)
+        let mandate = Mandate { identity: identity.clone(), ..Mandate::default() };
+        (applied, self.writes.write_under(action, mandate).await)
     }
 }
 

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     action::{WriteError, is_about_what_cannot_change},
     contract::{Call, EventNote, Failure, Json, OwnedChild, Subject, TriggerRequest},
+    identity::Identity,
     native::Native,
     object::{GroupVersionKind, NamespacedName, Object},
     ownership::is_patched_by,
@@ -199,12 +200,12 @@ impl<N: Native> Steps for GuestSteps<'_, N> {
     }
 
     async fn write(&mut self, plan: Plan) -> Done {
-        self.pipeline.execute(plan, &mut self.state.common.memory).await
+        self.pipeline.execute(plan, &self.handler.identity, &mut self.state.common.memory).await
     }
 
     async fn remember(&mut self, seen: &Snapshot, mut accepted: Accepted, done: Done) -> Pass {
         let mut problems = std::mem::take(&mut accepted.wanted.findings.problems);
-        problems.extend(done.errors.iter().map(|error| problem(&self.handler.name, error)));
+        problems.extend(done.errors.iter().map(|error| problem(&self.handler.name, &self.handler.identity, error)));
         if !done.errors.is_empty() && done.errors.iter().all(is_passing) {
             // What goes away by itself is no problem to be shown, and the plugin is not given up for it. What was is as it was.
             let retry = self.state.common.backoff.fail_to_write(&seen.subject.metadata.uid, &done.errors);
@@ -328,15 +329,15 @@ fn tell(state: &mut GuestState, mut problems: Vec<Problem>, retry: Retry) -> Pas
 }
 
 /// What a person should know of a failed write.
-fn problem(handler: &HandlerName, error: &WriteError) -> Problem {
+fn problem(name: &HandlerName, identity: &Identity, error: &WriteError) -> Problem {
     match error {
         WriteError::Refused { object, message, .. } if is_about_what_cannot_change(message) => {
             let remedy = "delete it to have it recreated with the new value, or have the plugin return the former one";
-            Problem::passing(error.kind(), format!("{handler}: {error}; {remedy}")).until(object.clone())
+            Problem::passing(error.kind(), format!("{name}: {error}; {remedy}")).until(object.clone())
         }
         _ => {
-            let message = format!("{handler}: {error}{}", remedy(error));
-            Problem { message, ..Problem::of_write(handler, error) }
+            let message = format!("{name}: {error}{}{}", remedy(error), identity.remedy(error));
+            Problem { message, ..Problem::of_write(name, error) }
         }
     }
 }
@@ -383,7 +384,7 @@ mod tests {
             let message = format!("failed to create typed patch object (n/a; /v1, Kind=Service): {words}");
             let error = WriteError::Refused { object, code: 500, reason: String::new(), message, fields: Vec::new() };
             let handler = HandlerName { plugin: "p".to_owned(), handler: "h".to_owned() };
-            let told = problem(&handler, &error).message;
+            let told = problem(&handler, &Identity::Operator, &error).message;
             assert!(told.contains(words) && told.ends_with(says), "{told}");
         }
     }

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     action::WriteError,
     contract::{EventNote, EventSeverity},
+    identity::Identity,
     names::end_of_pause,
     native::Native,
     object::{NamespacedName, Object},
@@ -167,7 +168,7 @@ impl<N: Native> Steps for NativeSteps<'_, N> {
     }
 
     async fn write(&mut self, plan: Plan) -> Done {
-        self.pipeline.execute(plan, &mut self.state.common.memory).await
+        self.pipeline.execute(plan, &Identity::Operator, &mut self.state.common.memory).await
     }
 
     async fn remember(&mut self, seen: &Snapshot, accepted: Accepted, done: Done) -> Pass {

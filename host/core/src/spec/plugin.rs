@@ -24,7 +24,7 @@ pub struct DaskPluginSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<PluginNamespaces>,
     /// A ServiceAccount of the operator's namespace. The operator impersonates it for what it writes on the plugin's behalf, so
-    /// that the API server judges too.
+    /// that the API server judges too: the account needs the RBAC permissions for the plugin's children and patches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account_name: Option<String>,
     /// How much of WASI is there: `standard` has clocks, random numbers and the log, `strict` nothing but the log.
@@ -60,7 +60,8 @@ pub struct DaskPluginSpec {
 }
 
 impl DaskPluginSpec {
-    /// The same, with no more allowed than a newer one allows, too. None: there is no place left where the plugin may be called.
+    /// The same, with no more allowed than a newer one allows, too, and in the name that the newer one gives. None: there is no
+    /// place left where the plugin may be called.
     #[must_use]
     pub fn restricted_by(&self, newer: &Self) -> Option<Self> {
         let namespaces = match (&self.namespaces, &newer.namespaces) {
@@ -72,7 +73,9 @@ impl DaskPluginSpec {
             ConflictPolicy::Take => self.on_conflict,
             newer => newer,
         };
-        Some(Self { namespaces, on_conflict, grants: self.grants.common(&newer.grants), ..self.clone() })
+        let service_account_name = newer.service_account_name.clone();
+        let grants = self.grants.common(&newer.grants);
+        Some(Self { namespaces, on_conflict, grants, service_account_name, ..self.clone() })
     }
 }
 

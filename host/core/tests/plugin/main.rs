@@ -6,6 +6,7 @@ mod changes;
 mod conflicts;
 mod dask_kinds;
 mod end;
+mod identity;
 mod others;
 mod taken_out;
 mod unreadable;

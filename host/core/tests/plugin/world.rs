@@ -12,12 +12,13 @@ use dask_wasm_operator_core::{
         Permissions, Subscription, TriggerRequest,
     },
     dask::{Environment, Handler, Pipeline, Reconciler, cluster_in_memory},
+    identity::Identity,
     memory::{MemoryCluster, built_in_resources},
     native::Native as _,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource, Unreadable},
     pipeline::{MountedHandler, Pass, Remembered, SubjectState},
     plugin::{HandlerName, Mounted, Rights},
-    ports::{CallError, CallReport, Guest, Observed, Pending, Writes},
+    ports::{CallError, CallReport, Guest, Mandate, Observed, Pending, Writes},
     spec::{Grants, KindGrant, Limits, PatchGrant},
 };
 use serde_json::{Value, json};
@@ -144,6 +145,7 @@ pub(crate) fn handler(plugin: &str, triggers: &[TriggerRequest], guest: &Arc<Pup
         config: "null".to_owned(),
         code: 1,
         takes_conflicts: false,
+        identity: Identity::Operator,
         guest: Arc::clone(guest) as Arc<dyn Guest>,
     }
 }
@@ -155,6 +157,8 @@ pub(crate) struct Watched {
     refused: Mutex<BTreeMap<ObjectKey, &'static str>>,
     /// Objects that can't be read, and where.
     blurred: Mutex<BTreeMap<ObjectKey, &'static str>>,
+    /// What was done to which kind, and in whose name.
+    written: Mutex<Vec<(String, Identity)>>,
 }
 
 impl Watched {
@@ -190,6 +194,14 @@ impl Observed for Watched {
 
 impl Writes for Watched {
     fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>> {
+        self.write_under(action, Mandate::default())
+    }
+
+    fn write_under(&self, action: Action, mandate: Mandate) -> Pending<'_, Result<Written, WriteError>> {
+        self.written
+            .lock()
+            .unwrap()
+            .push((format!("{} {}", action.verb(), action.object().kind.kind), mandate.identity));
         let object = action.object().clone();
         if let Some(words) = self.refused.lock().unwrap().get(&object) {
             let (reason, message) = ("Forbidden".to_owned(), (*words).to_owned());
@@ -231,8 +243,13 @@ impl World {
                 },
             }))
             .unwrap();
-        let watched =
-            Watched { cluster, hidden: Mutex::default(), refused: Mutex::default(), blurred: Mutex::default() };
+        let watched = Watched {
+            cluster,
+            hidden: Mutex::default(),
+            refused: Mutex::default(),
+            blurred: Mutex::default(),
+            written: Mutex::default(),
+        };
         Self { watched, states: BTreeMap::new() }
     }
 
@@ -331,6 +348,11 @@ impl World {
     /// Nothing is refused any more.
     pub(crate) fn refuse_nothing(&self) {
         self.watched.refused.lock().unwrap().clear();
+    }
+
+    /// What was done to which kind since this was asked last, and in whose name.
+    pub(crate) fn take_written(&self) -> Vec<(String, Identity)> {
+        std::mem::take(&mut *self.watched.written.lock().unwrap())
     }
 
     /// A manager sets the owners that the object has, too.

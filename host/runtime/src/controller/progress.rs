@@ -8,7 +8,7 @@ use std::time::Duration;
 use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
     object::{NamespacedName, ObjectKey, Resource},
-    ports::{Pending, Warrant, Writes},
+    ports::{Mandate, Pending, Warrant, Writes},
 };
 use tokio::time::Instant;
 
@@ -62,11 +62,16 @@ impl Controller {
 
 impl Writes for PassWrites<'_> {
     fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>> {
+        self.write_under(action, Mandate::default())
+    }
+
+    fn write_under(&self, action: Action, mandate: Mandate) -> Pending<'_, Result<Written, WriteError>> {
+        let mandate = Mandate { warrant: self.warrant.clone(), ..mandate };
         Box::pin(async move {
             if let Some(pass) = self.controller.lock().running.get_mut(&self.pass) {
                 pass.writes += 1;
             }
-            let result = self.controller.surroundings.writes.write_under(action, self.warrant.clone()).await;
+            let result = self.controller.surroundings.writes.write_under(action, mandate).await;
             let (mut inner, now) = (self.controller.lock(), Instant::now());
             inner.answered = Some(now);
             if let Some(pass) = inner.running.get_mut(&self.pass) {

@@ -12,6 +12,7 @@ use dask_wasm_operator_cluster::{events::EventLevel, index::Scope};
 use dask_wasm_operator_core::{
     contract::{Call, HandlerDeclaration, KindReference, Outcome, Permissions, Subscription, TriggerRequest},
     dask::cluster_in_memory,
+    identity::Identity,
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, Object, Resource},
     pipeline::MountedHandler,
@@ -312,6 +313,7 @@ fn of_services(namespace: &str, guest: &Arc<Content>) -> Arc<MountedHandler> {
         config: "null".to_owned(),
         code: 1,
         takes_conflicts: false,
+        identity: Identity::Operator,
         guest: Arc::clone(guest) as Arc<dyn Guest>,
     })
 }

@@ -6,7 +6,7 @@ use dask_wasm_operator_cluster::applier::Applier;
 use dask_wasm_operator_core::{
     action::{Action, WriteError, Written},
     object::{ObjectKey, Resource},
-    ports::{Pending, Warrant, Writes},
+    ports::{Mandate, Pending, Writes},
 };
 
 use super::Metrics;
@@ -25,13 +25,13 @@ impl MeteredWrites {
 
 impl Writes for MeteredWrites {
     fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>> {
-        self.write_under(action, Warrant::default())
+        self.write_under(action, Mandate::default())
     }
 
-    fn write_under(&self, action: Action, warrant: Warrant) -> Pending<'_, Result<Written, WriteError>> {
+    fn write_under(&self, action: Action, mandate: Mandate) -> Pending<'_, Result<Written, WriteError>> {
         let verb = action.verb();
         Box::pin(async move {
-            let result = self.applier.write_under(action, warrant).await;
+            let result = self.applier.write_under(action, mandate).await;
             self.metrics.wrote(verb, &result);
             result
         })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dask_wasm_operator_cluster::watch::{WatchKey, WatchProblem};
 use dask_wasm_operator_core::{
     contract::KindReference,
+    identity::Identity,
     object::Resource,
     ports::Guest,
     retry::Backoff,
@@ -30,6 +31,8 @@ pub(super) struct Entry {
     pub(super) origin: Origin,
     /// None: its specification could not be read so far.
     pub(super) on_removal: Option<RemovalPolicy>,
+    /// In whose name it writes from now on, and is swept.
+    pub(super) identity: Identity,
     /// The newest that could be loaded.
     pub(super) prepared: Option<Prepared>,
     pub(super) loading: Option<AbortHandle>,
@@ -68,11 +71,16 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    pub(super) fn mount(&self, name: &str, resolve: &dyn Fn(&KindReference) -> Result<Resource, String>) -> Mounting {
+    pub(super) fn mount(
+        &self,
+        name: &str,
+        identity: &Identity,
+        resolve: &dyn Fn(&KindReference) -> Result<Resource, String>,
+    ) -> Mounting {
         let guest: Arc<dyn Guest> = self.loaded.clone();
         let digest = self.loaded.digest().to_string();
-        let manifest = self.loaded.manifest();
-        mount(&Mountable { name, spec: &self.spec, manifest, digest: &digest, guest }, resolve)
+        let (manifest, identity) = (self.loaded.manifest(), identity.clone());
+        mount(&Mountable { name, spec: &self.spec, manifest, digest: &digest, identity, guest }, resolve)
     }
 
     /// The kinds that it needs.

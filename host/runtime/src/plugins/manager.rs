@@ -32,6 +32,7 @@ use super::{
     directory::{self, Directory, Found, Origin},
     entry::{Entry, Mount, Prepared},
     files::Survey,
+    mount::identity,
     refusal::refusal,
     source::{self, Code},
     status::Newest,
@@ -309,6 +310,9 @@ impl PluginManager {
         let text = serde_json::to_string(&spec).unwrap_or_default();
         entry.on_removal = Some(spec.on_removal);
         entry.reach.grow(&spec.grants);
+        if let Ok(identity) = identity(&spec, &self.surroundings.operator_namespace) {
+            entry.identity = identity;
+        }
         // What is withdrawn is so before anything else is looked at, which may not be known or take its time.
         if let Some(newest) = refusal(&name, &spec) {
             return if self.is_new(&name, fingerprint(&text)) {

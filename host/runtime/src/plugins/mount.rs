@@ -7,6 +7,8 @@ use std::{
 
 use dask_wasm_operator_core::{
     contract::{HandlerDeclaration, KindReference, Manifest},
+    identity::{Identity, ServiceAccount},
+    names::NameError,
     object::{GroupVersionKind, Resource},
     pipeline::MountedHandler,
     plugin::{HandlerName, Mounted, Projection, Rights, unserved},
@@ -35,8 +37,16 @@ pub(crate) struct Mountable<'a> {
     pub(crate) manifest: &'a Manifest,
     /// Digest of its code.
     pub(crate) digest: &'a str,
+    /// In whose name it writes.
+    pub(crate) identity: Identity,
     /// What answers its calls.
     pub(crate) guest: Arc<dyn Guest>,
+}
+
+/// In whose name a plugin writes. `namespace` is the operator's.
+pub(super) fn identity(spec: &DaskPluginSpec, namespace: &str) -> Result<Identity, NameError> {
+    let account = spec.service_account_name.as_deref().map(|name| ServiceAccount::new(namespace, name)).transpose()?;
+    Ok(account.map_or(Identity::Operator, Identity::Impersonated))
 }
 
 /// Mounts each handler that can be served. `resolve` finds what the cluster serves by the name that a person gave.
@@ -127,6 +137,7 @@ fn mount_handler(
         projection,
         config,
         takes_conflicts: plugin.spec.on_conflict == ConflictPolicy::Take,
+        identity: plugin.identity.clone(),
         guest: Arc::clone(&plugin.guest),
     })
 }
@@ -135,6 +146,7 @@ fn fingerprint(plugin: &Mountable<'_>, config: &str, children: &[GroupVersionKin
     let mut hasher = DefaultHasher::new();
     children.hash(&mut hasher);
     plugin.digest.hash(&mut hasher);
+    plugin.identity.hash(&mut hasher);
     config.hash(&mut hasher);
     let DaskPluginSpec { grants, limits, namespaces, on_conflict, .. } = plugin.spec;
     serde_json::to_string(&(grants, limits, namespaces, on_conflict)).unwrap_or_default().hash(&mut hasher);
@@ -186,7 +198,14 @@ mod tests {
             handlers: Vec::new(),
             permissions: Permissions::default(),
         };
-        let plugin = Mountable { name: "p", spec: &spec, manifest: &manifest, digest: "d", guest: Arc::new(Nobody) };
+        let plugin = Mountable {
+            name: "p",
+            spec: &spec,
+            manifest: &manifest,
+            digest: "d",
+            identity: identity(&spec, "ops").unwrap(),
+            guest: Arc::new(Nobody),
+        };
         fingerprint(&plugin, "null", &[])
     }
 
@@ -197,6 +216,7 @@ mod tests {
         for spec in [
             json!({"limits": {"memory": "256Mi"}}),
             json!({"onConflict": "take"}),
+            json!({"serviceAccountName": "robot"}),
             json!({"namespaces": {"names": ["a"]}}),
             json!({"grants": {"create": [{"group": "batch", "kind": "Job"}]}}),
         ] {

@@ -1,7 +1,7 @@
 //! What of a DaskPlugin can't be served, whatever its code: a plugin must not get more than its DaskPlugin says.
 
 use dask_wasm_operator_core::{
-    names::check_dns_label,
+    names::{check_dns_label, check_dns_subdomain},
     spec::{ConflictPolicy, DaskPluginSpec, Mode, PluginState},
 };
 
@@ -13,6 +13,10 @@ pub(crate) fn refusal(name: &str, spec: &DaskPluginSpec) -> Option<Newest> {
         let message = format!("metadata.name {error}; give the DaskPlugin (or the file) another name");
         return Some(Newest::new(PluginState::NotServed, "InvalidName", message));
     }
+    if let Some(Err(error)) = spec.service_account_name.as_deref().map(check_dns_subdomain) {
+        let message = format!("spec.serviceAccountName {error}; name a ServiceAccount of the operator's namespace");
+        return Some(Newest::new(PluginState::NotServed, "InvalidServiceAccountName", message));
+    }
     if spec.suspend {
         return Some(Newest::new(
             PluginState::Suspended,
@@ -21,7 +25,6 @@ pub(crate) fn refusal(name: &str, spec: &DaskPluginSpec) -> Option<Newest> {
         ));
     }
     let unserved = [
-        ("serviceAccountName", spec.service_account_name.is_some()),
         ("mode: shadow", spec.mode == Mode::Shadow),
         ("adoptFrom", spec.adopt_from.is_some()),
         ("onConflict: yield", spec.on_conflict == ConflictPolicy::Yield),
@@ -59,6 +62,10 @@ mod tests {
             ("", json!({}), Some("InvalidName")),
             (&long, json!({}), Some("InvalidName")),
             (&long[1..], json!({"suspend": true}), Some("Suspended")),
+            ("x", json!({"serviceAccountName": "a.robot"}), None),
+            ("x", json!({"serviceAccountName": ""}), Some("InvalidServiceAccountName")),
+            ("x", json!({"serviceAccountName": "a:b"}), Some("InvalidServiceAccountName")),
+            ("x", json!({"serviceAccountName": "a\r\nX: b"}), Some("InvalidServiceAccountName")),
             ("x", json!({"mode": "shadow"}), Some("NotServedYet")),
             ("x", json!({"onConflict": "yield"}), Some("NotServedYet")),
         ] {

@@ -11,9 +11,11 @@ use dask_wasm_operator_core::{
     contract::{KindReference, Manifest},
     dask::Reconciler,
     error::chain,
+    identity::Identity,
     native::Native as _,
     object::{GroupVersionKind, ObjectKey, Part, Resource},
     plugin::{PLUGIN_LABEL, removal},
+    ports::Mandate,
     retry::{Backoff, Retry},
     spec::{DEFAULT_CHILDREN, Grants},
     wanted::Problem,
@@ -98,6 +100,8 @@ pub(super) struct Sweep {
     pub(super) plugin: String,
     pub(super) reach: Reach,
     pub(super) declared: Declared,
+    /// In whose name: the plugin's, as it was last.
+    pub(super) identity: Identity,
     /// Whether the plugin is gone, and what is remembered of it goes too.
     pub(super) is_removal: bool,
 }
@@ -166,10 +170,11 @@ async fn run(surroundings: Arc<ManagerSurroundings>, sweep: Sweep, begun: Instan
         }
         let results = join_all(actions.into_iter().map(async |action| {
             let object = action.object().clone();
-            (object, surroundings.writes.write(action).await)
+            let mandate = Mandate { identity: sweep.identity.clone(), ..Mandate::default() };
+            (object, surroundings.writes.write_under(action, mandate).await)
         }));
         let failed = results.await.into_iter().filter_map(|(object, result)| Some((object, result.err()?)));
-        let problems: Vec<_> = failed.filter_map(|(object, error)| remains(plugin, object, &error)).collect();
+        let problems: Vec<_> = failed.filter_map(|(object, error)| remains(&sweep, object, &error)).collect();
         surroundings.controller.tell_of_remains(plugin, &problems, &told);
         told = problems;
         if let Retry::After(delay) = backoff.fail(&plugin, None, None) {
@@ -179,12 +184,13 @@ async fn run(surroundings: Arc<ManagerSurroundings>, sweep: Sweep, begun: Instan
 }
 
 /// What stays for now, on the object that stays. That the Lease is another's, or the object gone, is no problem.
-fn remains(plugin: &str, object: ObjectKey, error: &WriteError) -> Option<(ObjectKey, Problem)> {
+fn remains(sweep: &Sweep, object: ObjectKey, error: &WriteError) -> Option<(ObjectKey, Problem)> {
     if matches!(error, WriteError::NotLeader | WriteError::Stale { .. }) {
         return None;
     }
+    let (plugin, remedy) = (&sweep.plugin, sweep.identity.remedy(error));
     let message = format!(
-        "{object} was made by the plugin {plugin}, which is not to have it any more; it can't be removed: {error}"
+        "{object} was made by the plugin {plugin}, which is not to have it any more; it can't be removed: {error}{remedy}"
     );
     Some((object, Problem::passing(error.kind(), message)))
 }

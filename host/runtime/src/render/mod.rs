@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use dask_wasm_operator_api::known_fields;
 use dask_wasm_operator_core::{
     dask::{Environment, Handler, Pipeline, Reconciler, cluster_in_memory},
+    identity::Identity,
     memory::MemoryCluster,
     object::{GroupVersionKind, NamespacedName, ObjectKey},
     pipeline::SubjectState,
@@ -69,7 +70,9 @@ fn load(plugins: &[(&PluginFiles, (String, DaskPluginSpec))], kinds: &Kinds) -> 
         );
         let guest: Arc<dyn Guest> = loaded.clone();
         let digest = loaded.digest().to_string();
-        let mountable = Mountable { name, spec, manifest: loaded.manifest(), digest: &digest, guest };
+        // Nobody has permissions in memory.
+        let identity = Identity::Operator;
+        let mountable = Mountable { name, spec, manifest: loaded.manifest(), digest: &digest, identity, guest };
         let mounting = mount(&mountable, &|reference| kinds.resolve(reference));
         if let Some(status) = mounting.statuses.iter().find(|status| status.state == HandlerState::NotServed) {
             bail!("plugin {name}: handler {}: {}", status.name, status.message.as_deref().unwrap_or("is not served"));

@@ -38,6 +38,13 @@ fn plugins() -> Value {
     }])
 }
 
+/// The same, with an account.
+fn with_account() -> Value {
+    let mut plugins = plugins();
+    plugins[0]["serviceAccountName"] = json!("istio-plugin");
+    plugins
+}
+
 /// The main combinations, and whether the rights in them end at a namespace.
 fn combinations() -> Vec<(&'static str, Value, bool)> {
     vec![
@@ -48,6 +55,7 @@ fn combinations() -> Vec<(&'static str, Value, bool)> {
         ("schedulers with TLS", json!({"rbac": {"tlsSecretNames": ["simple-tls"]}}), false),
         ("batches of workers", json!({"workerAllocation": {"size": 10, "delay": 0.5}}), false),
         ("plugins", json!({"plugins": plugins()}), false),
+        ("a plugin with an account", json!({"plugins": with_account()}), false),
         ("plugins in one namespace", json!({"plugins": plugins(), "rbac": {"cluster": false}}), true),
         ("no plugins", json!({"disablePlugins": true}), false),
         (
@@ -248,6 +256,33 @@ fn rights_follow_the_grants() -> anyhow::Result<()> {
             &json!({"apiGroups": ["networking.istio.io"], "resources": ["virtualservices"], "verbs": verbs}),
             &json!({"apiGroups": ["gateway.networking.k8s.io"], "resources": ["gateways"], "verbs": verbs}),
         ]
+    );
+    Ok(())
+}
+
+#[test]
+fn the_operator_may_impersonate_the_accounts_that_plugins_name_and_does_not_write_in_their_place() -> anyhow::Result<()>
+{
+    let rules = |plugins: Value| {
+        let rendered = render_chart("dask-operator", &json!({"plugins": plugins}))?;
+        let roles = rendered.iter().filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role")));
+        let rules = roles.flat_map(|role| role["rules"].as_array().cloned().unwrap_or_default());
+        anyhow::Ok(rules.collect::<Vec<_>>())
+    };
+    let impersonates = |rule: &&Value| rule["verbs"].to_string().contains("impersonate");
+    let accounts = json!([{"name": "a", "source": {"path": "/a"}, "serviceAccountName": "robot"},
+        {"name": "b", "source": {"path": "/b"}, "serviceAccountName": "robot"}, {"name": "c", "source": {"path": "/c"}}]);
+    let rule = json!({
+        "apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["impersonate"], "resourceNames": ["robot"],
+    });
+    assert_eq!(rules(accounts)?.iter().filter(impersonates).collect::<Vec<_>>(), [&rule]);
+    assert_eq!(rules(plugins())?.iter().find(impersonates), None);
+    let granted = rules(with_account())?;
+    let granted: Vec<_> = granted.iter().filter(|rule| rule["apiGroups"].to_string().contains("istio")).collect();
+    let watch = json!(["get", "list", "watch"]);
+    assert_eq!(
+        granted,
+        [&json!({"apiGroups": ["networking.istio.io"], "resources": ["virtualservices"], "verbs": watch})]
     );
     Ok(())
 }

@@ -31,7 +31,7 @@ impl<N: Native> Pipeline<'_, N> {
             patched.then_some(&nothing),
             Some(Vec::new()),
         );
-        let done = self.remove(plan, state).await;
+        let done = self.remove(handler, plan, state).await;
         if done.errors.is_empty() {
             *state = GuestState::default();
             return Pass { writes: done.writes, ..Pass::default() };
@@ -55,7 +55,7 @@ impl<N: Native> Pipeline<'_, N> {
         let withdrawal = state.patched.then(|| withdrawal(handler, &subject, &state.common.uid));
         let prunes = self.removal_of_children(handler, &state.common.uid);
         let plan = Plan { subject: withdrawal.into_iter().collect(), prunes, ..Plan::default() };
-        let mut done = self.remove(plan, state).await;
+        let mut done = self.remove(handler, plan, state).await;
         let mut call = None;
         let delivery = decide(&handler.declaration.triggers, &state.cursors, Seen::Gone);
         if let Some(delivery) = &delivery
@@ -80,10 +80,11 @@ impl<N: Native> Pipeline<'_, N> {
     }
 
     /// Removes children and withdraws patches, the ones whatever becomes of the others.
-    async fn remove(&self, plan: Plan, state: &mut GuestState) -> Done {
+    async fn remove(&self, handler: &MountedHandler, plan: Plan, state: &mut GuestState) -> Done {
         let Plan { subject, prunes, .. } = plan;
-        let mut done = self.execute(Plan { prunes, ..Plan::default() }, &mut state.common.memory).await;
-        let withdrawn = self.execute(Plan { subject, ..Plan::default() }, &mut state.common.memory).await;
+        let (identity, memory) = (&handler.identity, &mut state.common.memory);
+        let mut done = self.execute(Plan { prunes, ..Plan::default() }, identity, memory).await;
+        let withdrawn = self.execute(Plan { subject, ..Plan::default() }, identity, memory).await;
         state.patched &= !withdrawn.is_recorded;
         done.writes += withdrawn.writes;
         done.errors.extend(withdrawn.errors);
@@ -136,9 +137,9 @@ fn unfinished(handler: &MountedHandler, subject: &ObjectKey, done: &Done, state:
     let retry = state.common.backoff.fail_to_write(&state.common.uid, &done.errors);
     let errors = done.errors.iter().filter(|error| !matches!(error, WriteError::NotLeader | WriteError::Withdrawn));
     let problem = |error: &WriteError| {
-        let name = &handler.name;
+        let (name, remedy) = (&handler.name, handler.identity.remedy(error));
         let message = format!(
-            "{name}: children made for {subject}, which is gone or no longer selected, can't be deleted: {error}"
+            "{name}: children made for {subject}, which is gone or no longer selected, can't be deleted: {error}{remedy}"
         );
         Problem { waits_for: error.object().cloned(), ..Problem::passing(error.kind(), message) }
     };

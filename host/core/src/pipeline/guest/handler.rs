@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::{
     contract::{HandlerDeclaration, Json, TriggerRequest},
+    identity::Identity,
     object::{GroupVersionKind, Object, Part, Resource},
     ownership::{Author, Makes, is_patched_by},
     plugin::{Filtered, HandlerName, Mounted, Projection, RETRY_ANNOTATION, Rights},
@@ -37,6 +38,8 @@ pub struct MountedHandler {
     pub code: u64,
     /// Whether fields that others hold are taken.
     pub takes_conflicts: bool,
+    /// In whose name its children and patches are written. What the operator notes of its calls is not.
+    pub identity: Identity,
     /// What answers.
     pub guest: Arc<dyn Guest>,
 }

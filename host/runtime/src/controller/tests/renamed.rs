@@ -2,6 +2,7 @@
 
 use dask_wasm_operator_core::{
     contract::{Call, Failure, HandlerDeclaration, KindReference, Permissions, Subscription, TriggerRequest},
+    identity::Identity,
     plugin::{Mounted, Rights},
     ports::{CallError, CallReport, Guest},
     spec::{Grants, Limits, PluginCounts},
@@ -58,6 +59,7 @@ fn handler(name: &str, guest: &Arc<GivesUp>) -> Arc<MountedHandler> {
         config: "null".to_owned(),
         code: 1,
         takes_conflicts: false,
+        identity: Identity::Operator,
         guest: Arc::clone(guest) as Arc<dyn Guest>,
     })
 }

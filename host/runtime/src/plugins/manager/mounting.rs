@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::PluginManager;
 use crate::{
     plugins::{
-        entry::{Mount, Served},
+        entry::{Entry, Mount, Served},
         status::{Newest, Serving},
         sweep::{Declared, Reach, Sweep},
         watches::start_watches,
@@ -28,7 +28,7 @@ impl PluginManager {
         let resolve = |reference: &KindReference| resolve(&table, reference);
         let Some(entry) = self.plugins.get_mut(name) else { return };
         let Some(prepared) = entry.prepared.clone() else { return };
-        let mut mounting = prepared.mount(name, &resolve);
+        let mut mounting = prepared.mount(name, &entry.identity, &resolve);
         entry.missing = prepared.kinds().filter(|kind| resolve(kind).is_err()).cloned().collect();
         // What the former code needs is let go only when this one is called: without news it would be misled.
         entry.watches_to_come = start_watches(&mut mounting, &self.surroundings.served, &resolve);
@@ -82,8 +82,8 @@ impl PluginManager {
         let handlers = mounting.handlers.iter().map(|handler| handler.name.handler.clone()).collect();
         entry.served = Some(Served { prepared, handlers, declared: declared.clone() });
         if must_sweep {
-            let (plugin, reach) = (name, entry.reach.clone());
-            let sweep = Sweep { plugin, reach, declared, is_removal: false };
+            let (plugin, reach, identity) = (name, entry.reach.clone(), entry.identity.clone());
+            let sweep = Sweep { plugin, reach, declared, identity, is_removal: false };
             self.sweeps.start(&self.surroundings, sweep, former_watches);
         }
         self.statuses.soon();
@@ -91,7 +91,7 @@ impl PluginManager {
 
     /// What is not allowed any more is taken from what serves at once, whatever becomes of the newer specification and code.
     pub(super) fn revoke(&mut self, name: &str, newer: &DaskPluginSpec) {
-        let Some(served) = self.plugins.get_mut(name).and_then(|entry| entry.served.as_mut()) else { return };
+        let Some(Entry { served: Some(served), identity, .. }) = self.plugins.get_mut(name) else { return };
         let left = served.prepared.spec.restricted_by(newer);
         if left.as_ref() == Some(&served.prepared.spec) || served.handlers.is_empty() {
             return;
@@ -100,7 +100,7 @@ impl PluginManager {
         if let Some(left) = left {
             served.prepared.spec = left;
             let table = self.surroundings.discovery.table();
-            handlers = served.prepared.mount(name, &|reference| resolve(&table, reference)).handlers;
+            handlers = served.prepared.mount(name, identity, &|reference| resolve(&table, reference)).handlers;
             handlers.retain(|handler| served.handlers.contains(&handler.name.handler));
         }
         served.handlers = handlers.iter().map(|handler| handler.name.handler.clone()).collect();
@@ -131,8 +131,8 @@ impl PluginManager {
         tracing::info!(plugin = name, prune, "plugin removed");
         self.surroundings.controller.mount(name, &[]);
         let reach = if prune { entry.reach } else { Reach::default() };
-        let (plugin, declared) = (name.to_owned(), Declared::nothing());
-        let sweep = Sweep { plugin, reach, declared, is_removal: true };
+        let (plugin, declared, identity) = (name.to_owned(), Declared::nothing(), entry.identity);
+        let sweep = Sweep { plugin, reach, declared, identity, is_removal: true };
         self.sweeps.start(&self.surroundings, sweep, entry.watches);
         self.await_kinds();
     }

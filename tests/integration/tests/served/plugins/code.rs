@@ -154,13 +154,13 @@ async fn fields_of_the_specification_that_are_not_served_yet_are_named() -> anyh
     on_stage(async |stage| {
         let grants = json!({"read": [{"kind": "Pod"}], "patch": [{"kind": "Pod", "fields": ["spec"], "merge": true}]});
         let spec = json!({
-            "config": {"do": "Mirror"}, "serviceAccountName": "somebody", "mode": "shadow", "grants": grants,
+            "config": {"do": "Mirror"}, "mode": "shadow", "grants": grants,
         });
         stage.mount("careful", odd()?, &spec).await?;
         let message = stage.until_state("careful", "NotServed", "NotServedYet").await?;
-        let unserved = "spec.serviceAccountName, spec.mode: shadow, spec.grants.read, spec.grants.patch[].merge";
+        let unserved = "spec.mode: shadow, spec.grants.read, spec.grants.patch[].merge";
         ensure!(message.contains(unserved), "{message}");
-        let served = json!({"spec": {"serviceAccountName": null, "mode": null, "grants": null}});
+        let served = json!({"spec": {"mode": null, "grants": null}});
         stage.merge(PLUGIN, "careful", &served).await?;
         stage.until_ready("careful").await?;
         Ok(())

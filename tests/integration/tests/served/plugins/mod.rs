@@ -1,5 +1,6 @@
 //! Plugins on a real API server.
 
+mod accounts;
 mod admission;
 mod children;
 mod code;
