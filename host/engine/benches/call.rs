@@ -13,7 +13,7 @@ use std::{
 };
 
 use dask_operator_sdk::{Call, Plugin, Value, json, testing};
-use dask_wasm_operator_core::contract;
+use dask_wasm_operator_core::{contract, plugin::Program};
 use dask_wasm_operator_engine::{COMPILE_SUBCOMMAND, Compiler, Engine, EngineSettings, PluginSettings, compile_child};
 
 /// Calls that are not counted, and calls that are.
@@ -81,9 +81,10 @@ fn measure(
     call: &Call,
 ) -> Result<Middle, Box<dyn Error>> {
     let component = fs::read(dask_operator_componentize::build(package)?)?;
-    let (first, plugin) = timed(|| engine.prepare(&[&component], &PluginSettings::default()));
+    let program = Program::of_component(component.as_slice());
+    let (first, plugin) = timed(|| engine.prepare(&program, &PluginSettings::default()));
     let plugin = plugin?;
-    let (cached, again) = timed(|| engine.prepare(&[&component], &PluginSettings::default()));
+    let (cached, again) = timed(|| engine.prepare(&program, &PluginSettings::default()));
     drop(again?);
 
     let wasm_call = same(call);

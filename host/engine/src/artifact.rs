@@ -8,7 +8,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use dask_wasm_operator_core::spec::COMPONENT_BYTES;
+use dask_wasm_operator_core::{plugin::Program, spec::COMPONENT_BYTES};
 
 /// SHA-256 of a plain, unpacked component.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,7 +59,7 @@ impl FromStr for Digest {
     }
 }
 
-/// A plain component and its digest. What is inside is not looked at yet.
+/// A plain component and its digest, by which its compiled form is kept. What is inside is not looked at yet.
 #[derive(Debug)]
 pub(crate) struct Artifact {
     pub(crate) wasm: Vec<u8>,
@@ -82,12 +82,12 @@ impl Artifact {
     }
 }
 
-/// The digest of what `parts` give together, unpacked, whether it is a plugin or not.
+/// The digest of a program, whether it is a plugin or not: that of its component, joined and unpacked.
 ///
 /// # Errors
-/// When they can't be unpacked, or are larger than a component may be.
-pub fn digest(parts: &[&[u8]]) -> Result<Digest, ArtifactError> {
-    joined(parts, COMPONENT_BYTES).map(|bytes| Digest::of(&bytes))
+/// When it can't be unpacked, or is larger than a component may be.
+pub fn digest(program: &Program) -> Result<Digest, ArtifactError> {
+    joined(&program.parts(), COMPONENT_BYTES).map(|bytes| Digest::of(&bytes))
 }
 
 /// Joins the parts in their order and unpacks gzip and zstd, told by their first bytes, so that a wrong ending of a key does no

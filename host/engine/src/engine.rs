@@ -9,6 +9,7 @@ use std::{
 };
 
 use dask_wasm_operator_core::{
+    plugin::Program,
     ports::CallError,
     spec::{COMPONENT_BYTES, Profile},
 };
@@ -78,14 +79,11 @@ impl Engine {
     /// Takes a plugin through all steps until it can be called. Blocks: milliseconds if its compiled form is cached, else as
     /// long as compiling takes (0.2 s for a Rust guest, 10 s for CPython).
     ///
-    /// `parts` are the bytes that the source holds, in their order: joined they are a component, plain or packed by gzip or
-    /// zstd.
-    ///
     /// # Errors
     /// The step that failed, with what to do about it.
-    pub fn prepare(&self, parts: &[&[u8]], settings: &PluginSettings) -> Result<LoadedPlugin, LoadError> {
+    pub fn prepare(&self, program: &Program, settings: &PluginSettings) -> Result<LoadedPlugin, LoadError> {
         let PluginSettings { expected, profile, limits, concurrency } = settings;
-        let artifact = Artifact::read(parts, COMPONENT_BYTES, *expected)?;
+        let artifact = Artifact::read(&program.parts(), COMPONENT_BYTES, *expected)?;
         let inspection = inspect(&artifact.wasm, *profile, limits)?;
         let code = self.shared.load(&artifact, *profile)?;
         let sandbox = Sandbox::new(Arc::clone(&self.shared.ticker), Arc::clone(&code), artifact.digest, *limits);

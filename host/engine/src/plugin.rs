@@ -14,7 +14,7 @@ use crate::{artifact::Digest, lane::Lane, sandbox::Sandbox};
 /// How a plugin is to be loaded and called.
 #[derive(Clone, Debug)]
 pub struct PluginSettings {
-    /// The digest that its DaskPlugin promises, of the unpacked component.
+    /// The digest of its program that its DaskPlugin promises.
     pub expected: Option<Digest>,
     /// What it may import.
     pub profile: Profile,
@@ -49,7 +49,7 @@ impl LoadedPlugin {
         Ok(Self { digest, manifest, sandbox, lane })
     }
 
-    /// The digest of its unpacked component.
+    /// The digest of its program: that of the unpacked component.
     pub fn digest(&self) -> Digest {
         self.digest
     }

@@ -3,7 +3,7 @@
 
 use std::{env, path::Path, time::Duration};
 
-use dask_wasm_operator_core::{ports::Guest, spec::Limits};
+use dask_wasm_operator_core::{plugin::Program, ports::Guest, spec::Limits};
 use dask_wasm_operator_engine::{Engine, LoadError, LoadedPlugin, PluginSettings};
 use dask_wasm_operator_test_guests::{call, component, engine};
 use futures::executor::block_on;
@@ -64,7 +64,7 @@ fn shared_engine() -> Engine {
 
 fn load(engine: &Engine, component: &[u8], deadline: Duration) -> Result<LoadedPlugin, LoadError> {
     let limits = Limits { deadline, ..Limits::default() };
-    engine.prepare(&[component], &PluginSettings { limits, ..PluginSettings::default() })
+    engine.prepare(&Program::of_component(component), &PluginSettings { limits, ..PluginSettings::default() })
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::{
 
 use dask_wasm_operator_core::{
     contract::{Call, Child, Failure, Outcome},
+    plugin::Program,
     ports::{CallError, CallReport, Guest, LogLevel},
     spec::Limits,
 };
@@ -32,7 +33,7 @@ fn impatient() -> Limits {
 
 fn plugin(package: &'static str, limits: Limits) -> LoadedPlugin {
     ENGINE
-        .prepare(&[component(package)], &PluginSettings { limits, ..PluginSettings::default() })
+        .prepare(&Program::of_component(component(package)), &PluginSettings { limits, ..PluginSettings::default() })
         .expect("it is in order")
 }
 

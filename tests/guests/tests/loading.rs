@@ -11,6 +11,7 @@ use std::{
 };
 
 use dask_wasm_operator_core::{
+    plugin::Program,
     ports::CallError,
     spec::{Limits, Profile},
 };
@@ -25,7 +26,7 @@ fn shared_engine() -> Engine {
 }
 
 fn refusal(bytes: &[u8], settings: &PluginSettings) -> LoadError {
-    shared_engine().prepare(&[bytes], settings).map(|_| ()).expect_err("it must not be loaded")
+    shared_engine().prepare(&Program::of_component(bytes), settings).map(|_| ()).expect_err("it must not be loaded")
 }
 
 /// The texts of wasm, in the checkout that is tested: builds may be shared between several.
@@ -96,7 +97,7 @@ fn a_component_that_is_cut_short_or_changed_anywhere_does_no_harm() {
         let mut changed = whole.to_vec();
         changed[position] ^= 0x55;
         // Any answer is right as long as there is one: some bytes are names or data.
-        if let Err(error) = shared_engine().prepare(&[&changed], &settings) {
+        if let Err(error) = shared_engine().prepare(&Program::of_component(changed), &settings) {
             assert_ne!(error.kind(), "HostFailure", "{position}: {error}");
         }
     }
@@ -141,7 +142,10 @@ fn each_way_to_describe_has_its_answer() {
         let deadline = Duration::from_millis(if description == Description::Loop { 100 } else { 10_000 });
         let limits = Limits { deadline, memory_bytes: 256 << 20, ..Limits::default() };
         let settings = PluginSettings { limits, ..PluginSettings::default() };
-        match (shared_engine().prepare(&[&describing(description)], &settings), expected(description)) {
+        match (
+            shared_engine().prepare(&Program::of_component(describing(description)), &settings),
+            expected(description),
+        ) {
             (Ok(plugin), Ok(())) => assert_eq!(plugin.manifest().handlers[0].name, first_handler(description)),
             (Err(error), Err((kind, message))) => {
                 assert_eq!(error.kind(), kind, "{description:?}: {error}");
@@ -194,14 +198,14 @@ fn the_strict_profile_has_no_wasi() {
     let error = refusal(component("wasi-guest"), &strict);
     assert_eq!(error.kind(), "NotStrict");
     assert!(error.to_string().contains("wasi:random/random@0.2.6"), "{error}");
-    assert!(shared_engine().prepare(&[component("istio-virtual-service")], &strict).is_ok());
+    assert!(shared_engine().prepare(&Program::of_component(component("istio-virtual-service")), &strict).is_ok());
 }
 
 fn load_with(directory: &Path, compiler: Compiler) -> Result<LoadedPlugin, LoadError> {
     let settings = EngineSettings { cache_directory: directory.join("compiled"), cache_capacity: 1 << 30, compiler };
     Engine::new(settings)
         .expect("the directory can be written")
-        .prepare(&[component("istio-virtual-service")], &PluginSettings::default())
+        .prepare(&Program::of_component(component("istio-virtual-service")), &PluginSettings::default())
 }
 
 #[test]
@@ -228,7 +232,10 @@ fn the_same_plugin_can_be_loaded_by_many_at_once() {
     std::thread::scope(|scope| {
         for engine in engines.iter().cycle().take(8) {
             scope.spawn(|| {
-                engine.prepare(&[component("istio-virtual-service")], &PluginSettings::default()).map(|_| ()).unwrap()
+                engine
+                    .prepare(&Program::of_component(component("istio-virtual-service")), &PluginSettings::default())
+                    .map(|_| ())
+                    .unwrap()
             });
         }
     });
@@ -290,7 +297,8 @@ fn a_packed_plugin_answers_like_a_plain_one() {
     let engine = engine(directory.path(), COMPILER);
     let plain = component("odd-guest");
     let packed = ruzstd_of(plain);
-    let plugin = engine.prepare(&[&packed[..100], &packed[100..]], &PluginSettings::default()).unwrap();
+    let program = Program { component: vec![packed[..100].to_vec(), packed[100..].to_vec()] };
+    let plugin = engine.prepare(&program, &PluginSettings::default()).unwrap();
     plugin.call_blocking(call("odd", r#"{"do":"Answer"}"#)).result.unwrap();
 }
 

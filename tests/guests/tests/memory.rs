@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dask_wasm_operator_core::ports::Guest;
+use dask_wasm_operator_core::{plugin::Program, ports::Guest};
 use dask_wasm_operator_engine::{Engine, LoadedPlugin, PluginSettings};
 use dask_wasm_operator_test_guests::{call, component, engine};
 use futures::executor::block_on;
@@ -30,7 +30,7 @@ fn of_its_own(name: &str) -> Vec<u8> {
 }
 
 fn load(component: &[u8]) -> LoadedPlugin {
-    ENGINE.prepare(&[component], &PluginSettings::default()).expect("it is in order")
+    ENGINE.prepare(&Program::of_component(component), &PluginSettings::default()).expect("it is in order")
 }
 
 fn answers(plugin: &LoadedPlugin) -> bool {

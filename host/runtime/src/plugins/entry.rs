@@ -8,16 +8,16 @@ use dask_wasm_operator_core::{
     identity::Identity,
     object::Resource,
     ports::Guest,
-    retry::Backoff,
     spec::{DaskPluginSpec, RemovalPolicy},
 };
 use dask_wasm_operator_engine::LoadedPlugin;
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::task::AbortHandle;
 
 use super::{
     directory::Origin,
     mount::{Mountable, Mounting, mount},
-    status::Standing,
+    progress::Progress,
+    status::Serving,
     sweep::{Declared, Reach},
 };
 use crate::watches::served::ServedWatch;
@@ -25,8 +25,8 @@ use crate::watches::served::ServedWatch;
 /// Everything about one plugin.
 #[derive(Default)]
 pub(super) struct Entry {
-    /// Fingerprint of the specification and code that were last looked at.
-    pub(super) looked_at: Option<u64>,
+    /// Where its newest code stands.
+    pub(super) progress: Progress,
     pub(super) generation: Option<i64>,
     pub(super) origin: Origin,
     /// None: its specification could not be read so far.
@@ -38,9 +38,6 @@ pub(super) struct Entry {
     pub(super) loading: Option<AbortHandle>,
     /// What serves calls.
     pub(super) served: Option<Served>,
-    pub(super) standing: Standing,
-    /// Whether this process has found out what it comes to.
-    pub(super) is_known: bool,
     /// Watches that the handlers that are called need.
     pub(super) watches: Vec<ServedWatch>,
     /// Watches that those need that are about to be.
@@ -49,9 +46,6 @@ pub(super) struct Entry {
     pub(super) missing: Vec<KindReference>,
     /// In what it may have left something since this process knows it.
     pub(super) reach: Reach,
-    /// Failures to load that were not its fault.
-    pub(super) backoff: Backoff,
-    pub(super) retry: Option<Instant>,
 }
 
 impl Entry {
@@ -91,17 +85,11 @@ impl Prepared {
     }
 }
 
-/// Handlers whose watches are in sync.
-pub(super) struct Mount {
-    pub(super) plugin: String,
-    pub(super) looked_at: Option<u64>,
-    pub(super) prepared: Prepared,
-    pub(super) mounting: Mounting,
-}
-
 /// What serves a plugin's calls.
 pub(super) struct Served {
     pub(super) prepared: Prepared,
     pub(super) handlers: Vec<String>,
     pub(super) declared: Declared,
+    /// For people.
+    pub(super) serving: Serving,
 }

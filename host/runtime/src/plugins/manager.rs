@@ -30,10 +30,12 @@ use tokio::{
 use super::{
     awaited::Awaited,
     directory::{self, Directory, Found, Origin},
-    entry::{Entry, Mount, Prepared},
+    entry::Entry,
     files::Survey,
     mount::identity,
+    progress::{Edition, Stage},
     refusal::refusal,
+    report::{Report, Step},
     source::{self, Code},
     status::Newest,
     statuses::{Statuses, Written},
@@ -60,7 +62,7 @@ pub(crate) struct PluginManager {
     /// See [`Survey`].
     marks: BTreeMap<PathBuf, u64>,
     surveys: JoinSet<Survey>,
-    loads: JoinSet<Loaded>,
+    loads: JoinSet<()>,
     sweeps: Sweeps,
     awaited: Awaited,
     definitions: Option<WatchHandle>,
@@ -70,8 +72,8 @@ pub(crate) struct PluginManager {
     config_maps: Option<WatchHandle>,
     looked: Option<Instant>,
     look_due: Option<Instant>,
-    mounts_tx: mpsc::UnboundedSender<Mount>,
-    mounts_rx: mpsc::UnboundedReceiver<Mount>,
+    reports_tx: mpsc::UnboundedSender<Report>,
+    reports_rx: mpsc::UnboundedReceiver<Report>,
 }
 
 /// What the manager is woken by.
@@ -81,8 +83,8 @@ enum Event {
     DefinitionsChanged,
     TimeToSurvey,
     Surveyed(Option<Survey>),
-    Loaded(Option<Box<Loaded>>),
-    Mounted(Box<Mount>),
+    Reported(Box<Report>),
+    LoadEnded,
     Swept,
     KindsAsked,
     StatusWritten(Written),
@@ -90,12 +92,9 @@ enum Event {
     Due,
 }
 
-/// The plugin that was loaded, for what, and what came of it.
-type Loaded = (String, u64, Result<Prepared, Newest>);
-
 impl PluginManager {
     pub(crate) fn new(surroundings: ManagerSurroundings) -> Self {
-        let (mounts_tx, mounts_rx) = mpsc::unbounded_channel();
+        let (reports_tx, reports_rx) = mpsc::unbounded_channel();
         Self {
             surroundings: Arc::new(surroundings),
             plugins: BTreeMap::new(),
@@ -113,8 +112,8 @@ impl PluginManager {
             config_maps: None,
             looked: None,
             look_due: None,
-            mounts_tx,
-            mounts_rx,
+            reports_tx,
+            reports_rx,
         }
     }
 
@@ -136,8 +135,8 @@ impl PluginManager {
                 () = surroundings.definitions_changed.notified() => Event::DefinitionsChanged,
                 _ = look.tick() => Event::TimeToSurvey,
                 Some(survey) = self.surveys.join_next() => Event::Surveyed(survey.ok()),
-                Some(load) = self.loads.join_next() => Event::Loaded(load.ok().map(Box::new)),
-                Some(mount) = self.mounts_rx.recv() => Event::Mounted(Box::new(mount)),
+                Some(report) = self.reports_rx.recv() => Event::Reported(Box::new(report)),
+                Some(_) = self.loads.join_next() => Event::LoadEnded,
                 Some(()) = self.sweeps.ended() => Event::Swept,
                 Some(_) = self.asking.join_next() => Event::KindsAsked,
                 Some(written) = self.statuses.written() => Event::StatusWritten(written),
@@ -159,25 +158,19 @@ impl PluginManager {
             Event::DefinitionsChanged if self.definitions.is_some() => self.awaited.soon(Instant::now()),
             Event::TimeToSurvey => self.survey(),
             Event::Surveyed(Some(survey)) => self.surveyed(survey),
-            Event::Loaded(Some(load)) => {
-                let (name, looked_at, loaded) = *load;
-                self.loaded(&name, looked_at, loaded);
-                if self.loads.is_empty() {
-                    heap::much_is_free();
-                }
-            }
-            Event::Mounted(mount) => self.mounted(*mount),
+            Event::Reported(report) => self.reported(*report),
+            Event::LoadEnded if self.loads.is_empty() => heap::much_is_free(),
             Event::KindsAsked => self.asked_for_kinds(),
             Event::StatusWritten(written) => self.statuses.shown(written),
             Event::CountsChanged => self.statuses.count_soon(Instant::now()),
             Event::Due => self.act_on_due(),
             Event::Swept => heap::much_is_free(),
-            Event::DefinitionsChanged | Event::Surveyed(None) | Event::Loaded(None) => {}
+            Event::DefinitionsChanged | Event::Surveyed(None) | Event::LoadEnded => {}
         }
     }
 
     fn next_due(&self) -> Option<Instant> {
-        let retries = self.plugins.values().filter_map(|entry| entry.retry);
+        let retries = self.plugins.values().filter_map(|entry| entry.progress.due());
         retries.chain(self.statuses.due()).chain(self.awaited.due()).chain(self.look_due).min()
     }
 
@@ -205,13 +198,7 @@ impl PluginManager {
 
     /// Has those looked at as if they were new that are to be tried again. Answers whether there are any.
     fn retry(&mut self, now: Instant) -> bool {
-        let mut any = false;
-        for entry in self.plugins.values_mut() {
-            if entry.retry.is_some_and(|due| due <= now) {
-                (entry.looked_at, entry.retry, any) = (None, None, true);
-            }
-        }
-        any
+        self.plugins.values_mut().fold(false, |any, entry| entry.progress.begin_again(now) || any)
     }
 
     /// Looks at files, if there are any to look at and nobody does already.
@@ -332,29 +319,38 @@ impl PluginManager {
             Ok(Code::ConfigMaps(parts)) => fingerprint(parts),
             Err(error) => fingerprint(&error.to_string()),
         };
-        let looked_at = fingerprint(&(text, version));
-        if !self.is_new(&name, looked_at) {
+        if !self.is_new(&name, fingerprint(&(text, version))) {
             return;
         }
         match code {
-            Ok(code) => self.load(name, looked_at, version, code, spec),
+            Ok(code) => self.load(&name, version, code, spec),
             Err(error) => self.fail(&name, Newest::new(PluginState::Failed, error.reason(), chain(&error))),
         }
     }
 
     /// Whether a plugin is not what it was when it was last looked at. Then it is from now on.
-    fn is_new(&mut self, name: &str, looked_at: u64) -> bool {
-        let Some(entry) = self.plugins.get_mut(name).filter(|entry| entry.looked_at != Some(looked_at)) else {
-            return false;
-        };
-        if entry.looked_at.is_some() {
-            entry.backoff.succeed();
-        }
-        (entry.looked_at, entry.retry) = (Some(looked_at), None);
-        if let Some(former) = entry.loading.take() {
+    fn is_new(&mut self, name: &str, edition: Edition) -> bool {
+        let Some(entry) = self.plugins.get_mut(name) else { return false };
+        let is_new = entry.progress.begin(edition);
+        if let Some(former) = entry.loading.take_if(|_| is_new) {
             former.abort();
         }
-        true
+        is_new
+    }
+
+    /// A producer has done its part. What is of a former edition does not count.
+    fn reported(&mut self, Report { plugin, edition, step }: Report) {
+        let Some(entry) = self.plugins.get_mut(&plugin).filter(|entry| entry.progress.is_about(edition)) else {
+            return;
+        };
+        match step {
+            Step::Read => {
+                entry.progress.reach(Stage::Read);
+                self.statuses.soon();
+            }
+            Step::Loaded(loaded) => self.loaded(&plugin, *loaded),
+            Step::Synced(synced) => self.mounted(plugin, *synced),
+        }
     }
 
     fn config_maps_are_known(&self) -> bool {

@@ -2,7 +2,10 @@
 
 use std::{io, num::NonZeroUsize, path::PathBuf};
 
-use dask_wasm_operator_core::spec::{DaskPluginSpec, LimitError, Limits, LimitsSpec};
+use dask_wasm_operator_core::{
+    plugin::Program,
+    spec::{DaskPluginSpec, LimitError, Limits, LimitsSpec},
+};
 use dask_wasm_operator_engine::{
     Compiler, Digest, Engine, EngineError, EngineSettings, LoadError, LoadedPlugin, PluginSettings,
 };
@@ -67,7 +70,7 @@ pub(crate) enum EngineStartError {
 }
 
 /// Loads a plugin. Blocks while it is compiled.
-pub(crate) fn prepare(engine: &Engine, parts: &[&[u8]], spec: &DaskPluginSpec) -> Result<LoadedPlugin, PrepareError> {
+pub(crate) fn prepare(engine: &Engine, program: &Program, spec: &DaskPluginSpec) -> Result<LoadedPlugin, PrepareError> {
     let limits = Limits::resolve(spec.limits.as_ref().unwrap_or(&LimitsSpec::default()))?;
     let expected = spec
         .source
@@ -76,7 +79,7 @@ pub(crate) fn prepare(engine: &Engine, parts: &[&[u8]], spec: &DaskPluginSpec) -
         .map(|text| text.parse::<Digest>().map_err(|_| PrepareError::Digest))
         .transpose()?;
     let settings = PluginSettings { expected, profile: spec.profile, limits, concurrency: CONCURRENCY };
-    Ok(engine.prepare(parts, &settings)?)
+    Ok(engine.prepare(program, &settings)?)
 }
 
 /// Whoever can edit a ConfigMap could put other code under the plugin's grants, so its digest must be named with them.

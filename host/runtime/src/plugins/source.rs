@@ -9,6 +9,7 @@ use dask_wasm_operator_cluster::{
 };
 use dask_wasm_operator_core::{
     object::{NamespacedName, Unreadable},
+    plugin::Program,
     ports::Observed,
     spec::{COMPONENT_BYTES, ConfigMapKeys, DaskPluginSpec, SelectedSource, SourceError, code_resource},
     text::line,
@@ -37,17 +38,17 @@ pub(crate) struct Part {
 }
 
 impl Code {
-    /// The bytes, in order. Reads them now, and takes its time.
-    pub(super) async fn read(self, config_maps: &ConfigMaps) -> Result<Vec<Vec<u8>>, CodeError> {
+    /// The program. Reads it now, and takes its time.
+    pub(super) async fn read(self, config_maps: &ConfigMaps) -> Result<Program, CodeError> {
         match self {
             Self::ConfigMaps(parts) => {
-                let mut bytes = Vec::new();
+                let mut component = Vec::new();
                 for part in parts {
                     let content = config_maps.read(&part.name).await;
                     let content = content.map_err(|source| CodeError::ConfigMap { name: part.name.clone(), source })?;
-                    bytes.extend(bytes_of(&part, content)?);
+                    component.extend(bytes_of(&part, content)?);
                 }
-                Ok(bytes)
+                Ok(Program { component })
             }
             Self::File(path) => {
                 let file = path.clone();
@@ -58,10 +59,10 @@ impl Code {
     }
 }
 
-/// The bytes of a component's file.
-pub(crate) fn read_file(path: &Path) -> Result<Vec<Vec<u8>>, CodeError> {
+/// The program that is a component's file.
+pub(crate) fn read_file(path: &Path) -> Result<Program, CodeError> {
     let bytes = files::read(path, COMPONENT_BYTES);
-    bytes.map(|bytes| vec![bytes]).map_err(|source| CodeError::File { path: path.to_owned(), source })
+    bytes.map(Program::of_component).map_err(|source| CodeError::File { path: path.to_owned(), source })
 }
 
 /// Why there is no code.

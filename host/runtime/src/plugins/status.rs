@@ -8,8 +8,8 @@ use dask_wasm_operator_core::{
     text::{MESSAGE_BYTES, into_line},
 };
 
-/// Where a plugin stands.
-#[derive(Clone, Debug, Default)]
+/// Where a plugin stands, for people.
+#[derive(Debug, Default)]
 pub(super) struct Standing {
     /// What serves calls now.
     pub(super) serving: Option<Serving>,

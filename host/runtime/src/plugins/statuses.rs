@@ -102,18 +102,19 @@ impl Statuses {
         for (name, entry) in plugins.iter_mut().filter(|(_, entry)| entry.origin == Origin::Object) {
             if let Some((watch, problem)) = entry.watch_problem() {
                 tracing::debug!(plugin = name, %watch, %problem, "a watch of a plugin has no news");
+                entry.progress.is_held_up();
             }
             let at = NamespacedName::new(&surroundings.operator_namespace, name);
             let Some(object) = surroundings.observed.get(&kind, &at) else { continue };
             let before = object.field::<Value>("status").and_then(Result::ok).unwrap_or_default();
             let former = serde_json::from_value::<DaskPluginStatus>(before.clone()).unwrap_or_default();
-            let standing = with_watch_problems(entry);
-            entry.is_known |= !is_on_its_way(standing.newest.state);
             // After a restart, what was written of the same specification stands until it is known anew.
-            if !entry.is_known && former.observed_generation.is_some_and(|former| Some(former) == entry.generation) {
+            if !entry.progress.is_known()
+                && former.observed_generation.is_some_and(|former| Some(former) == entry.generation)
+            {
                 continue;
             }
-            let figures = surroundings.controller.figures_of(name);
+            let (standing, figures) = (standing(entry), surroundings.controller.figures_of(name));
             let mut status = json!(standing.status(figures, entry.generation, &former.conditions, now()));
             lines_in(&mut status, STATUS_BYTES);
             let is_shown = match with_counts {
@@ -177,19 +178,14 @@ fn without_counts(mut status: Value) -> Value {
     status
 }
 
-fn is_on_its_way(state: PluginState) -> bool {
-    matches!(state, PluginState::Found | PluginState::Compiling | PluginState::Describing)
-}
-
-/// A plugin whose watches have no news says so in the place of what it would say.
-fn with_watch_problems(entry: &Entry) -> Standing {
-    let mut standing = entry.standing.clone();
-    if standing.newest.state == PluginState::Describing
-        && let Some((key, problem)) = entry.watch_problem()
-    {
-        standing.newest = Newest::new(PluginState::Failed, problem.kind(), format!("{key}: {problem}"));
-    }
-    standing
+/// Where a plugin stands. One whose watches have no news says so in the place of what it would say.
+fn standing(entry: &Entry) -> Standing {
+    let held_up = entry.watch_problem().filter(|_| entry.progress.is_described());
+    let newest = match held_up {
+        Some((key, problem)) => Newest::new(PluginState::Failed, problem.kind(), format!("{key}: {problem}")),
+        None => entry.progress.newest(),
+    };
+    Standing { serving: entry.served.as_ref().map(|served| served.serving.clone()), newest }
 }
 
 #[cfg(test)]

@@ -63,10 +63,9 @@ fn load(plugins: &[(&PluginFiles, (String, DaskPluginSpec))], kinds: &Kinds) -> 
         if let Some(refusal) = refusal(name, spec) {
             bail!("plugin {name} would not be called: {}", refusal.message);
         }
-        let parts = read_file(&files.wasm).with_context(|| format!("reading {}", files.wasm.display()))?;
-        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        let program = read_file(&files.wasm).with_context(|| format!("reading {}", files.wasm.display()))?;
         let loaded = Arc::new(
-            prepare(&engine, &parts, spec).with_context(|| format!("plugin {name} ({})", files.wasm.display()))?,
+            prepare(&engine, &program, spec).with_context(|| format!("plugin {name} ({})", files.wasm.display()))?,
         );
         let guest: Arc<dyn Guest> = loaded.clone();
         let digest = loaded.digest().to_string();

@@ -13,7 +13,10 @@ use tokio::time::Instant;
 use super::PluginManager;
 use crate::{
     plugins::{
-        entry::{Entry, Mount, Served},
+        entry::{Entry, Prepared, Served},
+        mount::Mounting,
+        progress::Stage,
+        report::{Report, Step},
         status::{Newest, Serving},
         sweep::{Declared, Reach, Sweep},
         watches::start_watches,
@@ -27,29 +30,27 @@ impl PluginManager {
         let table = self.surroundings.discovery.table();
         let resolve = |reference: &KindReference| resolve(&table, reference);
         let Some(entry) = self.plugins.get_mut(name) else { return };
-        let Some(prepared) = entry.prepared.clone() else { return };
+        let (Some(prepared), Some(edition)) = (entry.prepared.clone(), entry.progress.edition()) else { return };
         let mut mounting = prepared.mount(name, &entry.identity, &resolve);
         entry.missing = prepared.kinds().filter(|kind| resolve(kind).is_err()).cloned().collect();
         // What the former code needs is let go only when this one is called: without news it would be misled.
         entry.watches_to_come = start_watches(&mut mounting, &self.surroundings.served, &resolve);
-        entry.standing.newest =
-            Newest::new(PluginState::Describing, "WatchesStarting", "what its handlers watch is being read");
+        entry.progress.reach(Stage::Described);
         let sync: Vec<_> = entry.watches_to_come.iter().map(ServedWatch::when_synced).collect();
-        let mount = Mount { plugin: name.to_owned(), looked_at: entry.looked_at, prepared, mounting };
-        let mounts_tx = self.mounts_tx.clone();
+        let step = Step::Synced(Box::new((prepared, mounting)));
+        let (report, reports_tx) = (Report { plugin: name.to_owned(), edition, step }, self.reports_tx.clone());
         tokio::spawn(async move {
             futures::future::join_all(sync).await;
             // The manager may be gone by now.
-            let _ = mounts_tx.send(mount);
+            let _ = reports_tx.send(report);
         });
         self.await_kinds();
         self.statuses.soon();
     }
 
     /// All that the handlers need is known: they are called from now on.
-    pub(super) fn mounted(&mut self, mount: Mount) {
-        let Mount { plugin: name, looked_at, prepared, mounting } = mount;
-        let Some(entry) = self.plugins.get_mut(&name).filter(|entry| entry.looked_at == looked_at) else { return };
+    pub(super) fn mounted(&mut self, name: String, (prepared, mounting): (Prepared, Mounting)) {
+        let Some(entry) = self.plugins.get_mut(&name) else { return };
         let manifest = prepared.loaded.manifest();
         let table = self.surroundings.discovery.table();
         let declared = Declared::by(manifest, &|reference| Some(resolve(&table, reference).ok()?.kind));
@@ -59,12 +60,12 @@ impl PluginManager {
         entry.reach.join(unswept.unwrap_or_default());
         self.surroundings.controller.mount(&name, &mounting.handlers);
         let former_watches = std::mem::replace(&mut entry.watches, std::mem::take(&mut entry.watches_to_come));
-        entry.standing.serving = Some(Serving {
+        let serving = Serving {
             digest: prepared.loaded.digest().to_string(),
             manifest: manifest.clone(),
             handlers: mounting.statuses,
-        });
-        entry.standing.newest = if mounting.handlers.is_empty() {
+        };
+        entry.progress.reach(Stage::Mounted(if mounting.handlers.is_empty() {
             Newest::new(
                 PluginState::NotServed,
                 "NoHandlerServed",
@@ -77,10 +78,10 @@ impl PluginManager {
                 ungranted => format!("{called}; asked for and not granted: {}", ungranted.join(", ")),
             };
             Newest::new(PluginState::Ready, "Ready", message)
-        };
+        }));
         tracing::info!(plugin = name, handlers = mounting.handlers.len(), "plugin mounted");
         let handlers = mounting.handlers.iter().map(|handler| handler.name.handler.clone()).collect();
-        entry.served = Some(Served { prepared, handlers, declared: declared.clone() });
+        entry.served = Some(Served { prepared, handlers, declared: declared.clone(), serving });
         if must_sweep {
             let (plugin, reach, identity) = (name, entry.reach.clone(), entry.identity.clone());
             let sweep = Sweep { plugin, reach, declared, identity, is_removal: false };
@@ -113,8 +114,7 @@ impl PluginManager {
         tracing::info!(plugin = name, reason = newest.reason, message = newest.message, "plugin halted");
         self.surroundings.controller.mount(name, &[]);
         if let Some(entry) = self.plugins.get_mut(name) {
-            entry.standing.newest = newest;
-            entry.standing.serving = None;
+            entry.progress.reach(Stage::Refused(newest));
             (entry.prepared, entry.served) = (None, None);
             entry.missing.clear();
             entry.watches.clear();
@@ -173,8 +173,7 @@ impl PluginManager {
         let mut names = Vec::new();
         // Where newer code or grants are no good, what serves stays as it was mounted.
         for (name, entry) in &mut self.plugins {
-            let is_current = matches!(entry.standing.newest.state, PluginState::Ready | PluginState::NotServed);
-            let Some(prepared) = entry.prepared.as_ref().filter(|_| is_current) else { continue };
+            let Some(prepared) = entry.prepared.as_ref().filter(|_| entry.progress.is_mounted()) else { continue };
             if entry.missing.iter().any(|kind| table.resolve(kind).is_ok()) {
                 names.push(name.clone());
             } else {
