@@ -13,12 +13,14 @@ mod state;
 mod status;
 mod steps;
 mod templates;
+mod trace;
 mod unreadable;
 
 pub use build::Builder;
 pub use guest::MountedHandler;
 pub use remembered::Remembered;
 pub use state::{Share, SubjectState};
+pub use trace::{Step, Trace, Untraced};
 
 use std::{sync::Arc, time::Duration};
 
@@ -116,14 +118,26 @@ impl<N: Native> Pipeline<'_, N> {
         state: &mut SubjectState,
         now: u64,
     ) -> Pass {
+        self.reconcile_traced(handler, at, state, now, &Untraced).await
+    }
+
+    /// As [`Self::reconcile`], while somebody looks on.
+    pub async fn reconcile_traced(
+        &self,
+        handler: &Handler<N>,
+        at: &NamespacedName,
+        state: &mut SubjectState,
+        now: u64,
+        trace: &impl Trace,
+    ) -> Pass {
         match handler {
             Handler::Native(native) => {
                 let steps = NativeSteps { pipeline: self, native: *native, state: state.native(), now };
-                steps::reconcile(steps, at).await
+                steps::reconcile(steps, at, trace).await
             }
             Handler::Plugin(handler) => {
                 let steps = GuestSteps { pipeline: self, handler, state: state.guest(), now, called: None };
-                steps::reconcile(steps, at).await
+                steps::reconcile(steps, at, trace).await
             }
         }
     }
@@ -138,7 +152,7 @@ impl<N: Native> Pipeline<'_, N> {
         now: u64,
     ) -> Pass {
         let steps = NativeSteps { pipeline: self, native, state: state.native(), now };
-        steps::reconcile(steps::as_json::AsJson(steps), at).await
+        steps::reconcile(steps::as_json::AsJson(steps), at, &Untraced).await
     }
 
     /// The children and former children of a subject, of the given kinds.

@@ -224,7 +224,8 @@ impl SubjectState {
         }
     }
 
-    fn attempts(&self) -> u32 {
+    /// How many passes have failed, one after the other.
+    pub fn attempts(&self) -> u32 {
         self.common().map_or(0, |common| common.backoff.attempts())
     }
 

@@ -11,7 +11,11 @@ pub(super) mod as_json;
 
 use std::ops::ControlFlow;
 
-use super::{Pass, execute::Done};
+use super::{
+    Pass,
+    execute::Done,
+    trace::{Step, Trace},
+};
 use crate::{
     object::NamespacedName,
     plan::Plan,
@@ -65,21 +69,25 @@ pub(super) trait Steps {
     }
 }
 
-/// Runs the steps.
-pub(super) async fn reconcile(mut steps: impl Steps + Send, at: &NamespacedName) -> Pass {
-    let seen = match steps.observe(at).await {
+/// Runs the steps, each within the trace.
+pub(super) async fn reconcile(mut steps: impl Steps + Send, at: &NamespacedName, trace: &impl Trace) -> Pass {
+    let seen = match trace.step(Step::Observe, steps.observe(at)).await {
         ControlFlow::Continue(seen) => seen,
         ControlFlow::Break(pass) => return pass,
     };
-    let (ControlFlow::Continue(pass) | ControlFlow::Break(pass)) = after_observing(&mut steps, seen).await;
+    let (ControlFlow::Continue(pass) | ControlFlow::Break(pass)) = after_observing(&mut steps, seen, trace).await;
     Pass { alive: true, ..steps.conclude(pass) }
 }
 
-async fn after_observing(steps: &mut (impl Steps + Send), mut seen: Snapshot) -> ControlFlow<Pass, Pass> {
-    let decision = steps.decide(&mut seen).await?;
-    let decision = steps.build(&seen, decision).await;
-    let mut accepted = steps.accept(&seen, decision).await?;
-    let plan = steps.plan(&seen, &mut accepted)?;
-    let done = steps.write(plan).await;
-    ControlFlow::Continue(steps.remember(&seen, accepted, done).await)
+async fn after_observing(
+    steps: &mut (impl Steps + Send),
+    mut seen: Snapshot,
+    trace: &impl Trace,
+) -> ControlFlow<Pass, Pass> {
+    let decision = trace.step(Step::Decide, steps.decide(&mut seen)).await?;
+    let decision = trace.step(Step::Build, steps.build(&seen, decision)).await;
+    let mut accepted = trace.step(Step::Accept, steps.accept(&seen, decision)).await?;
+    let plan = trace.step(Step::Plan, async { steps.plan(&seen, &mut accepted) }).await?;
+    let done = trace.step(Step::Write, steps.write(plan)).await;
+    ControlFlow::Continue(trace.step(Step::Remember, steps.remember(&seen, accepted, done)).await)
 }
