@@ -22,8 +22,8 @@ pub use migrate::error::MigrateError;
 pub use process::{exit::Failure, shutdown::Shutdown};
 pub use settings::{
     AdminEndpoint, Connection, EndpointError, Invocation, Leadership, LogFormat, LogSettings, Migration,
-    MigrationSettings, NamespacePatterns, PluginFiles, PluginSources, RenderArgs, RenderOutput, RunSettings, Scope,
-    ScopeError, parse,
+    MigrationSettings, NamespacePatterns, OtlpEndpoint, PluginFiles, PluginSources, RenderArgs, RenderOutput,
+    RunSettings, Scope, ScopeError, parse,
 };
 
 /// Does what the command line asks for.

@@ -64,13 +64,16 @@ const DRAIN: Duration = Duration::from_secs(20);
 
 /// Serves until told to stop.
 pub(crate) fn run(settings: RunSettings) -> Result<(), Failure> {
-    telemetry::install(&settings.log)?;
+    let traces = telemetry::install(&settings.log, settings.collector.as_ref())?;
     heap::share();
     allow_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
     let result = runtime.block_on(operate(settings));
     // Whatever still runs (a plugin that is being compiled) must not hold up the end.
     runtime.shutdown_background();
+    if let Some(traces) = traces {
+        traces.close();
+    }
     result
 }
 

@@ -14,6 +14,7 @@ mod served;
 mod states;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod vigil;
 mod waiting;
 mod wake;
@@ -53,10 +54,12 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
+use tracing::Instrument as _;
 
 pub(crate) use figures::PluginFigures;
 use mounted::Mounted;
 use report::log_guest;
+pub(crate) use trace::TracedGuest;
 pub(crate) use work::Work;
 
 use crate::{
@@ -194,8 +197,9 @@ impl Controller {
             inner.running.insert((work.clone(), at.clone()), progress::Running::new());
             let label = work.label();
             self.surroundings.metrics.waited(&label, Duration::from_millis(waited));
+            let span = trace::reconcile(&work, &at, &due, &state, &handlers);
             let pass = self.surroundings.stalls.watch(label, at.to_string(), Arc::clone(self).work(work, at, state));
-            passes.spawn(pass);
+            passes.spawn(pass.instrument(span));
         }
         self.surroundings.metrics.set_queue_depth(inner.queue.depth());
     }
@@ -263,11 +267,12 @@ impl Controller {
 
     async fn reconcile(self: &Arc<Self>, reconciler: Reconciler, at: &NamespacedName, state: &mut SubjectState) {
         let work = Work::Reconcile(reconciler);
+        let trace = self.trace(work.clone(), &ObjectKey { kind: reconciler.subject(), at: at.clone() });
         let writes = self.writes(work, at, Warrant::default());
         let pipeline = self.pipeline(&writes);
         let lookups = pipeline.lookups(reconciler, at);
         self.lock().related.note(&(reconciler, at.clone()), &lookups);
-        let pass = pipeline.reconcile(&Handler::Native(reconciler), at, state, now()).await;
+        let pass = pipeline.reconcile_traced(&Handler::Native(reconciler), at, state, now(), &trace).await;
         let postings = self.conclude(reconciler, at, state, pass);
         if reconciler.traits().announces {
             // The next pass of this subject waits for the end of this one. It is not put off for long: Events are a courtesy.
@@ -331,6 +336,7 @@ impl Controller {
         let key = (reconciler, at.clone());
         let found = self.lock().found.get(&key).cloned();
         let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
+        self.identify(&subject);
         let writes = self.writes(Work::Publish(reconciler), at, Warrant::default());
         let pipeline = self.pipeline(&writes);
         self.post(&Source::Operator, &subject, &pipeline.announce(reconciler, at, found.as_ref(), state, now()));
@@ -383,7 +389,8 @@ impl Controller {
         let subject = ObjectKey { kind: handler.subject.kind.clone(), at: at.clone() };
         let writes = self.writes(work.clone(), at, warrant);
         let before = state.findings().problems.clone();
-        let pass = self.pipeline(&writes).reconcile(&Handler::Plugin(Arc::clone(&handler)), at, state, now()).await;
+        let (asked, trace) = (Handler::Plugin(Arc::clone(&handler)), self.trace(work.clone(), &subject));
+        let pass = self.pipeline(&writes).reconcile_traced(&asked, at, state, now(), &trace).await;
         if let Some(report) = &pass.call {
             log_guest(name, &subject, report);
         }

@@ -38,6 +38,10 @@ use self::series::Series;
 /// have up to 10 s.
 const RECONCILE_BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// Upper bounds in seconds, few, as there are seven steps of each handler. Most take microseconds; a decision waits for its plugin,
+/// which has up to 10 s, and a write for the API server.
+const STEP_BUCKETS: [f64; 6] = [0.0001, 0.001, 0.01, 0.1, 1.0, 10.0];
+
 /// Upper bounds in seconds. A call takes some hundred microseconds, and at most the longest deadline, 10 s.
 const CALL_BUCKETS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
 
@@ -58,6 +62,7 @@ type Counters<L> = Series<L, Counter>;
 pub struct Metrics {
     registry: Registry,
     reconcile_duration: Histograms<HandlerLabels>,
+    reconcile_step_duration: Histograms<StepLabels>,
     reconcile_errors: Counters<ReconcileErrorLabels>,
     queue_depth: Gauge,
     queue_duration: Histograms<HandlerLabels>,
@@ -73,6 +78,12 @@ pub struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct HandlerLabels {
     handler: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepLabels {
+    handler: String,
+    step: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -124,6 +135,10 @@ impl Metrics {
         let help = "Time to bring one subject of a handler up to date, by handler";
         ours.register_with_unit("reconcile_duration", help, Unit::Seconds, reconcile_duration.clone());
 
+        let reconcile_step_duration = histograms(|| Histogram::new(STEP_BUCKETS));
+        let help = "Time of one step of a reconcile, by handler and step; the spans of traces have the same names";
+        ours.register_with_unit("reconcile_step_duration", help, Unit::Seconds, reconcile_step_duration.clone());
+
         let reconcile_errors = Family::default();
         let help = "Reconciles that failed, by handler and kind of error";
         ours.register("reconcile_errors", help, reconcile_errors.clone());
@@ -166,6 +181,7 @@ impl Metrics {
         Self {
             registry,
             reconcile_duration: Series::of(reconcile_duration),
+            reconcile_step_duration: Series::of(reconcile_step_duration),
             reconcile_errors: Series::of(reconcile_errors),
             queue_depth,
             queue_duration: Series::of(queue_duration),
@@ -206,6 +222,11 @@ impl Metrics {
     /// One reconcile of a handler ended, well or not.
     pub fn reconciled(&self, handler: &str, duration: Duration) {
         self.reconcile_duration.get(HandlerLabels { handler: label(handler) }).observe(duration.as_secs_f64());
+    }
+
+    /// One step of it ended, well or not; `step` is the step's own constant word.
+    pub fn stepped(&self, handler: &str, step: &'static str, duration: Duration) {
+        self.reconcile_step_duration.get(StepLabels { handler: label(handler), step }).observe(duration.as_secs_f64());
     }
 
     /// It ended badly; `kind` is the error's own constant word.
@@ -263,6 +284,7 @@ impl Metrics {
     pub fn forget_handler(&self, name: &HandlerName) {
         let (full, plugin, handler) = (label(&name.to_string()), label(&name.plugin), label(&name.handler));
         self.reconcile_duration.forget(|labels| labels.handler == full);
+        self.reconcile_step_duration.forget(|labels| labels.handler == full);
         self.queue_duration.forget(|labels| labels.handler == full);
         self.reconcile_errors.forget(|labels| labels.handler == full);
         self.plugin_calls.forget(|labels| labels.plugin == plugin && labels.handler == handler);
@@ -299,7 +321,7 @@ impl Default for Metrics {
 }
 
 /// The `result` of what went well; failures have the word of their error.
-const SUCCESS: &str = "Success";
+pub(crate) const SUCCESS: &str = "Success";
 
 fn as_gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
@@ -315,6 +337,7 @@ mod tests {
     fn every_metric_has_its_name_and_labels() {
         let metrics = Metrics::new();
         metrics.reconciled("cluster", Duration::from_millis(3));
+        metrics.stepped("cluster", "write", Duration::from_millis(3));
         metrics.reconcile_failed("cluster", "Stale");
         metrics.set_queue_depth(7);
         metrics.waited("cluster", Duration::from_millis(30));
@@ -332,6 +355,8 @@ mod tests {
             concat!("dask_operator_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             "dask_operator_reconcile_duration_seconds_bucket{le=\"0.0025\",handler=\"cluster\"} 0",
             "dask_operator_reconcile_duration_seconds_bucket{le=\"0.005\",handler=\"cluster\"} 1",
+            "dask_operator_reconcile_step_duration_seconds_bucket{le=\"0.001\",handler=\"cluster\",step=\"write\"} 0",
+            "dask_operator_reconcile_step_duration_seconds_bucket{le=\"0.01\",handler=\"cluster\",step=\"write\"} 1",
             "dask_operator_reconcile_errors_total{handler=\"cluster\",kind=\"Stale\"} 1",
             "dask_operator_queue_depth 7",
             "dask_operator_queue_duration_seconds_bucket{le=\"0.1\",handler=\"cluster\"} 1",
@@ -374,6 +399,7 @@ mod tests {
             .map(|(plugin, handler)| HandlerName { plugin: plugin.to_owned(), handler: handler.to_owned() });
         for name in &names {
             metrics.reconciled(&name.to_string(), Duration::ZERO);
+            metrics.stepped(&name.to_string(), "decide", Duration::ZERO);
             metrics.reconcile_failed(&name.to_string(), "AnswerRefused");
             metrics.plugin_called(&name.plugin, &name.handler, &report());
             metrics.set_parked(&name.plugin, 2);

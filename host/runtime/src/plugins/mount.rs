@@ -17,6 +17,8 @@ use dask_wasm_operator_core::{
 };
 use serde_json::Value;
 
+use crate::controller::TracedGuest;
+
 /// What became of a plugin's handlers.
 pub(crate) struct Mounting {
     /// Those that are called.
@@ -137,8 +139,8 @@ fn mount_handler(
         projection,
         config,
         takes_conflicts: plugin.spec.on_conflict == ConflictPolicy::Take,
-        identity: plugin.identity.clone(),
-        guest: Arc::clone(&plugin.guest),
+identity: plugin.identity.clone(),
+        guest: Arc::new(TracedGuest(Arc::clone(&plugin.guest))),
     })
 }
 

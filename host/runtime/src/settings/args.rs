@@ -16,7 +16,7 @@ use dask_wasm_operator_core::{
 use tracing_subscriber::filter::Targets;
 
 use super::{
-    endpoint::AdminEndpoint,
+    endpoint::{AdminEndpoint, OtlpEndpoint},
     values::{LogFormat, PluginFiles, RenderOutput},
 };
 
@@ -59,6 +59,8 @@ pub(crate) struct RunArgs {
     pub(crate) admin: AdminArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
+    #[command(flatten)]
+    pub(crate) traces: TraceArgs,
     #[command(flatten)]
     pub(crate) ignored: IgnoredArgs,
 
@@ -184,6 +186,19 @@ pub(crate) struct LogArgs {
         env = "DASK_WASM_OPERATOR_LOG_FORMAT"
     )]
     pub(crate) log_format: LogFormat,
+}
+
+/// Where traces are sent.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Traces")]
+pub(crate) struct TraceArgs {
+    /// Send a span of each reconcile and of each of its steps to this collector, by OTLP over HTTP. Default: nowhere.
+    ///
+    /// The URL is the receiver's base, such as http://collector.observability:4318; `/v1/traces` is added. Other variables of
+    /// OpenTelemetry count beside it: OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES,
+    /// OTEL_TRACES_SAMPLER, OTEL_BSP_SCHEDULE_DELAY and OTEL_BSP_MAX_QUEUE_SIZE.
+    #[arg(long, value_name = "URL", value_parser = OtlpEndpoint::at_url, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub(crate) otlp_endpoint: Option<OtlpEndpoint>,
 }
 
 /// Flags of the Python operator that have nothing to act on here.

@@ -1,4 +1,4 @@
-//! Where health and metrics are served, by an address or by the URL of the health check.
+//! Where health and metrics are served, by an address or by the URL of the health check; and where spans are sent.
 
 use axum::http::Uri;
 
@@ -14,6 +14,10 @@ pub struct AdminEndpoint {
     pub(crate) health_path: String,
 }
 
+/// The collector that spans are sent to, by OTLP over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtlpEndpoint(String);
+
 /// What is wrong with an address or URL.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
@@ -26,6 +30,32 @@ pub enum EndpointError {
     /// The path can't be served, or means something else.
     #[error("choose another path: letters, digits, '/', '-', '_' and '.', but neither {READINESS} nor {METRICS}")]
     Path,
+    /// Not a collector that can be reached.
+    #[error(
+        "write the URL of a collector's OTLP/HTTP receiver, such as http://collector.observability:4318; https is not spoken"
+    )]
+    Collector,
+}
+
+impl OtlpEndpoint {
+    /// From the URL that OpenTelemetry calls the base URL: `/v1/traces` is added to it.
+    ///
+    /// # Errors
+    /// When it is something else, or asks for TLS.
+    pub fn at_url(text: &str) -> Result<Self, EndpointError> {
+        let url: Uri = text.parse().map_err(|_| EndpointError::Collector)?;
+        let host = url.host().filter(|host| !host.is_empty());
+        let has_user = url.authority().is_some_and(|authority| authority.as_str().contains('@'));
+        match (url.scheme_str(), host, url.query(), has_user) {
+            (Some("http"), Some(_), None, false) => Ok(Self(text.trim_end_matches('/').to_owned())),
+            _ => Err(EndpointError::Collector),
+        }
+    }
+
+    /// Where traces are posted.
+    pub fn traces(&self) -> String {
+        format!("{}/v1/traces", self.0)
+    }
 }
 
 impl AdminEndpoint {

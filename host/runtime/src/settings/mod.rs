@@ -18,6 +18,7 @@ use std::{
 
 use args::{
     AdminArgs, Cli, Command, ConnectionArgs, IgnoredArgs, LogArgs, MigrateArgs, PluginArgs, RunArgs, ScopeArgs,
+    TraceArgs,
 };
 use clap::{CommandFactory as _, FromArgMatches as _, error::ErrorKind};
 use dask_wasm_operator_cluster::events::EventLevel;
@@ -27,7 +28,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use values::SettingsError;
 
 pub use args::RenderArgs;
-pub use endpoint::{AdminEndpoint, EndpointError};
+pub use endpoint::{AdminEndpoint, EndpointError, OtlpEndpoint};
 pub(crate) use endpoint::{HEALTH, METRICS, READINESS};
 pub use scope::{NamespacePatterns, Scope, ScopeError};
 pub use values::{
@@ -102,6 +103,7 @@ impl TryFrom<RunArgs> for RunSettings {
             plugins,
             admin,
             log,
+            traces,
             ignored,
             cluster_domain,
             scheduler_address,
@@ -117,6 +119,7 @@ impl TryFrom<RunArgs> for RunSettings {
         let ConnectionArgs { kubeconfig, context, operator_namespace } = connection;
         let PluginArgs { plugin_dir, disable_plugins, cache_dir } = plugins;
         let AdminArgs { admin_address, liveness } = admin;
+        let TraceArgs { otlp_endpoint } = traces;
         let mut unusable = Vec::new();
         let event_level = event_level.or(EventLevel::default(), &mut unusable);
         let batch_size = NonZeroU32::new(worker_allocation_batch_size.or(0, &mut unusable));
@@ -149,6 +152,7 @@ impl TryFrom<RunArgs> for RunSettings {
             in_pod,
             admin: admin_address.or(liveness),
             log: log.into(),
+            collector: otlp_endpoint,
             ignored,
             unusable,
         })

@@ -8,7 +8,7 @@ use dask_wasm_operator_core::dask::Environment;
 use tracing_subscriber::filter::Targets;
 
 use super::{
-    endpoint::AdminEndpoint,
+    endpoint::{AdminEndpoint, OtlpEndpoint},
     scope::{Scope, ScopeError},
 };
 
@@ -39,6 +39,8 @@ pub struct RunSettings {
     pub admin: Option<AdminEndpoint>,
     /// What is logged.
     pub log: LogSettings,
+    /// Where spans are sent, if anywhere.
+    pub collector: Option<OtlpEndpoint>,
     /// Flags that were given and have no effect, for a line in the log.
     pub ignored: Vec<&'static str>,
     /// What the environment says in the Python operator's variables and can't be used, for a line in the log.

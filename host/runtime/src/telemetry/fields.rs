@@ -24,7 +24,7 @@ use tracing_subscriber::{
 };
 
 /// The most of one value, in bytes: twice the longest line of a plugin.
-const VALUE_BYTES: usize = 4 << 10;
+pub(super) const VALUE_BYTES: usize = 4 << 10;
 
 /// The field that is the line's message.
 const MESSAGE: &str = "message";

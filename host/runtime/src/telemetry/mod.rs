@@ -1,8 +1,9 @@
-//! Logs, to stderr. Called once, before anything else can have something to say.
+//! Logs, to stderr, and spans, to a collector. Called once, before anything else can have something to say.
 //!
 //! A line of the log is one line, whatever the texts of others in it say: see [`fields`].
 
 mod fields;
+mod traces;
 
 use std::{
     env,
@@ -14,28 +15,49 @@ use anyhow::Context as _;
 use tracing::Subscriber;
 use tracing_subscriber::{
     Layer as _,
+    filter::LevelFilter,
     fmt::{self, MakeWriter},
     layer::SubscriberExt as _,
     registry,
 };
 
 use self::fields::{JsonFields, JsonLine, TextFields};
-use crate::settings::{LogFormat, LogSettings};
+pub(crate) use self::traces::Traces;
+use crate::settings::{LogFormat, LogSettings, OtlpEndpoint};
 
-/// Sends logs to stderr, panics included.
+/// The target of the spans of reconciles. A line of whatever module says in which of them it was written.
+pub(crate) const SPANS: &str = "dask_wasm_operator::spans";
+
+/// Sends logs to stderr, panics included, and spans to a collector if there is one. Answers the way to it. That there is none
+/// because of the environment is told, and no reason to stop.
 ///
 /// # Errors
 /// When it was called before.
-pub(crate) fn install(settings: &LogSettings) -> anyhow::Result<()> {
+pub(crate) fn install(log: &LogSettings, collector: Option<&OtlpEndpoint>) -> anyhow::Result<Option<Traces>> {
+    let (traces, problem) = match collector.map(Traces::open).transpose() {
+        Ok(traces) => (traces, None),
+        Err(error) => (None, Some(error)),
+    };
     // https://no-color.org
     let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let subscriber = subscriber(settings, io::stderr, io::stderr().is_terminal() && !plain);
+    let subscriber = subscriber(log, traces.as_ref(), io::stderr, io::stderr().is_terminal() && !plain);
     tracing::subscriber::set_global_default(subscriber).context("installing the log")?;
     panic::set_hook(Box::new(log_panic));
-    Ok(())
+    if let Some(problem) = problem {
+        tracing::error!(
+            problem = format!("{problem:#}"),
+            "spans are not exported; correct --otlp-endpoint or the OTEL_ variables"
+        );
+    }
+    Ok(traces)
 }
 
-fn subscriber<W>(settings: &LogSettings, writer: W, colours: bool) -> Box<dyn Subscriber + Send + Sync>
+fn subscriber<W>(
+    settings: &LogSettings,
+    traces: Option<&Traces>,
+    writer: W,
+    colours: bool,
+) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
@@ -45,7 +67,8 @@ where
         LogFormat::Full => layer.fmt_fields(TextFields).boxed(),
         LogFormat::Json => layer.fmt_fields(JsonFields).event_format(JsonLine).boxed(),
     };
-    Box::new(registry().with(layer.with_filter(settings.levels.clone())))
+    let levels = settings.levels.clone().with_target(SPANS, LevelFilter::ERROR);
+    Box::new(registry().with(layer.with_filter(levels)).with(traces.map(Traces::layer)))
 }
 
 fn log_panic(panic: &panic::PanicHookInfo<'_>) {
@@ -61,14 +84,18 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use tracing_subscriber::filter::{LevelFilter, Targets};
+    use tracing_subscriber::filter::Targets;
 
     use super::*;
 
-    fn lines(format: LogFormat, log: impl FnOnce()) -> Vec<String> {
+    pub(super) fn lines(format: LogFormat, log: impl FnOnce()) -> Vec<String> {
+        lines_at(Targets::new().with_default(LevelFilter::INFO), format, log)
+    }
+
+    fn lines_at(levels: Targets, format: LogFormat, log: impl FnOnce()) -> Vec<String> {
         let buffer = Arc::new(Mutex::new(Vec::new()));
-        let settings = LogSettings { format, levels: Targets::new().with_default(LevelFilter::INFO) };
-        tracing::subscriber::with_default(subscriber(&settings, Buffer(buffer.clone()), false), log);
+        let settings = LogSettings { format, levels };
+        tracing::subscriber::with_default(subscriber(&settings, None, Buffer(buffer.clone()), false), log);
         let text = String::from_utf8(buffer.lock().unwrap().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
     }
@@ -166,6 +193,18 @@ mod tests {
                 }
                 _ => assert_eq!(lines, ["request{method=\"GET\" status=404}: refused"]),
             }
+        }
+    }
+
+    #[test]
+    fn a_line_says_whose_it_is_whatever_is_left_out() {
+        let one_module = Targets::new().with_target("some_module", LevelFilter::DEBUG);
+        for levels in [one_module, Targets::new().with_default(LevelFilter::WARN)] {
+            let lines = lines_at(levels, LogFormat::Plain, || {
+                let _span = tracing::error_span!(target: SPANS, "reconcile", handler = "a").entered();
+                tracing::warn!(target: "some_module", "seen");
+            });
+            assert_eq!(lines, ["reconcile{handler=\"a\"}: seen"]);
         }
     }
 

@@ -61,7 +61,7 @@ fn combinations() -> Vec<(&'static str, Value, bool)> {
         (
             "much",
             json!({
-                "fullnameOverride": "dask", "logFormat": "json", "pluginDir": "/plugins",
+                "fullnameOverride": "dask", "logFormat": "json", "otlpEndpoint": "http://collector:4318", "pluginDir": "/plugins",
                 "serviceAccount": {"annotations": {"a": "b"}, "name": "somebody"},
                 "imagePullSecrets": [{"name": "secret"}], "priorityClassName": "high",
                 "volumes": [{"name": "plugins", "emptyDir": {}}],
@@ -94,6 +94,7 @@ fn values_that_nothing_reads_are_refused() -> anyhow::Result<()> {
     for (values, says) in [
         (json!({"plugin": []}), "plugin"),
         (json!({"logFormat": "xml"}), "logFormat"),
+        (json!({"otlpEndpoint": "https://collector:4318"}), "otlpEndpoint"),
         (json!({"plugins": [{"source": {}}]}), "name"),
         (json!({"namespace": "team-a"}), "namespace"),
         (json!({"namespaces": ["team-*"], "rbac": {"cluster": false}}), "set rbac.cluster=true"),

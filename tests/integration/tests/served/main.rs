@@ -11,6 +11,7 @@ mod restarts;
 mod scope;
 mod stage;
 mod takeover;
+mod traces;
 mod unreadable;
 
 use dask_wasm_operator_test_integration::{clusters, manifests, objects, settled};

@@ -72,6 +72,7 @@ fn bad_arguments_are_named_with_what_to_write_instead() -> anyhow::Result<()> {
         (["run", "--namespace=[a"], "is in no namespace's name"),
         (["run", "--namespace=UPPER"], "--namespace \"UPPER\""),
         (["run", "--liveness=nonsense"], "--liveness"),
+        (["run", "--otlp-endpoint=https://collector:4318"], "such as http://collector.observability:4318"),
         (["run", "--module=my.handlers"], "make its handlers a plugin"),
         (["--namespace=a", "--namespace="], "--namespace \"\""),
         (["--all-namespaces", "--namespace=a"], "cannot be used with"),
