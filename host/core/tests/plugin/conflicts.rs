@@ -60,7 +60,7 @@ fn a_guest_hears_of_a_conflict_at_its_next_call_and_no_more_when_it_is_gone() {
     );
     world.pass(&plugin);
     let both = [conflict(Some("the-key"), "data.a"), conflict(Some("the-key"), "metadata.labels[\"a.b/c\"]")];
-    assert_eq!(take(&told), [both.clone()]);
+    assert_eq!(take(&told), std::slice::from_ref(&both));
     // Who took the fields gives them back.
     world.edit("ConfigMap", "one", |object| {
         object["data"].as_object_mut().unwrap().remove("a");

@@ -198,7 +198,7 @@ impl PluginManager {
 
     /// Has those looked at as if they were new that are to be tried again. Answers whether there are any.
     fn retry(&mut self, now: Instant) -> bool {
-        self.plugins.values_mut().fold(false, |any, entry| entry.progress.begin_again(now) || any)
+        self.plugins.values_mut().filter_map(|entry| entry.progress.begin_again(now).then_some(())).count() > 0
     }
 
     /// Looks at files, if there are any to look at and nobody does already.

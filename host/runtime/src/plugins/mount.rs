@@ -139,7 +139,7 @@ fn mount_handler(
         projection,
         config,
         takes_conflicts: plugin.spec.on_conflict == ConflictPolicy::Take,
-identity: plugin.identity.clone(),
+        identity: plugin.identity.clone(),
         guest: Arc::new(TracedGuest(Arc::clone(&plugin.guest))),
     })
 }
