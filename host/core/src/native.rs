@@ -62,11 +62,11 @@ pub trait Native: Copy + Debug + Eq + Hash + Ord + Send + Sync + 'static {
     /// What to do about a child that is refused in these words, for these fields of it; none if nothing is known to help.
     fn remedy(self, seen: &Snapshot, child: &GroupVersionKind, words: &str, fields: &[String]) -> Option<String>;
 
-    /// The subject's status, given what was observed and what the last pass left behind.
+    /// The subject's status, given what was observed and what the last reconcile left behind.
     fn status(self, seen: &Snapshot, findings: &Findings) -> Value;
 
-    /// Whether the subject's status says already what it should, as far as that is cheap to tell for a reconciler whose passes
-    /// are many and change little.
+    /// Whether the subject's status says already what it should, as far as that is cheap to tell for a reconciler whose
+    /// reconciles are many and change little.
     fn is_told(self, seen: &Snapshot, findings: &Findings) -> bool;
 
     /// Whether `Available` is false with this reason because pods of the subject's own fail, and not because they are about to

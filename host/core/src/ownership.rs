@@ -138,7 +138,7 @@ fn holds_owner(entry: &ManagedFields, uid: &str) -> bool {
 }
 
 /// The owners that a manager has set, by their keys. Everything else of the set is skipped: it is asked of every child in
-/// every pass.
+/// every reconcile.
 fn owners(entry: &ManagedFields) -> Option<BTreeMap<String, IgnoredAny>> {
     #[derive(Deserialize)]
     struct Held {

@@ -19,8 +19,9 @@ use crate::{
     wanted::{Problem, Settled, Snapshot, SubjectPatch, WantedChild, target},
 };
 
-/// What was applied to each object, and how it looked right after: lets a later pass see that nothing is left to do even
-/// where the server stores something else than what was sent (quantities, say). Lost at a restart, which costs one apply that changes nothing.
+/// What was applied to each object, and how it looked right after: lets a later reconcile see that nothing is left to do even
+/// where the server stores something else than what was sent (quantities, say). Lost at a restart, which costs one apply
+/// that changes nothing.
 #[derive(Debug, Default, PartialEq)]
 pub struct Memory(HashMap<(String, String), Applied>);
 
@@ -73,7 +74,7 @@ fn is_held(held: &Value, wanted: &Value, live: &Object) -> bool {
     holds_exactly(held, wanted) && says(live.to_value())
 }
 
-/// What of `wanted` the manager can apply now: maps that are to be emptied are applied empty by the pass after this.
+/// What of `wanted` the manager can apply now: maps that are to be emptied are applied empty by the reconcile after this.
 pub fn next_apply(manager: &str, wanted: Value, live: &Object) -> Value {
     match held(live, manager) {
         Some(held) => without_emptied(wanted, &live.to_value(), &held),

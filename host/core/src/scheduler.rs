@@ -1,7 +1,7 @@
 //! What is said to a Dask scheduler and what it answers, as values.
 //!
 //! A reconciler that needs to know something of its scheduler says so in what it wants; the shell asks, however long that
-//! takes, and the next pass finds the reply. So a scheduler that hangs holds up its own cluster only, and every decision
+//! takes, and the next reconcile finds the reply. So a scheduler that hangs holds up its own cluster only, and every decision
 //! stays a pure function.
 
 use std::{
@@ -165,7 +165,8 @@ pub struct SchedulerWorker {
     pub address: String,
     /// The lower, the better the scheduler can do without it; all the same if it does not say.
     pub place: usize,
-    /// What it has left to do, if it is `closing_gracefully`: it gets no more, and hands over what it holds. None: it gets work.
+    /// What it has left to do, if it is `closing_gracefully`: it gets no more, and hands over what it holds. None: it gets
+    /// work.
     pub retiring: Option<Left>,
 }
 
@@ -214,7 +215,7 @@ impl SchedulerError {
     }
 }
 
-/// What is known from a scheduler when a pass begins.
+/// What is known from a scheduler when a reconcile begins.
 ///
 /// Calls and replies have places in one order, the earlier before the later: two may come within a millisecond, and clocks are
 /// set back.

@@ -48,7 +48,7 @@ pub struct Snapshot {
     /// Which fields the API server knows.
     #[serde(serialize_with = "shared", deserialize_with = "to_be_shared")]
     pub known_fields: Arc<KnownFields>,
-    /// What a native reconciler found out in its last pass of this process, see [`Findings::facts`]; null after a restart.
+    /// What a native reconciler found out in its last reconcile of this process, see [`Findings::facts`]; null after a restart.
     pub facts: Value,
     /// Milliseconds since the Unix epoch.
     pub now: u64,
@@ -140,7 +140,7 @@ pub struct Wanted {
     pub findings: Findings,
 }
 
-/// What was found out of a subject by passes that looked at it. Nobody else makes one: without a look there is no status.
+/// What was found out of a subject by reconciles that looked at it. Nobody else makes one: without a look there is no status.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Found {
@@ -150,12 +150,12 @@ pub struct Found {
     pub findings: Findings,
 }
 
-/// What a pass leaves behind for the status.
+/// What a reconcile leaves behind for the status.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Findings {
     /// What can't be done and why.
     pub problems: Vec<Problem>,
-    /// Reasons of problems of which this pass could not tell whether they are still there: what was said of them stands.
+    /// Reasons of problems of which this reconcile could not tell whether they are still there: what was said of them stands.
     pub unknown: Vec<Cow<'static, str>>,
     /// How many Deployments run another template than they would be made from now; none: that could not be asked, and what was
     /// said of it stands.

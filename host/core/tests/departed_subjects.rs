@@ -125,18 +125,18 @@ fn children_of_a_subject_that_left_are_deleted_as_soon_as_that_is_possible() {
     let environment = Environment::default();
     let pipeline = Pipeline::new(&world, &world, &environment);
     let (handler, mut state) = (handler(), SubjectState::default());
-    let mut pass = || pipeline.reconcile(&handler, &at, &mut state, 0).now_or_never().unwrap();
-    assert_eq!(pass().writes, 1);
+    let mut report = || pipeline.reconcile(&handler, &at, &mut state, 0).now_or_never().unwrap();
+    assert_eq!(report().writes, 1);
     let is_there = || world.cluster.objects().iter().any(|object| object.metadata.name == "child");
     assert!(is_there());
 
     world.is_subject_seen.store(false, Ordering::Relaxed);
     world.is_away.store(true, Ordering::Relaxed);
     for _ in 0..10 {
-        assert!(matches!(pass().retry, Some(Retry::After(_))));
+        assert!(matches!(report().retry, Some(Retry::After(_))));
     }
     world.is_away.store(false, Ordering::Relaxed);
-    let last = pass();
+    let last = report();
     assert_eq!((last.writes, last.retry), (1, None));
     assert!(!is_there());
 }

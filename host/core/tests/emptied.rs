@@ -55,15 +55,15 @@ impl World {
         });
     }
 
-    /// Passes until nothing is written any more; returns how many writes the group has got.
+    /// Reconciles until nothing is written any more; returns how many writes the group has got.
     fn settle(&mut self) -> usize {
         let environment = Environment::default();
         let pipeline = Pipeline::new(&self.cluster, &self.cluster, &environment);
         let handler = Handler::Native(Reconciler::Cluster);
         let mut writes = 0;
         for _ in 0..5 {
-            let pass = now(pipeline.reconcile(&handler, &self.subject.at, &mut self.state, 0));
-            assert!(pass.retry.is_none(), "{:?}", pass.retry);
+            let report = now(pipeline.reconcile(&handler, &self.subject.at, &mut self.state, 0));
+            assert!(report.retry.is_none(), "{:?}", report.retry);
             let written = self.cluster.take_written();
             if written.is_empty() {
                 return writes;

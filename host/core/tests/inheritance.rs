@@ -99,7 +99,7 @@ impl World {
         Self { noted, states: BTreeMap::new() }
     }
 
-    fn pass(&mut self, reconciler: Reconciler, name: &str) -> usize {
+    fn reconcile(&mut self, reconciler: Reconciler, name: &str) -> usize {
         let environment = Environment::default();
         let pipeline = Pipeline::new(&self.noted.cluster, &self.noted, &environment);
         let at = NamespacedName::new("ns1", name);
@@ -109,8 +109,8 @@ impl World {
 
     fn settle(&mut self) {
         for _ in 0..10 {
-            let group = self.pass(Reconciler::WorkerGroup, "simple-default");
-            if self.pass(Reconciler::Cluster, "simple") + group == 0 {
+            let group = self.reconcile(Reconciler::WorkerGroup, "simple-default");
+            if self.reconcile(Reconciler::Cluster, "simple") + group == 0 {
                 return;
             }
         }
@@ -146,7 +146,7 @@ const WORKER: &str = "simple-default-worker-0123456789";
 #[test]
 fn what_is_there_becomes_ours_before_anything_is_applied_to_it_and_once() {
     let mut world = World::made(|_| ());
-    world.pass(Reconciler::Cluster, "simple");
+    world.reconcile(Reconciler::Cluster, "simple");
     let inherited = ["DaskWorkerGroup simple-default", "Deployment simple-scheduler", "Service simple-scheduler"];
     assert_eq!(world.verbs(), inherited.map(|object| ("inherit", object.to_owned())));
     let scheduler = world.get("Deployment", "simple-scheduler");
@@ -220,8 +220,8 @@ fn without_an_answer_nothing_is_decided() {
     let error = WriteError::Unavailable { object, verb: "apply", message: "no answer".to_owned() };
     *world.noted.answers.lock().unwrap() = Some(error);
     for _ in 0..3 {
-        world.pass(Reconciler::Cluster, "simple");
-        world.pass(Reconciler::WorkerGroup, "simple-default");
+        world.reconcile(Reconciler::Cluster, "simple");
+        world.reconcile(Reconciler::WorkerGroup, "simple-default");
     }
     assert_eq!(world.get("Deployment", WORKER)["metadata"]["annotations"].get("operator.dask.org/template-hash"), None);
     let state = &world.states[&(Reconciler::WorkerGroup, NamespacedName::new("ns1", "simple-default"))];

@@ -105,19 +105,19 @@ impl World {
         world
     }
 
-    /// A pass of everybody over every subject, with its status.
+    /// A reconcile of everybody over every subject, with its status.
     fn round(&mut self) {
         self.problems.clear();
         for reconciler in Reconciler::ALL {
             for object in self.cluster.objects().iter().filter(|object| object.kind.same_kind(&reconciler.subject())) {
                 let pipeline = Pipeline::new(&self.cluster, &self.cluster, &self.environment);
                 let state = self.states.entry((reconciler, object.at())).or_default();
-                let pass = now(pipeline.reconcile(&Handler::Native(reconciler), &object.at(), state, self.now));
-                for (_, call) in &pass.calls {
+                let report = now(pipeline.reconcile(&Handler::Native(reconciler), &object.at(), state, self.now));
+                for (_, call) in &report.calls {
                     state.heard(call, self.reply.clone(), self.now);
                 }
-                self.events.extend(pass.events);
-                self.problems.extend(pass.findings.problems);
+                self.events.extend(report.events);
+                self.problems.extend(report.findings.problems);
                 let _ = now(pipeline.publish(reconciler, &object.at(), state.found().as_ref(), self.now));
             }
         }
@@ -362,7 +362,7 @@ proptest! {
     #![proptest_config(cases(96))]
 
     #[test]
-    fn whatever_is_read_back_passes_end_and_make_no_more_than_was_asked_for(
+    fn whatever_is_read_back_reconciles_end_and_make_no_more_than_was_asked_for(
         annotations in vec((any::<prop::sample::Index>(), prop::sample::select(&ANNOTATIONS[..]), text()), 0..6),
         statuses in vec((any::<prop::sample::Index>(), anything()), 0..4),
         times in vec(time(), 1..5),

@@ -8,7 +8,7 @@ use dask_wasm_operator_core::{
     memory::{MemoryCluster, built_in_resources},
     native::Native as _,
     object::{NamespacedName, Object, ObjectKey},
-    pipeline::{Pass, SubjectState},
+    pipeline::{Report, SubjectState},
     ports::{Observed, Schedulers},
 };
 use serde_json::{Value, json};
@@ -40,31 +40,31 @@ impl World {
         Self { cluster, states: BTreeMap::new(), environment: Environment::default(), written: Vec::new() }
     }
 
-    /// One pass over each subject, with its status; returns the number of writes.
-    fn round(&mut self) -> (usize, Vec<Pass>) {
-        let mut passes = Vec::new();
+    /// One reconcile over each subject, with its status; returns the number of writes.
+    fn round(&mut self) -> (usize, Vec<Report>) {
+        let mut reconciles = Vec::new();
         for reconciler in Reconciler::ALL {
             for object in self.cluster.objects().iter().filter(|object| object.kind.same_kind(&reconciler.subject())) {
                 let pipeline = Pipeline::new(&self.cluster, &self.cluster, &self.environment);
                 let state = self.states.entry((reconciler, object.at())).or_default();
-                let pass = now(pipeline.reconcile(&Handler::Native(reconciler), &object.at(), state, NOW));
-                for (scheduler, call) in &pass.calls {
+                let report = now(pipeline.reconcile(&Handler::Native(reconciler), &object.at(), state, NOW));
+                for (scheduler, call) in &report.calls {
                     let reply = now(self.cluster.call(scheduler.clone(), call.clone()));
                     state.heard(call, reply, NOW);
                 }
-                passes.push(pass);
+                reconciles.push(report);
                 now(pipeline.publish(reconciler, &object.at(), state.found().as_ref(), NOW)).unwrap();
             }
         }
         self.written = self.cluster.take_written();
-        (self.written.len(), passes)
+        (self.written.len(), reconciles)
     }
 
-    fn settle(&mut self) -> Vec<Pass> {
+    fn settle(&mut self) -> Vec<Report> {
         for _ in 0..10 {
-            let (written, passes) = self.round();
-            if written == 0 && passes.iter().all(|pass| pass.calls.is_empty()) {
-                return passes;
+            let (written, reconciles) = self.round();
+            if written == 0 && reconciles.iter().all(|report| report.calls.is_empty()) {
+                return reconciles;
             }
         }
         panic!("no end of writes: {:?}", self.written);
@@ -326,7 +326,7 @@ fn a_group_may_have_dots_in_its_name() {
     let mut group = golden()["wg"].clone();
     group["metadata"] = json!({"name": "gpu-1.5", "namespace": "ns1"});
     let mut world = World::new([simple(0), group]);
-    assert!(world.settle().iter().all(|pass| pass.findings.problems.is_empty()));
+    assert!(world.settle().iter().all(|report| report.findings.problems.is_empty()));
     let workers = world.workers();
     assert_eq!(workers.len(), 2);
     assert!(workers.iter().all(|worker| worker.starts_with("gpu-1.5-worker-")), "{workers:?}");
@@ -353,7 +353,7 @@ fn names_that_nothing_can_be_made_from_are_named_whatever_the_kind() {
         kind("DaskJob", &long, job),
         kind("DaskAutoscaler", "of-long", limits(&long)),
     ]);
-    let problems: Vec<_> = world.settle().into_iter().flat_map(|pass| pass.findings.problems).collect();
+    let problems: Vec<_> = world.settle().into_iter().flat_map(|report| report.findings.problems).collect();
     let named = |kind: &str, name: &str| {
         let of = format!("{kind} {name}: ");
         problems.iter().any(|problem| problem.reason == "InvalidName" && problem.message.starts_with(&of))
@@ -446,8 +446,14 @@ fn the_lost_record_of_ordinals_is_made_again() {
 fn an_object_of_a_stranger_is_left_alone() {
     let stranger = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "simple-scheduler", "namespace": "ns1"}, "spec": {"x": 1}});
     let mut world = World::new([stranger, simple(1)]);
-    let passes = world.settle();
-    assert!(passes.iter().any(|pass| pass.findings.problems.iter().any(|problem| problem.reason == "ForeignObject")));
+    let reconciles = world.settle();
+    assert!(
+        reconciles.iter().any(|report| report
+            .findings
+            .problems
+            .iter()
+            .any(|problem| problem.reason == "ForeignObject"))
+    );
     assert_eq!(world.get("Service", "simple-scheduler")["spec"], json!({"x": 1}));
     assert_eq!(world.workers().len(), 1, "the rest is made all the same");
 }

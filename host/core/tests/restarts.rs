@@ -1,5 +1,5 @@
-//! A restart tells nothing: while nothing has changed, no condition, phase or Event does, in whatever order passes and statuses
-//! come. The belief that is attacked: that what a new process knows of an object is what there is to know.
+//! A restart tells nothing: while nothing has changed, no condition, phase or Event does, in whatever order reconciles and
+//! statuses come. The belief that is attacked: that what a new process knows of an object is what there is to know.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "the helpers of a test fail as a test does")]
 
 use std::{
@@ -182,12 +182,12 @@ impl World {
         world
     }
 
-    /// A minute of passes and statuses.
+    /// A minute of reconciles and statuses.
     fn go_on(&mut self) {
         for _ in 0..12 {
             self.now += 5_000;
             for key in self.subjects() {
-                self.pass(&key);
+                self.reconcile(&key);
                 self.publish(&key);
             }
         }
@@ -215,17 +215,17 @@ impl World {
     }
 
     /// What it says that was not said before.
-    fn pass(&mut self, key: &(Reconciler, NamespacedName)) -> Vec<String> {
+    fn reconcile(&mut self, key: &(Reconciler, NamespacedName)) -> Vec<String> {
         let (reconciler, at) = key;
         let pipeline = Pipeline::new(&self.site, &self.site, &self.environment);
         let state = self.states.entry(key.clone()).or_default();
-        let pass = now(pipeline.reconcile(&Handler::Native(*reconciler), at, state, self.now));
-        for (scheduler, call) in &pass.calls {
+        let report = now(pipeline.reconcile(&Handler::Native(*reconciler), at, state, self.now));
+        for (scheduler, call) in &report.calls {
             state.heard(call, answer(&scheduler.cluster.name, call), self.now);
         }
-        let problems = pass.findings.problems.iter().filter(|_| !reconciler.traits().has_conditions);
+        let problems = report.findings.problems.iter().filter(|_| !reconciler.traits().has_conditions);
         let notes: Vec<_> =
-            problems.map(dask_wasm_operator_core::wanted::Problem::as_event).chain(pass.events).collect();
+            problems.map(dask_wasm_operator_core::wanted::Problem::as_event).chain(report.events).collect();
         self.tell(at, notes)
     }
 
@@ -290,17 +290,17 @@ fn every_kind_of_trouble_is_there() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Pass(prop::sample::Index),
+    Reconcile(prop::sample::Index),
     Publish(prop::sample::Index),
     Time(u64),
     Restart,
-    /// The writes of a pass fail because the process does not know yet what has changed.
+    /// The writes of a reconcile fail because the process does not know yet what has changed.
     Behind(prop::sample::Index),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => any::<prop::sample::Index>().prop_map(Step::Pass),
+        8 => any::<prop::sample::Index>().prop_map(Step::Reconcile),
         8 => any::<prop::sample::Index>().prop_map(Step::Publish),
         2 => (0..20_000_u64).prop_map(Step::Time),
         1 => Just(Step::Restart),
@@ -314,7 +314,7 @@ fn nothing_changes(has_status: bool, steps: &[Step]) -> Result<(), TestCaseError
     world.restart();
     for (number, step) in steps.iter().enumerate() {
         let told = match step {
-            Step::Pass(index) => world.pass(index.get(&subjects)),
+            Step::Reconcile(index) => world.reconcile(index.get(&subjects)),
             Step::Publish(index) => world.publish(index.get(&subjects)),
             Step::Time(millis) => {
                 world.now += millis;
@@ -326,7 +326,7 @@ fn nothing_changes(has_status: bool, steps: &[Step]) -> Result<(), TestCaseError
             }
             Step::Behind(index) => {
                 world.site.is_behind.store(true, Ordering::Relaxed);
-                let told = world.pass(index.get(&subjects));
+                let told = world.reconcile(index.get(&subjects));
                 world.site.is_behind.store(false, Ordering::Relaxed);
                 told
             }
@@ -361,10 +361,10 @@ fn fifty_restarts_in_a_row_change_nothing() {
         world.restart();
         world.now += 3_000;
         for key in &subjects {
-            assert_eq!(world.publish(key), [""; 0], "before the first pass of {key:?}");
+            assert_eq!(world.publish(key), [""; 0], "before the first reconcile of {key:?}");
         }
         for key in &subjects {
-            assert_eq!(world.pass(key), [""; 0], "{key:?}");
+            assert_eq!(world.reconcile(key), [""; 0], "{key:?}");
             assert_eq!(world.publish(key), [""; 0], "{key:?}");
         }
         assert_eq!(world.statuses(), statuses);

@@ -11,7 +11,7 @@ use dask_wasm_operator_core::{
     memory::{MemoryCluster, built_in_resources},
     native::Native as _,
     object::{NamespacedName, ObjectKey},
-    pipeline::{Pass, SubjectState},
+    pipeline::{Report, SubjectState},
     ports::{Pending, Writes},
     retry::Retry,
 };
@@ -57,7 +57,7 @@ impl World {
         ObjectKey { kind: cluster_kind(), at: NamespacedName::new("n", "simple") }
     }
 
-    fn pass(&mut self) -> Pass {
+    fn reconcile(&mut self) -> Report {
         let pipeline = Pipeline::new(&self.cluster, &self.cluster, &self.environment);
         let handler = Handler::Native(Reconciler::Cluster);
         now(pipeline.reconcile(&handler, &Self::key().at, &mut self.state, self.now))
@@ -89,34 +89,34 @@ impl World {
 #[test]
 fn the_finalizer_goes_first_and_those_of_others_stay() {
     let mut world = World::new();
-    assert_eq!(world.pass().writes, 1);
+    assert_eq!(world.reconcile().writes, 1);
     assert_eq!(world.finalizers(), json!(["other.example.org/keep"]));
-    let pass = world.pass();
-    assert_eq!((pass.writes, pass.requeue_after), (0, Some(Duration::from_secs(5))), "it might come back");
+    let report = world.reconcile();
+    assert_eq!((report.writes, report.requeue_after), (0, Some(Duration::from_secs(5))), "it might come back");
     assert!(!world.has_group());
     world.now += 5_000;
-    world.pass();
+    world.reconcile();
     assert!(world.has_group());
 }
 
 #[test]
 fn nothing_is_written_while_the_python_operator_is_at_work() {
     let mut world = World::new();
-    world.pass();
+    world.reconcile();
     world.put_back();
     for _ in 0..3 {
-        let pass = world.pass();
-        assert_eq!((pass.writes, &*pass.findings.problems[0].reason), (0, "PythonOperatorActive"));
-        assert!(pass.findings.problems[0].message.contains("uninstall"), "{pass:?}");
-        assert_eq!(pass.requeue_after, Some(Duration::from_secs(30)));
+        let report = world.reconcile();
+        assert_eq!((report.writes, &*report.findings.problems[0].reason), (0, "PythonOperatorActive"));
+        assert!(report.findings.problems[0].message.contains("uninstall"), "{report:?}");
+        assert_eq!(report.requeue_after, Some(Duration::from_secs(30)));
         // What is known of it survives a restart.
         world.state = SubjectState::default();
     }
     world.now += 30_000;
-    assert_eq!(world.pass().writes, 1, "some time later it is tried again");
+    assert_eq!(world.reconcile().writes, 1, "some time later it is tried again");
     assert!(!world.has_group());
     world.now += 5_000;
-    world.pass();
+    world.reconcile();
     assert!(world.has_group(), "and this time it stayed away");
 }
 
@@ -125,14 +125,14 @@ fn nothing_is_written_while_the_python_operator_is_at_work() {
 fn a_takeover_that_is_yet_to_come_is_not_waited_for() {
     for time in ["9999-01-01T00:00:00Z", "2026-11-22T18:30:01Z"] {
         let mut world = World::new();
-        world.pass();
+        world.reconcile();
         world.cluster.edit(&World::key(), |object| {
             object["metadata"]["annotations"]["operator.dask.org/taken-over-at"] = json!(time);
         });
-        let pass = world.pass();
-        assert!(world.has_group() && pass.requeue_after.is_none(), "{time}: {pass:?}");
+        let report = world.reconcile();
+        assert!(world.has_group() && report.requeue_after.is_none(), "{time}: {report:?}");
         world.put_back();
-        world.pass();
+        world.reconcile();
         assert_eq!(world.finalizers(), json!(["other.example.org/keep"]), "{time}");
     }
 }
@@ -145,16 +145,16 @@ fn a_group_waits_for_its_cluster() {
         let handler = Handler::Native(Reconciler::WorkerGroup);
         now(pipeline.reconcile(&handler, &NamespacedName::new("n", "simple-default"), state, world.now))
     };
-    world.pass();
+    world.reconcile();
     world.now += 5_000;
-    world.pass();
+    world.reconcile();
     world.put_back();
     world.now += 30_000;
     let mut state = SubjectState::default();
     assert_eq!(group(&world, &mut state).writes, 0, "the cluster is held");
-    world.pass();
-    let pass = group(&world, &mut state);
-    assert_eq!((pass.writes, pass.requeue_after), (0, Some(Duration::from_secs(5))), "it might come back");
+    world.reconcile();
+    let report = group(&world, &mut state);
+    assert_eq!((report.writes, report.requeue_after), (0, Some(Duration::from_secs(5))), "it might come back");
     world.now += 5_000;
     assert!(group(&world, &mut state).writes > 0);
 }
@@ -163,9 +163,9 @@ fn a_group_waits_for_its_cluster() {
 fn a_number_that_the_python_operator_has_not_seen_is_copied_and_no_other() {
     for (handled, expected) in [(2, 3), (3, 2)] {
         let mut world = World::new();
-        world.pass();
+        world.reconcile();
         world.now += 5_000;
-        world.pass();
+        world.reconcile();
         // As the Python operator leaves a cluster and its group.
         let group = ObjectKey { kind: worker_group_kind(), at: NamespacedName::new("n", "simple-default") };
         world.cluster.forget_apply(&group, "dask-operator/cluster");
@@ -182,8 +182,8 @@ fn a_number_that_the_python_operator_has_not_seen_is_copied_and_no_other() {
             object["metadata"]["annotations"]["kopf.zalando.org/last-handled-configuration"] = json!(handled);
             object["spec"]["worker"]["replicas"] = json!(3);
         });
-        world.pass(); // What there is becomes ours.
-        world.pass();
+        world.reconcile(); // What there is becomes ours.
+        world.reconcile();
         let objects = world.cluster.objects();
         let group = objects.iter().find(|object| object.key() == group).unwrap().to_value();
         assert_eq!(
@@ -197,22 +197,22 @@ fn a_number_that_the_python_operator_has_not_seen_is_copied_and_no_other() {
 fn held_with(object: Value) -> World {
     let mut world = World::new();
     world.cluster.create(object).unwrap();
-    world.pass();
+    world.reconcile();
     world.put_back();
     world.cluster.take_written();
     world
 }
 
 impl World {
-    fn pass_of(&self, reconciler: Reconciler, name: &str) -> Pass {
+    fn reconcile_of(&self, reconciler: Reconciler, name: &str) -> Report {
         let pipeline = Pipeline::new(&self.cluster, &self.cluster, &self.environment);
         let at = NamespacedName::new("n", name);
         let mut state = SubjectState::default();
-        let pass = now(pipeline.reconcile(&Handler::Native(reconciler), &at, &mut state, self.now));
+        let report = now(pipeline.reconcile(&Handler::Native(reconciler), &at, &mut state, self.now));
         if !reconciler.traits().has_conditions {
             now(pipeline.publish(reconciler, &at, state.found().as_ref(), self.now)).unwrap();
         }
-        pass
+        report
     }
 }
 
@@ -237,16 +237,16 @@ fn what_belongs_to_a_held_cluster_waits_although_it_carries_no_finalizer() {
         (Reconciler::Job, "simple", job),
     ] {
         let mut world = held_with(object);
-        let pass = world.pass_of(reconciler, name);
-        assert_eq!((pass.writes, pass.requeue_after), (0, Some(Duration::from_secs(30))), "{reconciler:?}");
+        let report = world.reconcile_of(reconciler, name);
+        assert_eq!((report.writes, report.requeue_after), (0, Some(Duration::from_secs(30))), "{reconciler:?}");
         assert_eq!(world.cluster.take_written(), [], "{reconciler:?}: nor its status");
         world.now += 30_000;
-        world.pass();
+        world.reconcile();
         world.cluster.take_written();
-        let pass = world.pass_of(reconciler, name);
-        assert_eq!((pass.writes, pass.requeue_after), (0, Some(Duration::from_secs(5))), "{reconciler:?}");
+        let report = world.reconcile_of(reconciler, name);
+        assert_eq!((report.writes, report.requeue_after), (0, Some(Duration::from_secs(5))), "{reconciler:?}");
         world.now += 5_000;
-        world.pass_of(reconciler, name);
+        world.reconcile_of(reconciler, name);
         assert_ne!(world.cluster.take_written(), [], "{reconciler:?}");
     }
 }
@@ -280,8 +280,8 @@ fn a_refused_removal_is_tried_less_and_less_often() {
         for attempt in 0..6 {
             let pipeline = Pipeline::new(&world.cluster, &Refusing, &world.environment);
             let handler = Handler::Native(Reconciler::Cluster);
-            let pass = now(pipeline.reconcile(&handler, &World::key().at, &mut world.state, world.now));
-            let Some(Retry::After(delay)) = pass.retry else { panic!("{pass:?}") };
+            let report = now(pipeline.reconcile(&handler, &World::key().at, &mut world.state, world.now));
+            let Some(Retry::After(delay)) = report.retry else { panic!("{report:?}") };
             assert!(!world.state.is_spent(), "the controller would forget it");
             assert!(attempt < 2 || delay > last, "attempt {attempt} after {delay:?}");
             last = delay;
@@ -293,9 +293,9 @@ fn a_refused_removal_is_tried_less_and_less_often() {
 fn force_goes_on_nevertheless() {
     let mut world = World::new();
     world.environment.force_takeover = true;
-    world.pass();
+    world.reconcile();
     world.put_back();
-    assert_eq!(world.pass().writes, 1);
-    world.pass();
+    assert_eq!(world.reconcile().writes, 1);
+    world.reconcile();
     assert!(world.has_group());
 }

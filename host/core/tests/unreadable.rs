@@ -11,7 +11,7 @@ use dask_wasm_operator_core::{
     memory::{MemoryCluster, built_in_resources},
     native::Native as _,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource, Unreadable},
-    pipeline::{Pass, SubjectState},
+    pipeline::{Report, SubjectState},
     ports::{Observed, Schedulers},
     wanted::Problem,
 };
@@ -115,28 +115,28 @@ impl World {
         world
     }
 
-    /// Passes over all subjects until nothing is written; answers the last ones by kind and name of their subject.
-    fn settle(&mut self) -> BTreeMap<String, Pass> {
+    /// Reconciles over all subjects until nothing is written; answers the last ones by kind and name of their subject.
+    fn settle(&mut self) -> BTreeMap<String, Report> {
         for _ in 0..20 {
-            let mut passes = BTreeMap::new();
+            let mut reconciles = BTreeMap::new();
             for reconciler in Reconciler::ALL {
                 let subject = reconciler.subject();
                 for object in self.observed.cluster.objects().iter().filter(|object| object.kind.same_kind(&subject)) {
                     let environment = Environment::default();
                     let pipeline = Pipeline::new(&self.observed, &self.observed.cluster, &environment);
                     let state = self.states.entry((reconciler, object.at())).or_default();
-                    let pass = now(pipeline.reconcile(&Handler::Native(reconciler), &object.at(), state, NOW));
-                    for (scheduler, call) in &pass.calls {
+                    let report = now(pipeline.reconcile(&Handler::Native(reconciler), &object.at(), state, NOW));
+                    for (scheduler, call) in &report.calls {
                         let reply = now(self.observed.cluster.call(scheduler.clone(), call.clone()));
                         state.heard(call, reply, NOW);
                     }
                     now(pipeline.publish(reconciler, &object.at(), state.found().as_ref(), NOW)).unwrap();
-                    passes.insert(format!("{} {}", reconciler.name(), object.metadata.name), pass);
+                    reconciles.insert(format!("{} {}", reconciler.name(), object.metadata.name), report);
                 }
             }
-            let is_asking = passes.values().any(|pass| !pass.calls.is_empty());
+            let is_asking = reconciles.values().any(|report| !report.calls.is_empty());
             if self.observed.cluster.take_written().is_empty() && !is_asking {
-                return passes;
+                return reconciles;
             }
         }
         panic!("no end of writes");
@@ -206,12 +206,12 @@ fn fault_01_a_subject_that_can_not_be_read_says_so_and_keeps_what_it_has() {
             if restarts {
                 world.restart();
             }
-            let passes = world.settle();
+            let reconciles = world.settle();
             let expected =
                 format!("{kind} {name}: {path}: the object nests deeper than 100 levels here; correct this field");
             if kind == "DaskJob" {
                 let reconciler = format!("job {name}");
-                assert_eq!(words(&passes[&reconciler].findings.problems), [format!("InvalidSpec: {expected}")]);
+                assert_eq!(words(&reconciles[&reconciler].findings.problems), [format!("InvalidSpec: {expected}")]);
                 assert_eq!(world.status(&key), status, "its status is what its clients compare");
             } else {
                 let (reason, message) = world.degraded(&key);
@@ -247,9 +247,9 @@ fn fault_01_a_child_that_can_not_be_read_is_neither_made_again_nor_changed_nor_r
             let before = world.picture();
             world.blur(&child, path);
             world.restart();
-            let passes = world.settle();
+            let reconciles = world.settle();
             assert_eq!(world.picture(), before, "{child} {path}");
-            let told = passes.values().flat_map(|pass| words(&pass.findings.problems));
+            let told = reconciles.values().flat_map(|report| words(&report.findings.problems));
             let told: Vec<_> = told.filter(|problem| problem.starts_with("Unreadable")).collect();
             assert!(
                 told.iter().any(|problem| problem.contains(&child.to_string()) && problem.contains(path)),
@@ -284,16 +284,16 @@ fn fault_01_nothing_is_scaled_by_a_group_or_cluster_that_can_not_be_read() {
     let group = world.key("DaskWorkerGroup", "simple-default");
     world.blur(&world.key("DaskCluster", "simple"), "spec.worker.spec.a");
     world.observed.cluster.edit(&group, |group| group["spec"]["worker"]["replicas"] = json!(1));
-    let passes = world.settle();
+    let reconciles = world.settle();
     assert_eq!(workers(&world), before, "whether its scheduler is to be asked with certificates is not known");
-    let told = words(&passes["workergroup simple-default"].findings.problems);
+    let told = words(&reconciles["workergroup simple-default"].findings.problems);
     assert!(told[0].starts_with("Unreadable: DaskCluster.kubernetes.dask.org n/simple can't be read"), "{told:?}");
     world.clear();
     world.settle();
     assert_eq!(workers(&world).len(), 1);
 
     world.blur(&group, "spec.worker.spec.a");
-    let passes = world.settle();
-    let told = words(&passes["autoscaler simple"].findings.problems);
+    let reconciles = world.settle();
+    let told = words(&reconciles["autoscaler simple"].findings.problems);
     assert!(told[0].starts_with("Unreadable: DaskWorkerGroup"), "it is there: {told:?}");
 }

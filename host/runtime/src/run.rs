@@ -59,7 +59,7 @@ use crate::{
     },
 };
 
-/// How long passes that are under way may take after SIGTERM: within Kubernetes' default grace period of 30 s.
+/// How long reconciles that are under way may take after SIGTERM: within Kubernetes' default grace period of 30 s.
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// Serves until told to stop.
@@ -327,8 +327,8 @@ fn schedulers(
 }
 
 /// Changes go to the controller; those of plugins, their code and definitions are also told to the plugin manager, those of
-/// Namespaces to their follower. Both look by themselves. The statuses of plugins are the manager's own: only what somebody else
-/// makes of them is told.
+/// Namespaces to their follower. Both look by themselves. The statuses of plugins are the manager's own: only what somebody
+/// else makes of them is told.
 fn sink(
     changes: mpsc::UnboundedSender<Change>,
     [plugins_changed, statuses_changed, namespaces_changed, definitions_changed]: [Arc<Notify>; 4],

@@ -38,7 +38,7 @@ enum Step {
     /// A watch tells so many of the events that it has yet to tell.
     Deliver { watch: usize, events: usize },
     /// A handler looks at a subject.
-    Pass { handler: usize, cluster: usize },
+    Reconcile { handler: usize, cluster: usize },
     /// The same, killed at a write: before it, or after it and before its answer.
     Crash { handler: usize, cluster: usize, write: usize, is_done: bool },
     /// The operator ends and starts anew.
@@ -68,7 +68,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => cluster.clone().prop_map(|cluster| Step::ToggleCluster { cluster }),
         2 => (0..2_usize, 0..handlers::CHILDREN.len()).prop_map(|(plugin, child)| Step::ToggleChild { plugin, child }),
         8 => (0..server::WATCHES, 1..4_usize).prop_map(|(watch, events)| Step::Deliver { watch, events }),
-        10 => (handler.clone(), cluster.clone()).prop_map(|(handler, cluster)| Step::Pass { handler, cluster }),
+        10 => (handler.clone(), cluster.clone()).prop_map(|(handler, cluster)| Step::Reconcile { handler, cluster }),
         2 => (handler, cluster, 0..4_usize, any::<bool>())
             .prop_map(|(handler, cluster, write, is_done)| Step::Crash { handler, cluster, write, is_done }),
         1 => Just(Step::Restart),
@@ -125,8 +125,8 @@ impl World {
             Step::ToggleCluster { cluster } => self.toggle_cluster(cluster),
             Step::ToggleChild { plugin, child } => self.operator.plugins[plugin].toggle(child),
             Step::Deliver { watch, events } => (0..events).for_each(|_| self.operator.deliver(&self.server, watch)),
-            Step::Pass { handler, cluster } => {
-                self.operator.pass(&self.server, handler, cluster);
+            Step::Reconcile { handler, cluster } => {
+                self.operator.reconcile(&self.server, handler, cluster);
             }
             Step::Crash { handler, cluster, write, is_done } => {
                 self.operator.crash(&self.server, handler, cluster, write, is_done);
@@ -190,7 +190,7 @@ impl World {
             let mut writes = 0;
             for handler in 0..handlers::COUNT {
                 for cluster in 0..CLUSTERS.len() {
-                    writes += self.operator.pass(&self.server, handler, cluster);
+                    writes += self.operator.reconcile(&self.server, handler, cluster);
                     self.check()?;
                 }
             }

@@ -38,7 +38,7 @@ pub(crate) struct Operator {
     makers: Arc<Mutex<BTreeMap<ObjectKey, Maker>>>,
 }
 
-/// The operator's view of the world during a pass.
+/// The operator's view of the world during a reconcile.
 struct View<'a> {
     server: &'a Server,
     index: &'a Index,
@@ -79,7 +79,7 @@ impl Operator {
     }
 
     /// Has a handler look at a subject. Answers how many writes were done.
-    pub(crate) fn pass(&mut self, server: &Server, handler: usize, cluster: usize) -> usize {
+    pub(crate) fn reconcile(&mut self, server: &Server, handler: usize, cluster: usize) -> usize {
         self.look(server, handler, cluster, None)
     }
 

@@ -44,7 +44,7 @@ impl World {
     /// Reconciles everything, several times; what came of it, and what there is.
     fn settle(&mut self) -> (Vec<String>, Vec<String>) {
         let environment = Environment::default();
-        let mut passes = Vec::new();
+        let mut reconciles = Vec::new();
         for _ in 0..8 {
             for reconciler in Reconciler::ALL {
                 let of_kind = |object: &_| crate::object::Object::key(object).kind.same_kind(&reconciler.subject());
@@ -52,24 +52,24 @@ impl World {
                     let pipeline = Pipeline::new(&self.cluster, &self.cluster, &environment);
                     let state = self.states.entry((reconciler, at.clone())).or_default();
                     // The cluster in memory answers at once.
-                    let pass = if self.as_json {
+                    let report = if self.as_json {
                         pipeline.reconcile_as_json(reconciler, &at, state, self.now).now_or_never().unwrap()
                     } else {
                         let handler = Handler::Native(reconciler);
                         pipeline.reconcile(&handler, &at, state, self.now).now_or_never().unwrap()
                     };
-                    for (scheduler, call) in &pass.calls {
+                    for (scheduler, call) in &report.calls {
                         let reply = self.cluster.call(scheduler.clone(), call.clone()).now_or_never().unwrap();
                         state.heard(call, reply, self.now);
                     }
-                    passes.push(format!("{reconciler:?} {at}: {pass:?}"));
+                    reconciles.push(format!("{reconciler:?} {at}: {report:?}"));
                     let found = state.found();
                     pipeline.publish(reconciler, &at, found.as_ref(), self.now).now_or_never().unwrap().unwrap();
                 }
             }
             self.now += 30_000;
         }
-        (passes, self.cluster.objects().iter().map(|object| object.to_json()).collect())
+        (reconciles, self.cluster.objects().iter().map(|object| object.to_json()).collect())
     }
 }
 

@@ -3,7 +3,7 @@
 //! Server-side apply takes from a map each field that its manager stops to send. Where it still sends the map itself, and
 //! nothing is left in it, the API server makes null of the map instead of `{}`. Kinds of Kubernetes' own take that for no map;
 //! a definition of custom resources refuses it, at each attempt. So the map is left out until it has lost its fields, and
-//! applied empty by the pass after that (docs/adr/0049).
+//! applied empty by the reconcile after that (docs/adr/0049).
 
 use serde_json::{Map, Value};
 

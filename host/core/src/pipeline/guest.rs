@@ -1,4 +1,4 @@
-//! A pass of a plugin's handler.
+//! A reconcile of a plugin's handler.
 
 mod conflicts;
 mod end;
@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    Pass, Pipeline,
+    Pipeline, Report,
     execute::{Done, adopt, there},
     is_passing,
     state::{GuestState, OfSubject as _},
@@ -58,8 +58,8 @@ pub(super) struct Called {
 
 impl<N: Native> GuestSteps<'_, N> {
     /// The reconcile ends here, with what was found before.
-    fn rest(&self) -> Pass {
-        Pass { findings: self.state.common.findings.clone(), ..Pass::default() }
+    fn rest(&self) -> Report {
+        Report { findings: self.state.common.findings.clone(), ..Report::default() }
     }
 
     fn plan_of(&self, seen: &Snapshot, Accepted { wanted, children }: &Accepted) -> Plan {
@@ -88,18 +88,18 @@ impl<N: Native> GuestSteps<'_, N> {
     }
 
     /// That the handler succeeded with its call.
-    async fn note_success(&mut self, seen: &Snapshot, pass: &mut Pass) {
+    async fn note_success(&mut self, seen: &Snapshot, report: &mut Report) {
         let Some(Called { delivery: Delivery { request, mark, .. }, .. }) = &self.called else { return };
         let handler = self.handler;
         if *request == TriggerRequest::Created && self.state.cursors.handled(request).is_none() {
-            self.pipeline.note_created(handler, &seen.subject, self.now, pass, self.state).await;
+            self.pipeline.note_created(handler, &seen.subject, self.now, report, self.state).await;
         } else {
             self.state.cursors.set_handled(request, Some(Handled::Here(*mark)));
         }
         // Who hears of what has happened hears next of what there is since then.
         if *request != TriggerRequest::Observed && handler.wants(&TriggerRequest::Observed) {
             self.state.cursors.set_handled(&TriggerRequest::Observed, None);
-            pass.requeue_after = Some(Duration::ZERO);
+            report.requeue_after = Some(Duration::ZERO);
         }
     }
 }
@@ -108,7 +108,7 @@ impl<N: Native> Steps for GuestSteps<'_, N> {
     /// What the handler has answered is kept in `called`, whatever becomes of it.
     type Decision = ();
 
-    async fn observe(&mut self, at: &NamespacedName) -> ControlFlow<Pass, Snapshot> {
+    async fn observe(&mut self, at: &NamespacedName) -> ControlFlow<Report, Snapshot> {
         let (pipeline, handler) = (self.pipeline, self.handler);
         let subject = pipeline.observed.get(&handler.subject.kind, at);
         let Some(subject) = subject.filter(|subject| !subject.is_being_deleted()) else {
@@ -117,15 +117,15 @@ impl<N: Native> Steps for GuestSteps<'_, N> {
         self.state.is_about(&subject);
         if let Some(problem) = unreadable(&subject) {
             let events = unreadable_event::<N>(handler, &subject, &problem).into_iter().collect();
-            return ControlFlow::Break(Pass { alive: true, events, ..self.rest() });
+            return ControlFlow::Break(Report { alive: true, events, ..self.rest() });
         }
         if subject.is_paused() {
-            return ControlFlow::Break(Pass { alive: true, ..self.rest() });
+            return ControlFlow::Break(Report { alive: true, ..self.rest() });
         }
         let seen = pipeline.snapshot(&subject, &handler.children, self.now);
         self.state.common.memory.keep_only(&there(&seen));
         if !handler.mounted.matches(&subject) {
-            return ControlFlow::Break(Pass { alive: true, ..pipeline.let_go(handler, &seen, self.state).await });
+            return ControlFlow::Break(Report { alive: true, ..pipeline.let_go(handler, &seen, self.state).await });
         }
         if handler.wants(&TriggerRequest::Deleted) {
             self.state.cursors.set_old(&TriggerRequest::Deleted, Some(Arc::clone(&subject)));
@@ -138,7 +138,7 @@ impl<N: Native> Steps for GuestSteps<'_, N> {
         ControlFlow::Continue(seen)
     }
 
-    async fn decide(&mut self, seen: &mut Snapshot) -> ControlFlow<Pass, ()> {
+    async fn decide(&mut self, seen: &mut Snapshot) -> ControlFlow<Report, ()> {
         let (handler, subject) = (self.handler, &seen.subject);
         let projected = handler.project(subject);
         let input = handler.fingerprint(subject, &projected);
@@ -166,7 +166,7 @@ impl<N: Native> Steps for GuestSteps<'_, N> {
         ControlFlow::Continue(())
     }
 
-    async fn accept(&mut self, seen: &Snapshot, (): ()) -> ControlFlow<Pass, Accepted> {
+    async fn accept(&mut self, seen: &Snapshot, (): ()) -> ControlFlow<Report, Accepted> {
         let (handler, subject) = (self.handler, &seen.subject);
         let Some(Called { delivery, report, .. }) = &self.called else { return ControlFlow::Break(self.rest()) };
         let outcome = match &report.result {
@@ -193,7 +193,7 @@ impl<N: Native> Steps for GuestSteps<'_, N> {
         ControlFlow::Continue(Accepted { wanted, children })
     }
 
-    fn plan(&mut self, seen: &Snapshot, accepted: &mut Accepted) -> ControlFlow<Pass, Plan> {
+    fn plan(&mut self, seen: &Snapshot, accepted: &mut Accepted) -> ControlFlow<Report, Plan> {
         let mut plan = self.plan_of(seen, accepted);
         accepted.wanted.findings.problems.append(&mut plan.problems);
         ControlFlow::Continue(plan)
@@ -203,31 +203,31 @@ impl<N: Native> Steps for GuestSteps<'_, N> {
         self.pipeline.execute(plan, &self.handler.identity, &mut self.state.common.memory).await
     }
 
-    async fn remember(&mut self, seen: &Snapshot, mut accepted: Accepted, done: Done) -> Pass {
+    async fn remember(&mut self, seen: &Snapshot, mut accepted: Accepted, done: Done) -> Report {
         let mut problems = std::mem::take(&mut accepted.wanted.findings.problems);
         problems.extend(done.errors.iter().map(|error| problem(&self.handler.name, &self.handler.identity, error)));
         if !done.errors.is_empty() && done.errors.iter().all(is_passing) {
             // What goes away by itself is no problem to be shown, and the plugin is not given up for it. What was is as it was.
             let retry = self.state.common.backoff.fail_to_write(&seen.subject.metadata.uid, &done.errors);
-            return Pass { writes: done.writes, retry: Some(retry), ..self.rest() };
+            return Report { writes: done.writes, retry: Some(retry), ..self.rest() };
         }
         self.state.conflicts = conflicts::of(&done.errors);
         if !problems.is_empty() {
-            return Pass { writes: done.writes, ..failed(self.state, &seen.subject, problems, None) };
+            return Report { writes: done.writes, ..failed(self.state, &seen.subject, problems, None) };
         }
         self.succeed(seen, &accepted).await;
         let Wanted { events, requeue_after, .. } = accepted.wanted;
-        let mut pass = Pass { writes: done.writes, requeue_after, events, ..Pass::default() };
-        self.note_success(seen, &mut pass).await;
-        pass
+        let mut report = Report { writes: done.writes, requeue_after, events, ..Report::default() };
+        self.note_success(seen, &mut report).await;
+        report
     }
 
-    fn conclude(&mut self, pass: Pass) -> Pass {
-        let Some(Called { input, report, .. }) = self.called.take() else { return pass };
-        if let Some(Retry::Parked(_)) = pass.retry {
+    fn conclude(&mut self, report: Report) -> Report {
+        let Some(Called { input, report: call, .. }) = self.called.take() else { return report };
+        if let Some(Retry::Parked(_)) = report.retry {
             self.state.parked = Some(input);
         }
-        Pass { call: Some(report), ..pass }
+        Report { call: Some(call), ..report }
     }
 }
 
@@ -297,7 +297,7 @@ fn held(manager: &str, seen: &Snapshot) -> u64 {
 }
 
 /// A call without an answer.
-fn failed_call(state: &mut GuestState, handler: &MountedHandler, subject: &Object, error: &CallError) -> Pass {
+fn failed_call(state: &mut GuestState, handler: &MountedHandler, subject: &Object, error: &CallError) -> Report {
     let problem = Problem {
         permanent: is_permanent(error),
         ..Problem::passing(error.kind(), format!("{}: {}", handler.name, error.told()))
@@ -310,7 +310,7 @@ fn failed_call(state: &mut GuestState, handler: &MountedHandler, subject: &Objec
     failed(state, subject, vec![problem], asked_delay(error))
 }
 
-fn failed(state: &mut GuestState, subject: &Object, problems: Vec<Problem>, asked: Option<Duration>) -> Pass {
+fn failed(state: &mut GuestState, subject: &Object, problems: Vec<Problem>, asked: Option<Duration>) -> Report {
     // What only a change can help is not tried again before one.
     let permanent = !problems.is_empty() && problems.iter().all(|problem| problem.permanent);
     let limit = if permanent { Some(0) } else { Some(PLUGIN_ATTEMPTS) };
@@ -318,14 +318,14 @@ fn failed(state: &mut GuestState, subject: &Object, problems: Vec<Problem>, aske
     tell(state, problems, retry)
 }
 
-fn tell(state: &mut GuestState, mut problems: Vec<Problem>, retry: Retry) -> Pass {
+fn tell(state: &mut GuestState, mut problems: Vec<Problem>, retry: Retry) -> Report {
     let more = problems.len().saturating_sub(PROBLEMS);
     problems.truncate(PROBLEMS);
     if let Some(last) = problems.last_mut().filter(|_| more > 0) {
         last.message = format!("{}; and {more} more problems", last.message);
     }
     state.common.findings = Findings { problems, ..Findings::default() };
-    Pass { retry: Some(retry), findings: state.common.findings.clone(), ..Pass::default() }
+    Report { retry: Some(retry), findings: state.common.findings.clone(), ..Report::default() }
 }
 
 /// What a person should know of a failed write.

@@ -1,7 +1,7 @@
-//! One pass over one subject: observe → handler → accept → plan → write. The same for native reconcilers and plugins, for a
-//! real cluster and for one in memory.
+//! One reconcile over one subject: observe → handler → accept → plan → write. The same for native reconcilers and plugins,
+//! for a real cluster and for one in memory.
 //!
-//! A pass is safe to be cut off between any two writes: the next one looks again and does what is left.
+//! A reconcile is safe to be cut off between any two writes: the next one looks again and does what is left.
 
 mod build;
 mod execute;
@@ -67,7 +67,7 @@ impl<N: Native> Handler<N> {
     }
 }
 
-/// The world as a pass needs it.
+/// The world as a reconcile needs it.
 pub struct Pipeline<'a, N: Native> {
     /// Reads.
     pub observed: &'a dyn Observed,
@@ -79,9 +79,9 @@ pub struct Pipeline<'a, N: Native> {
     pub builders: &'a [Box<dyn Builder>],
 }
 
-/// What became of a pass.
+/// What became of a reconcile.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Pass {
+pub struct Report {
     /// Whether the subject exists and is not on its way out.
     pub alive: bool,
     /// Writes that succeeded.
@@ -117,7 +117,7 @@ impl<N: Native> Pipeline<'_, N> {
         at: &NamespacedName,
         state: &mut SubjectState,
         now: u64,
-    ) -> Pass {
+    ) -> Report {
         self.reconcile_traced(handler, at, state, now, &Untraced).await
     }
 
@@ -129,7 +129,7 @@ impl<N: Native> Pipeline<'_, N> {
         state: &mut SubjectState,
         now: u64,
         trace: &impl Trace,
-    ) -> Pass {
+    ) -> Report {
         match handler {
             Handler::Native(native) => {
                 let steps = NativeSteps { pipeline: self, native: *native, state: state.native(), now };
@@ -150,7 +150,7 @@ impl<N: Native> Pipeline<'_, N> {
         at: &NamespacedName,
         state: &mut SubjectState,
         now: u64,
-    ) -> Pass {
+    ) -> Report {
         let steps = NativeSteps { pipeline: self, native, state: state.native(), now };
         steps::reconcile(steps::as_json::AsJson(steps), at, &Untraced).await
     }

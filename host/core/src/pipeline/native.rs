@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeSet, ops::ControlFlow, sync::Arc};
 use serde_json::Value;
 
 use super::{
-    Pass, Pipeline,
+    Pipeline, Report,
     build::Decision,
     execute::{Done, there},
     is_passing,
@@ -36,12 +36,12 @@ pub(super) struct NativeSteps<'a, N: Native> {
 
 impl<N: Native> NativeSteps<'_, N> {
     /// The reconcile ends here, with what was found before.
-    fn rest(&self) -> Pass {
-        Pass { findings: self.state.common.findings.clone(), ..Pass::default() }
+    fn rest(&self) -> Report {
+        Report { findings: self.state.common.findings.clone(), ..Report::default() }
     }
 
     /// Nothing is done before it is known what would restart pods. Where that is nothing to be told, nothing was found out.
-    fn unanswered(&mut self, seen: &Snapshot, error: &WriteError) -> Pass {
+    fn unanswered(&mut self, seen: &Snapshot, error: &WriteError) -> Report {
         let common = &mut self.state.common;
         let retry = common.backoff.fail_to_write(&seen.subject.metadata.uid, std::slice::from_ref(error));
         if let Some(problem) = problem(self.native, seen, error) {
@@ -51,18 +51,18 @@ impl<N: Native> NativeSteps<'_, N> {
             }
             self.state.find(&findings);
         }
-        Pass { retry: Some(retry), ..self.rest() }
+        Report { retry: Some(retry), ..self.rest() }
     }
 }
 
 impl<N: Native> Steps for NativeSteps<'_, N> {
     type Decision = Decision;
 
-    async fn observe(&mut self, at: &NamespacedName) -> ControlFlow<Pass, Snapshot> {
+    async fn observe(&mut self, at: &NamespacedName) -> ControlFlow<Report, Snapshot> {
         let (pipeline, native) = (self.pipeline, self.native);
         let Some(subject) = pipeline.observed.get(&native.subject(), at) else {
             *self.state = NativeState::default();
-            return ControlFlow::Break(Pass::default());
+            return ControlFlow::Break(Report::default());
         };
         self.state.is_about(&subject);
         if let Some(problem) = unreadable(&subject) {
@@ -71,19 +71,19 @@ impl<N: Native> Steps for NativeSteps<'_, N> {
             if !is_told {
                 self.state.await_reading(problem);
             }
-            return ControlFlow::Break(Pass { alive: true, is_told, ..self.rest() });
+            return ControlFlow::Break(Report { alive: true, is_told, ..self.rest() });
         }
-        if let Some(pass) = pipeline.free(native, &subject, self.state, self.now).await {
-            return ControlFlow::Break(pass);
+        if let Some(report) = pipeline.free(native, &subject, self.state, self.now).await {
+            return ControlFlow::Break(report);
         }
         if subject.is_being_deleted() {
             *self.state = NativeState::default();
-            return ControlFlow::Break(Pass::default());
+            return ControlFlow::Break(Report::default());
         }
         let was_paused = std::mem::replace(&mut self.state.paused, subject.is_paused());
         if self.state.paused && self.state.looked {
             let events = if was_paused { Vec::new() } else { told_of_pause(native) };
-            return ControlFlow::Break(Pass { alive: true, events, ..self.rest() });
+            return ControlFlow::Break(Report { alive: true, events, ..self.rest() });
         }
         let mut seen = pipeline.observe_native(native, &subject, self.now);
         seen.replies = self.state.replies.clone();
@@ -91,7 +91,7 @@ impl<N: Native> Steps for NativeSteps<'_, N> {
         // What depends on an object that can't be read waits for it.
         if let Some(problem) = seen.related.values().flatten().find_map(|other| Problem::with_other(other)) {
             self.state.await_reading(problem);
-            return ControlFlow::Break(Pass { alive: true, ..self.rest() });
+            return ControlFlow::Break(Report { alive: true, ..self.rest() });
         }
         let there = there(&seen);
         self.state.common.memory.keep_only(&there);
@@ -99,7 +99,7 @@ impl<N: Native> Steps for NativeSteps<'_, N> {
         ControlFlow::Continue(seen)
     }
 
-    async fn decide(&mut self, seen: &mut Snapshot) -> ControlFlow<Pass, Decision> {
+    async fn decide(&mut self, seen: &mut Snapshot) -> ControlFlow<Report, Decision> {
         let (pipeline, native) = (self.pipeline, self.native);
         let mut wanted = native.reconcile(seen, pipeline.environment);
         if !wanted.drafts.is_empty() {
@@ -124,7 +124,7 @@ impl<N: Native> Steps for NativeSteps<'_, N> {
         Decision { wanted, held_back }
     }
 
-    async fn accept(&mut self, seen: &Snapshot, decision: Decision) -> ControlFlow<Pass, Accepted> {
+    async fn accept(&mut self, seen: &Snapshot, decision: Decision) -> ControlFlow<Report, Accepted> {
         let Decision { mut wanted, held_back } = decision;
         let Some(children) = wanted.children.take() else {
             return ControlFlow::Continue(Accepted { wanted, children: None });
@@ -139,7 +139,7 @@ impl<N: Native> Steps for NativeSteps<'_, N> {
         }
     }
 
-    fn plan(&mut self, seen: &Snapshot, Accepted { wanted, children }: &mut Accepted) -> ControlFlow<Pass, Plan> {
+    fn plan(&mut self, seen: &Snapshot, Accepted { wanted, children }: &mut Accepted) -> ControlFlow<Report, Plan> {
         let (pipeline, native) = (self.pipeline, self.native);
         let (manager, memory) = (native.field_manager(), &self.state.common.memory);
         let mut plan = pipeline.plan(author::<N>(&manager), memory, seen, wanted.subject.as_ref(), children.take());
@@ -162,7 +162,7 @@ impl<N: Native> Steps for NativeSteps<'_, N> {
             findings.facts = Value::Null;
             findings.unknown.extend(TOLD_BY_WRITES.map(Cow::Borrowed));
             self.state.find(findings);
-            return ControlFlow::Break(Pass { events: told_of_pause(native), ..self.rest() });
+            return ControlFlow::Break(Report { events: told_of_pause(native), ..self.rest() });
         }
         ControlFlow::Continue(plan)
     }
@@ -171,7 +171,7 @@ impl<N: Native> Steps for NativeSteps<'_, N> {
         self.pipeline.execute(plan, &Identity::Operator, &mut self.state.common.memory).await
     }
 
-    async fn remember(&mut self, seen: &Snapshot, accepted: Accepted, done: Done) -> Pass {
+    async fn remember(&mut self, seen: &Snapshot, accepted: Accepted, done: Done) -> Report {
         let (native, state) = (self.native, &mut *self.state);
         let Wanted { mut findings, calls, events, requeue_after, .. } = accepted.wanted;
         for error in &done.errors {
@@ -195,7 +195,7 @@ impl<N: Native> Steps for NativeSteps<'_, N> {
         // What the record does not hold is neither done nor told.
         let (calls, events) = if done.is_recorded { (calls, events) } else { Default::default() };
         calls.iter().for_each(|(_, call)| state.replies.ask(call));
-        Pass {
+        Report {
             writes: done.writes,
             retry,
             requeue_after,
@@ -203,7 +203,7 @@ impl<N: Native> Steps for NativeSteps<'_, N> {
             events,
             is_told: native.is_told(seen, &findings),
             findings,
-            ..Pass::default()
+            ..Report::default()
         }
     }
 }

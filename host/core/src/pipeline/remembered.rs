@@ -1,4 +1,4 @@
-//! What is remembered of a subject between passes, as small as it can be: there is one for each handler and subject.
+//! What is remembered of a subject between reconciles, as small as it can be: there is one for each handler and subject.
 
 use std::{num::NonZeroU64, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! What is remembered of one subject between the passes of one handler. Losing it costs work, never correctness.
+//! What is remembered of one subject between the reconciles of one handler. Losing it costs work, never correctness.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub(super) struct Common {
     /// What the API server has answered to applies.
     pub(super) memory: Memory,
     pub(super) backoff: Backoff,
-    /// What the last pass left behind.
+    /// What the last reconcile left behind.
     pub(super) findings: Findings,
 }
 
@@ -43,11 +43,11 @@ pub(super) struct NativeState {
     pub(super) common: Common,
     /// What the API server has said of templates.
     pub(super) templates: TemplateAnswers,
-    /// Whether a pass has found out anything of this subject.
+    /// Whether a reconcile has found out anything of this subject.
     found: bool,
-    /// Whether there was a pass that looked at all of it.
+    /// Whether there was a reconcile that looked at all of it.
     pub(super) looked: bool,
-    /// Whether the subject was paused in the last pass.
+    /// Whether the subject was paused in the last reconcile.
     pub(super) paused: bool,
     /// What the subject's scheduler has said.
     pub(super) replies: Replies,
@@ -98,7 +98,7 @@ impl Common {
         Self { uid: subject.metadata.uid.clone(), ..Self::default() }
     }
 
-    /// What is still relied on when nothing else of it can be: which subject it is about, and how often a pass failed.
+    /// What is still relied on when nothing else of it can be: which subject it is about, and how often a reconcile failed.
     fn start_over(&mut self) -> Self {
         let Self { uid, backoff, .. } = std::mem::take(self);
         Self { uid, backoff, ..Self::default() }
@@ -131,7 +131,7 @@ impl OfSubject for GuestState {
 }
 
 impl NativeState {
-    /// A pass has found this out.
+    /// A reconcile has found this out.
     pub(super) fn find(&mut self, findings: &Findings) {
         self.common.findings = findings.clone();
         self.found = true;
@@ -200,7 +200,7 @@ impl SubjectState {
         native.or_else(|| self.guest.as_ref().map(|state| &state.common))
     }
 
-    /// What the last pass left behind.
+    /// What the last reconcile left behind.
     pub fn findings(&self) -> Findings {
         self.common().map(|common| common.findings.clone()).unwrap_or_default()
     }
@@ -224,7 +224,7 @@ impl SubjectState {
         }
     }
 
-    /// How many passes have failed, one after the other.
+    /// How many reconciles have failed, one after the other.
     pub fn attempts(&self) -> u32 {
         self.common().map_or(0, |common| common.backoff.attempts())
     }
@@ -234,7 +234,7 @@ impl SubjectState {
         self.guest().requeued = true;
     }
 
-    /// What its last pass met with has changed.
+    /// What its last reconcile met with has changed.
     pub fn hope(&mut self) {
         let native = self.native.iter_mut().map(|state| &mut state.common);
         native.chain(self.guest.iter_mut().map(|state| &mut state.common)).for_each(|common| common.backoff.hope());
@@ -251,7 +251,7 @@ impl SubjectState {
         heard.is_some_and(|heard| heard.result.is_err())
     }
 
-    /// A pass broke off in the middle: nothing that is remembered can be relied on, but how often that happened.
+    /// A reconcile broke off in the middle: nothing that is remembered can be relied on, but how often that happened.
     pub fn broke_off(&mut self) -> Retry {
         let common = match &mut self.native {
             Some(native) => {
@@ -267,7 +267,7 @@ impl SubjectState {
         common.backoff.fail(&common.uid, None, None)
     }
 
-    /// Whether nothing is remembered: no pass has found the subject, or its end has been dealt with, and none broke off.
+    /// Whether nothing is remembered: no reconcile has found the subject, or its end has been dealt with, and none broke off.
     pub fn is_spent(&self) -> bool {
         let is_empty = |common: &Common| common.uid.is_empty() && common.backoff.attempts() == 0;
         self.native.as_ref().is_none_or(|state| is_empty(&state.common))

@@ -17,8 +17,8 @@ use crate::{
 };
 
 impl<N: Native> Pipeline<'_, N> {
-    /// Writes the status if it differs, and returns the Events that the change calls for. It says what passes have found out of
-    /// this very object: before the first has looked, what is written stands.
+    /// Writes the status if it differs, and returns the Events that the change calls for. It says what reconciles have found
+    /// out of this very object: before the first has looked, what is written stands.
     ///
     /// # Errors
     /// When the write failed; it is to be tried again.

@@ -4,7 +4,7 @@
 //! observe ─► decide ─► build ─► accept ─► plan ─► write ─► remember
 //! ```
 //!
-//! Each takes what the one before has made. A step that ends the reconcile early breaks off with the pass.
+//! Each takes what the one before has made. A step that ends the reconcile early breaks off with its report.
 
 #[cfg(test)]
 pub(super) mod as_json;
@@ -12,7 +12,7 @@ pub(super) mod as_json;
 use std::ops::ControlFlow;
 
 use super::{
-    Pass,
+    Report,
     execute::Done,
     trace::{Step, Trace},
 };
@@ -37,10 +37,10 @@ pub(super) trait Steps {
     type Decision: Send;
 
     /// What there is of the subject.
-    fn observe(&mut self, at: &NamespacedName) -> impl Future<Output = ControlFlow<Pass, Snapshot>> + Send;
+    fn observe(&mut self, at: &NamespacedName) -> impl Future<Output = ControlFlow<Report, Snapshot>> + Send;
 
     /// Asks who decides.
-    fn decide(&mut self, seen: &mut Snapshot) -> impl Future<Output = ControlFlow<Pass, Self::Decision>> + Send;
+    fn decide(&mut self, seen: &mut Snapshot) -> impl Future<Output = ControlFlow<Report, Self::Decision>> + Send;
 
     /// Has others change what was decided.
     fn build(&mut self, _seen: &Snapshot, decision: Self::Decision) -> impl Future<Output = Self::Decision> + Send {
@@ -52,38 +52,38 @@ pub(super) trait Steps {
         &mut self,
         seen: &Snapshot,
         decision: Self::Decision,
-    ) -> impl Future<Output = ControlFlow<Pass, Accepted>> + Send;
+    ) -> impl Future<Output = ControlFlow<Report, Accepted>> + Send;
 
     /// What is to be written.
-    fn plan(&mut self, seen: &Snapshot, accepted: &mut Accepted) -> ControlFlow<Pass, Plan>;
+    fn plan(&mut self, seen: &Snapshot, accepted: &mut Accepted) -> ControlFlow<Report, Plan>;
 
     /// Writes it.
     fn write(&mut self, plan: Plan) -> impl Future<Output = Done> + Send;
 
     /// Keeps what the next reconcile has to know, and reports.
-    fn remember(&mut self, seen: &Snapshot, accepted: Accepted, done: Done) -> impl Future<Output = Pass> + Send;
+    fn remember(&mut self, seen: &Snapshot, accepted: Accepted, done: Done) -> impl Future<Output = Report> + Send;
 
     /// The same of a reconcile that ended early, or not, after its subject was observed.
-    fn conclude(&mut self, pass: Pass) -> Pass {
-        pass
+    fn conclude(&mut self, report: Report) -> Report {
+        report
     }
 }
 
 /// Runs the steps, each within the trace.
-pub(super) async fn reconcile(mut steps: impl Steps + Send, at: &NamespacedName, trace: &impl Trace) -> Pass {
+pub(super) async fn reconcile(mut steps: impl Steps + Send, at: &NamespacedName, trace: &impl Trace) -> Report {
     let seen = match trace.step(Step::Observe, steps.observe(at)).await {
         ControlFlow::Continue(seen) => seen,
-        ControlFlow::Break(pass) => return pass,
+        ControlFlow::Break(report) => return report,
     };
-    let (ControlFlow::Continue(pass) | ControlFlow::Break(pass)) = after_observing(&mut steps, seen, trace).await;
-    Pass { alive: true, ..steps.conclude(pass) }
+    let (ControlFlow::Continue(report) | ControlFlow::Break(report)) = after_observing(&mut steps, seen, trace).await;
+    Report { alive: true, ..steps.conclude(report) }
 }
 
 async fn after_observing(
     steps: &mut (impl Steps + Send),
     mut seen: Snapshot,
     trace: &impl Trace,
-) -> ControlFlow<Pass, Pass> {
+) -> ControlFlow<Report, Report> {
     let decision = trace.step(Step::Decide, steps.decide(&mut seen)).await?;
     let decision = trace.step(Step::Build, steps.build(&seen, decision)).await;
     let mut accepted = trace.step(Step::Accept, steps.accept(&seen, decision)).await?;

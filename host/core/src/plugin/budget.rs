@@ -21,8 +21,8 @@ impl ApplyBudget {
         self.used += writes as u64;
     }
 
-    /// How long to wait until the plugin may write again; none: it may now. A pass may overrun the budget by its own writes,
-    /// of which there are no more than children.
+    /// How long to wait until the plugin may write again; none: it may now. A reconcile may overrun the budget by its own
+    /// writes, of which there are no more than children.
     pub fn wait(&self, limit: u32, now: u64) -> Option<Duration> {
         let end = self.window + WINDOW;
         (self.used >= u64::from(limit) && now < end).then(|| Duration::from_millis(end - now))

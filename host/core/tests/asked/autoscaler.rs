@@ -107,7 +107,7 @@ fn it_goes_with_its_cluster_whoever_else_controls_it() {
     world.cluster.create(dask_cluster(1)).unwrap();
     world.cluster.create(theirs).unwrap();
     world.settle();
-    world.pass(Reconciler::Autoscaler, &NamespacedName::new("ns1", "a"));
+    world.reconcile(Reconciler::Autoscaler, &NamespacedName::new("ns1", "a"));
     let owners = world.get("DaskAutoscaler", "a")["metadata"]["ownerReferences"].clone();
     let ours = owners.as_array().unwrap().iter().find(|owner| owner["kind"] == "DaskCluster").unwrap();
     assert_eq!(ours.get("controller"), None, "an object has one controller");
@@ -222,14 +222,14 @@ fn without_an_autoscaler_the_last_number_stands() {
     assert_eq!(replicas(&world), 2);
 }
 
-/// Up to the pass that has the scheduler's first answer and is to write.
+/// Up to the reconcile that has the scheduler's first answer and is to write.
 fn answered(world: &mut World) -> NamespacedName {
     world.reconcilers = vec![Reconciler::Autoscaler];
     let at = NamespacedName::new("ns1", "a");
     while world.asked.is_empty() {
         world.now += SECOND;
         assert!(world.now < BEGIN + 60 * SECOND, "nobody is asked");
-        world.pass(Reconciler::Autoscaler, &at);
+        world.reconcile(Reconciler::Autoscaler, &at);
     }
     at
 }
@@ -253,7 +253,7 @@ fn a_change_that_can_not_be_written_is_none_and_is_not_made_when_it_is_old() {
         let mut world = world(1, autoscaler(0, 100), |_| 8);
         let at = answered(&mut world);
         for _ in 0..3 {
-            world.pass_over(Reconciler::Autoscaler, &at, &ReadOnly);
+            world.reconcile_over(Reconciler::Autoscaler, &at, &ReadOnly);
             assert_eq!(world.problems(Reconciler::Autoscaler, "a").len(), 1);
         }
         assert_eq!((status(&world).get("lastScaleTime"), world.events_of("Scaled")), (None, Vec::new()));
@@ -288,7 +288,7 @@ fn a_change_at_the_same_moment_is_not_overwritten() {
     let group = world.key("DaskWorkerGroup", "a-default");
     let cluster = Arc::clone(&world.cluster);
     let outrun = Outrun { cluster: &cluster, group, replicas: Mutex::new(Some(3)) };
-    world.pass_over(Reconciler::Autoscaler, &at, &outrun);
+    world.reconcile_over(Reconciler::Autoscaler, &at, &outrun);
     assert_eq!(*outrun.replicas.lock().unwrap(), None, "it wrote");
     assert_eq!(replicas(&world), 3);
     assert_eq!(world.problems(Reconciler::Autoscaler, "a"), [], "that our view was old is nobody's business");
@@ -420,12 +420,12 @@ fn nothing_is_changed_that_is_paused() {
 
 #[test]
 fn a_restart_at_any_step_changes_neither_the_numbers_nor_the_waits() {
-    for (killed_after, publishes_late) in (0..40).flat_map(|passes| [(passes, false), (passes, true)]) {
+    for (killed_after, publishes_late) in (0..40).flat_map(|reconciles| [(reconciles, false), (reconciles, true)]) {
         let mut world = world(7, autoscaler(2, 20), |_| 0);
         world.reconcilers = vec![Reconciler::Autoscaler];
         (world.killed_after, world.publishes_late) = (Some(killed_after), publishes_late);
         let course = course(&mut world, 120);
-        let when = format!("killed after {killed_after} passes, with the status late: {publishes_late}");
+        let when = format!("killed after {killed_after} reconciles, with the status late: {publishes_late}");
         let numbers: Vec<_> = course.iter().map(|(_, replicas)| *replicas).collect();
         assert_eq!(numbers, [7, 6, 5, 4, 3, 2], "{when}");
         let waits = course[1..].windows(2).map(|pair| pair[1].0 - pair[0].0);

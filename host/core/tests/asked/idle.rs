@@ -264,7 +264,7 @@ fn a_limit_that_is_raised_after_the_announcement_counts() {
     let at = NamespacedName::new("ns1", "a");
     while world.events_of("IdleTimeout").is_empty() {
         world.now += SECOND;
-        world.pass(Reconciler::IdleShutdown, &at);
+        world.reconcile(Reconciler::IdleShutdown, &at);
         assert!(is_there(&world), "first the Event");
     }
     world.edit("DaskCluster", "a", |cluster| cluster["spec"]["idleTimeout"] = json!(2 * LIMIT));
@@ -301,11 +301,11 @@ fn a_limit_that_is_taken_away_takes_the_status_with_it() {
 
 #[test]
 fn a_restart_at_any_step_ends_nothing_early_and_forgets_nothing() {
-    for (killed_after, publishes_late) in (0..40).flat_map(|passes| [(passes, false), (passes, true)]) {
+    for (killed_after, publishes_late) in (0..40).flat_map(|reconciles| [(reconciles, false), (reconciles, true)]) {
         let mut world = world(|_| Some(BEGIN));
         world.reconcilers = vec![Reconciler::IdleShutdown];
         (world.killed_after, world.publishes_late) = (Some(killed_after), publishes_late);
-        let when = format!("killed after {killed_after} passes, with the status late: {publishes_late}");
+        let when = format!("killed after {killed_after} reconciles, with the status late: {publishes_late}");
         world.advance(LIMIT * SECOND);
         assert!(is_there(&world), "{when}");
         world.advance(12 * SECOND);

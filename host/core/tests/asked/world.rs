@@ -1,5 +1,5 @@
-//! A cluster in memory with a clock and a scheduler that answers what a test says: passes are made when something changed or
-//! when they are due, as the controller does.
+//! A cluster in memory with a clock and a scheduler that answers what a test says: reconciles are made when something
+//! changed or when they are due, as the controller does.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -48,9 +48,10 @@ pub(crate) struct World {
     pub(crate) asked: Vec<(u64, SchedulerCall)>,
     /// Events, and whether their subject was still there.
     pub(crate) events: Vec<(EventNote, bool)>,
-    /// The operator is killed after so many passes from now on, before the status is written.
+    /// The operator is killed after so many reconciles from now on, before the status is written.
     pub(crate) killed_after: Option<usize>,
-    /// When it is killed, the status that the pass before called for was just being written, of the cluster as it is by then.
+    /// When it is killed, the status that the reconcile before called for was just being written, of the cluster as it is by
+    /// then.
     pub(crate) publishes_late: bool,
     states: BTreeMap<Subject, SubjectState>,
     due: BTreeMap<Subject, u64>,
@@ -80,7 +81,7 @@ impl World {
         world
     }
 
-    /// One whose operator sees of the cluster what this API lets it see. No pass is made yet.
+    /// One whose operator sees of the cluster what this API lets it see. No reconcile is made yet.
     pub(crate) fn over(
         cluster: Arc<MemoryCluster>,
         api: Arc<dyn Api>,
@@ -102,7 +103,7 @@ impl World {
         }
     }
 
-    /// Passes over every subject until there is nothing left to do at this moment.
+    /// Reconciles over every subject until there is nothing left to do at this moment.
     pub(crate) fn settle(&mut self) {
         for _ in 0..50 {
             if !self.round() && self.due.values().all(|due| *due > self.now) {
@@ -129,12 +130,12 @@ impl World {
         self.advance(next.saturating_sub(self.now));
     }
 
-    /// One pass over every subject; whether anything came of it.
+    /// One reconcile over every subject; whether anything came of it.
     fn round(&mut self) -> bool {
         let mut busy = false;
         for reconciler in self.reconcilers.clone() {
             for object in self.of_kind(&reconciler.subject().kind) {
-                busy |= self.pass(reconciler, &object.at());
+                busy |= self.reconcile(reconciler, &object.at());
             }
         }
         self.due.retain(|(reconciler, at), _| {
@@ -144,19 +145,19 @@ impl World {
         busy
     }
 
-    /// One pass, with its status; whether anything came of it.
-    pub(crate) fn pass(&mut self, reconciler: Reconciler, at: &NamespacedName) -> bool {
-        self.pass_over(reconciler, at, &*Arc::clone(&self.api))
+    /// One reconcile, with its status; whether anything came of it.
+    pub(crate) fn reconcile(&mut self, reconciler: Reconciler, at: &NamespacedName) -> bool {
+        self.reconcile_over(reconciler, at, &*Arc::clone(&self.api))
     }
 
-    /// One pass that writes to something else than the cluster itself, except for the status.
-    pub(crate) fn pass_over(&mut self, reconciler: Reconciler, at: &NamespacedName, writes: &dyn Writes) -> bool {
+    /// One reconcile that writes to something else than the cluster itself, except for the status.
+    pub(crate) fn reconcile_over(&mut self, reconciler: Reconciler, at: &NamespacedName, writes: &dyn Writes) -> bool {
         let key = (reconciler, at.clone());
         self.api.set_now(self.now);
         let pipeline = Pipeline::new(&*self.api, writes, &self.environment);
         let state = self.states.entry(key.clone()).or_default();
         let found_before = state.found();
-        let pass = now(pipeline.reconcile(&Handler::Native(reconciler), at, state, self.now));
+        let report = now(pipeline.reconcile(&Handler::Native(reconciler), at, state, self.now));
         let killed = self.killed_after.as_mut().is_some_and(|left| {
             *left = left.wrapping_sub(1);
             *left == usize::MAX
@@ -171,30 +172,30 @@ impl World {
         }
         let exists = self.cluster.objects().iter().any(|object| object.at() == *at);
         let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
-        let mut notes = pass.events.clone();
+        let mut notes = report.events.clone();
         if !reconciler.traits().has_conditions {
             let before = found_before.map(|found| found.findings.problems).unwrap_or_default();
-            let new = pass.findings.problems.iter().filter(|problem| !problem.is_among(&before));
+            let new = report.findings.problems.iter().filter(|problem| !problem.is_among(&before));
             notes.extend(new.map(Problem::as_event));
         }
         let pipeline = Pipeline { writes: &*self.api, ..pipeline };
         notes.iter().for_each(|event| self.api.post(&subject, event));
         self.events.extend(notes.into_iter().map(|event| (event, exists)));
-        let notes = match pass.is_told {
+        let notes = match report.is_told {
             true => Vec::new(),
             false => now(pipeline.publish(reconciler, at, state.found().as_ref(), self.now)).unwrap(),
         };
         notes.iter().for_each(|event| self.api.post(&subject, event));
         self.events.extend(notes.into_iter().map(|event| (event, exists)));
         let mut busy = !self.cluster.take_written().is_empty();
-        for (_, call) in pass.calls {
+        for (_, call) in report.calls {
             self.asked.push((self.now, call.clone()));
             state.heard(&call, (self.scheduler)(&call, self.now), self.now);
             busy = true;
         }
-        let wait = match pass.retry {
+        let wait = match report.retry {
             Some(Retry::After(delay) | Retry::Parked(delay)) => Some(delay),
-            None => pass.requeue_after,
+            None => report.requeue_after,
         };
         match wait {
             Some(wait) => self.due.insert(key, self.now + u64::try_from(wait.as_millis()).unwrap()),

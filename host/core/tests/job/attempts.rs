@@ -96,16 +96,16 @@ fn a_runner_that_a_quota_refuses_is_tried_again() {
     let refusing = UsedUp(&world.cluster, "Pod");
     let pipeline = Pipeline::new(&world.cluster, &refusing, &world.environment);
     now(pipeline.reconcile(&job, &at, &mut state, START));
-    let pass = now(pipeline.reconcile(&job, &at, &mut state, START));
+    let report = now(pipeline.reconcile(&job, &at, &mut state, START));
     now(pipeline.publish(Reconciler::Job, &at, state.found().as_ref(), START)).unwrap();
-    let problem = &pass.findings.problems[0];
+    let problem = &report.findings.problems[0];
     assert_eq!((&*problem.reason, problem.permanent), ("Forbidden", false));
     assert!(
         problem.message.contains("exceeded quota") && problem.message.contains("make room in ResourceQuota pods"),
         "{}",
         problem.message
     );
-    assert!(pass.retry.is_some());
+    assert!(report.retry.is_some());
     assert_eq!(world.status(), json!({"jobStatus": "JobCreated"}));
     world.settle();
     assert_eq!((world.job_status().as_str(), world.made()), ("ClusterCreated", (true, true)));
@@ -119,15 +119,15 @@ fn a_job_whose_cluster_is_refused_is_not_begun_and_tried_again() {
     let refusing = UsedUp(&world.cluster, "DaskCluster");
     let pipeline = Pipeline::new(&world.cluster, &refusing, &world.environment);
     for _ in 0..2 {
-        let pass = now(pipeline.reconcile(&job, &at, &mut state, START));
+        let report = now(pipeline.reconcile(&job, &at, &mut state, START));
         now(pipeline.publish(Reconciler::Job, &at, state.found().as_ref(), START)).unwrap();
-        let problem = &pass.findings.problems[0];
+        let problem = &report.findings.problems[0];
         assert!(
             problem.message.contains("exceeded quota") && problem.message.contains("make room in ResourceQuota pods"),
             "{problem}"
         );
         assert_eq!((world.made(), world.status()), ((false, false), json!({"jobStatus": "JobCreated"})));
-        assert!(pass.retry.is_some());
+        assert!(report.retry.is_some());
     }
     world.settle();
     assert_eq!((world.job_status().as_str(), world.made()), ("ClusterCreated", (true, true)));
@@ -149,7 +149,7 @@ fn without_attempts_the_first_failure_is_the_last() {
 }
 
 #[test]
-fn trouble_that_may_pass_is_told_with_its_remedy_and_ends_nothing() {
+fn trouble_that_may_reconcile_is_told_with_its_remedy_and_ends_nothing() {
     let waiting = |reason: &str| {
         json!({"phase": "Pending", "containerStatuses": [
             {"name": "job", "state": {"waiting": {"reason": reason, "message": "words"}}}]})
@@ -167,8 +167,8 @@ fn trouble_that_may_pass_is_told_with_its_remedy_and_ends_nothing() {
     let mut world = World::new(simple());
     world.settle();
     for (status, reason, words) in troubles {
-        let pass = world.report(status);
-        let problem = pass.findings.problems.first().unwrap_or_else(|| panic!("{reason} is not told"));
+        let report = world.report(status);
+        let problem = report.findings.problems.first().unwrap_or_else(|| panic!("{reason} is not told"));
         assert_eq!((&*problem.reason, problem.permanent), (reason, false));
         assert!(problem.message.contains(words), "{}", problem.message);
         assert_eq!((world.job_status().as_str(), world.made()), ("ClusterCreated", (true, true)), "{reason}");
@@ -191,8 +191,8 @@ fn failed_runners_are_replaced_up_to_the_limit_with_growing_pauses() {
     for (failure, pause) in [(1, 10), (2, 20)] {
         world.runs();
         world.now = START + 5_000;
-        let pass = world.ends("Failed", 1);
-        assert_eq!(pass.requeue_after, Some(Duration::from_secs(pause)));
+        let report = world.ends("Failed", 1);
+        assert_eq!(report.requeue_after, Some(Duration::from_secs(pause)));
         assert_eq!((world.job_status().as_str(), world.made()), ("Running", (true, true)), "its log can be read");
         assert!(world.was_told(&format!("(failure {failure}, spec.backoffLimit 2); the next attempt begins at")));
         world.wait(pause - 1);

@@ -58,9 +58,9 @@ fn metadata_idle_timeout_environment_and_newer_fields_arrive() {
 #[test]
 fn a_job_that_succeeds() {
     let mut world = World::new(simple());
-    let first = world.pass();
+    let first = world.reconcile();
     assert_eq!(world.made(), (true, false), "the runner is made when its cluster is there");
-    world.pass();
+    world.reconcile();
     assert_eq!(world.made(), (true, true));
     assert!(first.events[0].message.starts_with("A DaskJob has been created called simple-job in ns1."));
     world.publish();
@@ -103,13 +103,13 @@ fn a_job_that_fails_says_why() {
     let mut world = World::new(simple());
     world.settle();
     world.runs();
-    let pass = world.ends("Failed", 3);
+    let report = world.ends("Failed", 3);
     assert_eq!((world.job_status().as_str(), world.made()), ("Failed", (false, true)));
     assert!(world.was_told(
         "RunnerFailed: DaskJob simple-job: Pod simple-job-runner failed: container job ended with exit code 3"
     ));
     assert_eq!(world.times_told("Job failed, deleting Dask cluster."), 1);
-    assert!(pass.findings.problems.is_empty() && pass.requeue_after.is_none(), "told once, then it is left alone");
+    assert!(report.findings.problems.is_empty() && report.requeue_after.is_none(), "told once, then it is left alone");
     let annotations = world.get("DaskJob", "simple-job").unwrap()["metadata"]["annotations"].to_string();
     assert!(!annotations.contains("operator.dask.org/"), "nothing is recorded without need: {annotations}");
 }
@@ -121,18 +121,18 @@ fn fault_11_the_end_is_written_before_anything_is_deleted() {
     world.runs();
     world.cluster.edit(&key("Pod", "simple-job-runner"), |pod| pod["status"]["phase"] = json!("Succeeded"));
     for _ in 0..3 {
-        let pass = world.pass();
+        let report = world.reconcile();
         assert_eq!(world.made(), (true, true), "the status could not be written yet");
-        assert!(pass.requeue_after.is_some(), "it is looked at again");
+        assert!(report.requeue_after.is_some(), "it is looked at again");
     }
     world.publish();
     assert_eq!((world.job_status().as_str(), world.made()), ("Successful", (true, true)));
-    world.pass();
+    world.reconcile();
     assert_eq!(world.made(), (false, true));
 }
 
 #[test]
-fn a_life_with_a_restart_before_each_pass_is_the_same() {
+fn a_life_with_a_restart_before_each_reconcile_is_the_same() {
     let mut world = World::new(with(simple(), json!({"backoffLimit": 1, "activeDeadlineSeconds": 3600})));
     world.restarts = true;
     world.settle();
@@ -163,8 +163,8 @@ fn the_runner_keeps_its_spec_and_gets_its_labels_back() {
     assert_eq!(runner["spec"]["containers"][0]["image"], "mirror/dask");
 
     world.edit(|job| job["spec"]["job"]["spec"]["containers"][0]["image"] = json!("new"));
-    let pass = world.settle();
-    let problem = &pass.findings.problems[0];
+    let report = world.settle();
+    let problem = &report.findings.problems[0];
     assert_eq!((&*problem.reason, problem.permanent), ("TemplateOutdated", false));
     assert!(problem.message.contains("spec.suspend"), "{}", problem.message);
     assert_eq!(world.runner().unwrap()["spec"], runner["spec"]);
@@ -238,8 +238,8 @@ fn a_job_does_not_begin_on_a_cluster_that_is_not_its_own() {
     let stranger = json!({"apiVersion": "kubernetes.dask.org/v1", "kind": "DaskCluster",
         "metadata": {"name": "simple-job", "namespace": "ns1"}, "spec": {"whose": "another's"}});
     world.cluster.create(stranger).unwrap();
-    let pass = world.settle();
-    let problem = &pass.findings.problems[0];
+    let report = world.settle();
+    let problem = &report.findings.problems[0];
     assert_eq!((&*problem.reason, problem.waits_for.as_ref()), ("ForeignObject", Some(&foreign)));
     assert_eq!((world.made(), world.status()), ((true, false), json!({"jobStatus": "JobCreated"})));
     assert_eq!(world.get("DaskCluster", "simple-job").unwrap()["spec"], json!({"whose": "another's"}));
@@ -251,7 +251,7 @@ fn a_job_does_not_begin_on_a_cluster_that_is_not_its_own() {
 #[test]
 fn a_job_does_not_begin_before_its_former_cluster_is_gone() {
     let mut world = World::new(simple());
-    world.pass();
+    world.reconcile();
     let cluster = key("DaskCluster", "simple-job");
     world.cluster.edit(&cluster, |object| object["metadata"]["deletionTimestamp"] = json!("2026-11-22T18:31:00Z"));
     world.settle();
@@ -278,9 +278,9 @@ fn bad_input_is_named_and_nothing_is_made() {
         let at = NamespacedName::new("ns1", job["metadata"]["name"].as_str().unwrap());
         let world = World::new(job);
         let mut state = SubjectState::default();
-        let pass = now(world.pipeline().reconcile(&Handler::Native(Reconciler::Job), &at, &mut state, START));
+        let report = now(world.pipeline().reconcile(&Handler::Native(Reconciler::Job), &at, &mut state, START));
         now(world.pipeline().publish(Reconciler::Job, &at, state.found().as_ref(), START)).unwrap();
-        let problem = &pass.findings.problems[0];
+        let problem = &report.findings.problems[0];
         assert_eq!((&*problem.reason, problem.permanent), (reason, true));
         assert!(problem.message.contains(words), "{}", problem.message);
         let status = world.get("DaskJob", &at.name).unwrap()["status"].clone();
@@ -295,8 +295,8 @@ fn a_pod_of_a_stranger_is_left_alone() {
     let stranger = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "simple-job-runner", "namespace": "ns1"},
         "spec": {"x": 1}, "status": {"phase": "Succeeded"}});
     world.cluster.create(stranger).unwrap();
-    let pass = world.settle();
-    assert!(pass.findings.problems.iter().any(|problem| problem.reason == "ForeignObject"));
+    let report = world.settle();
+    assert!(report.findings.problems.iter().any(|problem| problem.reason == "ForeignObject"));
     assert_eq!((world.runner().unwrap()["spec"].clone(), world.job_status().as_str()), (json!({"x": 1}), "JobCreated"));
 }
 
@@ -324,16 +324,16 @@ fn what_the_python_operator_left_unfinished_is_finished() {
 fn that_it_is_paused_is_told_once() {
     let mut world = World::new(simple());
     world.edit(|job| job["metadata"]["annotations"]["operator.dask.org/paused"] = json!("true"));
-    assert_eq!(world.pass().events.len(), 1);
+    assert_eq!(world.reconcile().events.len(), 1);
     assert!(
         world.was_told("Paused: the annotation operator.dask.org/paused pauses reconciliation; remove it to resume")
     );
-    assert_eq!((world.pass().events.len(), world.made()), (0, (false, false)));
+    assert_eq!((world.reconcile().events.len(), world.made()), (0, (false, false)));
     world.edit(|job| job["metadata"]["annotations"]["operator.dask.org/paused"] = json!("false"));
     world.settle();
     assert_eq!(world.made(), (true, true));
     world.edit(|job| job["metadata"]["annotations"]["operator.dask.org/paused"] = json!("true"));
-    assert_eq!(world.pass().events.len(), 1, "another pause is told anew");
+    assert_eq!(world.reconcile().events.len(), 1, "another pause is told anew");
 }
 
 #[test]
@@ -347,9 +347,9 @@ fn a_container_that_outlives_the_jobs_own_is_told_after_a_while() {
     let proxy = json!({"name": "proxy", "state": {"running": {"startedAt": "2026-11-22T18:30:02Z"}}});
     world.now += 5_000;
     let status = json!({"phase": "Running", "containerStatuses": [{"name": own, "state": ended}, proxy]});
-    let pass = world.report(status);
+    let report = world.report(status);
     assert!(!world.was_told("RunnerNotEnding"), "it may be about to end");
-    assert_eq!(pass.requeue_after, Some(std::time::Duration::from_secs(10)));
+    assert_eq!(report.requeue_after, Some(std::time::Duration::from_secs(10)));
     world.wait(10);
     assert!(world.was_told("proxy still runs; let it end too, or move it to initContainers with restartPolicy Always"));
     assert!(world.was_told("spec.job.spec of DaskJob simple-job"));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dask_wasm_operator_core::pipeline::Pass;
+use dask_wasm_operator_core::pipeline::Report;
 use serde_json::json;
 
 use crate::world::{World, key, simple, with};
@@ -22,7 +22,7 @@ fn fault_24_a_suspended_job_has_no_children_and_begins_anew_when_resumed() {
     let uid = world.runner_uid();
 
     world.edit(|job| job["spec"]["suspend"] = json!(true));
-    world.pass();
+    world.reconcile();
     assert_eq!(world.made(), (true, true), "the status says so first");
     world.settle();
     assert_eq!((world.status(), world.made()), (json!({"jobStatus": "JobCreated"}), (false, false)));
@@ -55,7 +55,7 @@ fn a_job_that_is_suspended_and_resumed_at_once_goes_on() {
     world.runs();
     let uid = world.runner_uid();
     world.edit(|job| job["spec"]["suspend"] = json!(true));
-    world.pass();
+    world.reconcile();
     world.edit(|job| job["spec"]["suspend"] = json!(false));
     world.settle();
     assert_eq!((world.job_status().as_str(), world.runner_uid()), ("Running", uid));
@@ -66,8 +66,8 @@ fn the_end_of_a_pod_that_was_removed_for_a_suspension_is_not_that_of_the_job() {
     let mut world = World::new(with(simple(), json!({"suspend": true})));
     world.settle();
     world.edit(|job| job["spec"]["suspend"] = json!(false));
-    world.pass();
-    world.pass();
+    world.reconcile();
+    world.reconcile();
     // The pod of the time before is on its way out, and its process ended well enough.
     world.cluster.edit(&key("Pod", "simple-job-runner"), |pod| {
         pod["metadata"]["deletionTimestamp"] = json!("2026-11-22T18:31:00Z");
@@ -84,12 +84,12 @@ fn a_job_is_deleted_some_time_after_its_end() {
     let mut world = World::new(with(simple(), json!({"ttlSecondsAfterFinished": 100})));
     world.settle();
     world.now += 5_000;
-    let pass = world.ends("Succeeded", 0);
-    assert_eq!(pass.requeue_after, Some(Duration::from_secs(100)), "counted from 18:30:05");
+    let report = world.ends("Succeeded", 0);
+    assert_eq!(report.requeue_after, Some(Duration::from_secs(100)), "counted from 18:30:05");
     world.wait(99);
     assert!(world.get("DaskJob", "simple-job").is_some());
     world.now += 1_000;
-    world.pass();
+    world.reconcile();
     assert!(world.get("DaskJob", "simple-job").is_none() && world.made() == (false, false));
 }
 
@@ -104,11 +104,11 @@ fn a_job_without_any_time_after_its_end_goes_when_that_is_written() {
         pod["status"]["containerStatuses"][0]["state"] =
             json!({"terminated": {"exitCode": 0, "finishedAt": "2026-11-22T18:30:05Z"}});
     });
-    world.pass();
+    world.reconcile();
     assert!(world.get("DaskJob", "simple-job").is_some(), "its end is not written yet");
     world.publish();
     assert_eq!(world.job_status(), "Successful");
-    world.pass();
+    world.reconcile();
     assert!(world.get("DaskJob", "simple-job").is_none() && world.made() == (false, false));
 }
 
@@ -128,7 +128,7 @@ fn a_job_that_is_suspended_before_it_runs_begins_anew_when_resumed() {
 }
 
 #[test]
-fn a_suspension_with_a_restart_before_each_pass_is_the_same() {
+fn a_suspension_with_a_restart_before_each_reconcile_is_the_same() {
     let mut world = World::new(with(simple(), json!({"backoffLimit": 2})));
     world.restarts = true;
     world.settle();
@@ -136,7 +136,7 @@ fn a_suspension_with_a_restart_before_each_pass_is_the_same() {
     let uid = world.runner_uid();
     world.edit(|job| job["spec"]["suspend"] = json!(true));
     for _ in 0..2 {
-        world.pass();
+        world.reconcile();
         assert_eq!(world.made(), (true, true), "the status could not be written yet");
     }
     world.settle();
@@ -168,12 +168,12 @@ fn the_deadline_counts_while_the_runner_is_pending() {
 #[test]
 fn a_job_that_takes_too_long_fails_and_its_runner_is_removed() {
     let mut world = World::new(with(simple(), json!({"activeDeadlineSeconds": 100, "backoffLimit": 9})));
-    let pass = world.settle();
-    assert_eq!(pass.requeue_after, Some(Duration::from_secs(100)));
+    let report = world.settle();
+    assert_eq!(report.requeue_after, Some(Duration::from_secs(100)));
     world.runs();
     world.wait(90);
-    let pass = world.ends("Failed", 1);
-    assert_eq!(pass.requeue_after, Some(Duration::from_secs(10)), "the pause is over, a new runner was made");
+    let report = world.ends("Failed", 1);
+    assert_eq!(report.requeue_after, Some(Duration::from_secs(10)), "the pause is over, a new runner was made");
     world.wait(10);
     let status = json!({"jobStatus": "Failed", "clusterName": "simple-job", "jobRunnerPodName": "simple-job-runner",
         "startTime": "2026-11-22T18:30:02Z", "endTime": "2026-11-22T18:31:40Z"});
@@ -211,8 +211,8 @@ fn the_deadline_counts_from_the_last_resumption() {
 #[test]
 fn a_job_that_waits_suspended_says_so_once() {
     let mut world = World::new(with(simple(), json!({"suspend": true})));
-    let count = |pass: &Pass| pass.events.iter().filter(|event| event.reason == "JobSuspended").count();
-    assert_eq!(count(&world.pass()), 1);
+    let count = |report: &Report| report.events.iter().filter(|event| event.reason == "JobSuspended").count();
+    assert_eq!(count(&world.reconcile()), 1);
     world.publish();
     assert_eq!((0..5).map(|_| count(&world.settle())).sum::<usize>(), 0);
     world.restarts = true;

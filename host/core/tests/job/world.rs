@@ -4,7 +4,7 @@ use dask_wasm_operator_core::{
     dask::{Environment, Handler, Pipeline, Reconciler, cluster_in_memory},
     memory::{MemoryCluster, built_in_resources},
     object::{GroupVersionKind, NamespacedName, ObjectKey},
-    pipeline::{Pass, SubjectState},
+    pipeline::{Report, SubjectState},
     ports::Observed,
 };
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ pub(crate) struct World {
     state: SubjectState,
     pub(crate) environment: Environment,
     pub(crate) now: u64,
-    /// Whether a fresh process makes each pass.
+    /// Whether a fresh process makes each reconcile.
     pub(crate) restarts: bool,
     /// Events and problems so far, each change once.
     told: Vec<String>,
@@ -80,32 +80,34 @@ impl World {
         NamespacedName::new("ns1", "simple-job")
     }
 
-    /// One pass, without the status.
-    pub(crate) fn pass(&mut self) -> Pass {
+    /// One reconcile, without the status.
+    pub(crate) fn reconcile(&mut self) -> Report {
         let mut state = if self.restarts { SubjectState::default() } else { std::mem::take(&mut self.state) };
-        let pass = now(self.pipeline().reconcile(&Handler::Native(Reconciler::Job), &Self::at(), &mut state, self.now));
+        let report =
+            now(self.pipeline().reconcile(&Handler::Native(Reconciler::Job), &Self::at(), &mut state, self.now));
         self.state = state;
-        let problems = pass.findings.problems.iter().map(|problem| format!("{}: {}", problem.reason, problem.message));
-        let events = pass.events.iter().map(|event| format!("{}: {}", event.reason, event.message));
+        let problems =
+            report.findings.problems.iter().map(|problem| format!("{}: {}", problem.reason, problem.message));
+        let events = report.events.iter().map(|event| format!("{}: {}", event.reason, event.message));
         for told in events.chain(problems).collect::<Vec<_>>() {
             if !self.told.contains(&told) {
                 self.told.push(told);
             }
         }
-        pass
+        report
     }
 
     pub(crate) fn publish(&self) {
         now(self.pipeline().publish(Reconciler::Job, &Self::at(), self.state.found().as_ref(), self.now)).unwrap();
     }
 
-    /// Passes and statuses until nothing is left to be written; the last pass.
-    pub(crate) fn settle(&mut self) -> Pass {
+    /// Reconciles and statuses until nothing is left to be written; the last reconcile.
+    pub(crate) fn settle(&mut self) -> Report {
         for _ in 0..10 {
-            let pass = self.pass();
+            let report = self.reconcile();
             self.publish();
             if self.cluster.take_written().is_empty() {
-                return pass;
+                return report;
             }
         }
         panic!("no end of writes");
@@ -142,7 +144,7 @@ impl World {
     }
 
     /// The kubelet reports.
-    pub(crate) fn report(&mut self, status: Value) -> Pass {
+    pub(crate) fn report(&mut self, status: Value) -> Report {
         self.cluster.edit(&key("Pod", "simple-job-runner"), |pod| pod["status"] = status);
         self.settle()
     }
@@ -152,18 +154,18 @@ impl World {
             {"name": "job", "state": {"running": {"startedAt": "2026-11-22T18:30:02Z"}}}]}));
     }
 
-    pub(crate) fn ends(&mut self, phase: &str, exit_code: i32) -> Pass {
+    pub(crate) fn ends(&mut self, phase: &str, exit_code: i32) -> Report {
         self.report(json!({"phase": phase, "startTime": "2026-11-22T18:30:01Z", "containerStatuses": [
             {"name": "job", "state": {"terminated": {"exitCode": exit_code, "reason": "Error",
                 "startedAt": "2026-11-22T18:30:02Z", "finishedAt": "2026-11-22T18:30:05Z"}}}]}))
     }
 
-    pub(crate) fn lose_runner(&mut self) -> Pass {
+    pub(crate) fn lose_runner(&mut self) -> Report {
         self.cluster.delete(&key("Pod", "simple-job-runner"));
         self.settle()
     }
 
-    pub(crate) fn wait(&mut self, seconds: u64) -> Pass {
+    pub(crate) fn wait(&mut self, seconds: u64) -> Report {
         self.now += seconds * 1000;
         self.settle()
     }

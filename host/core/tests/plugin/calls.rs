@@ -25,14 +25,14 @@ fn a_handler_is_called_again_when_something_of_its_answer_is_gone_and_not_before
     let guest = Puppet::new(|_| children([one()]));
     let plugin = Arc::new(handler("p", &[Observed], &guest));
     world.settle(&plugin);
-    world.pass(&plugin);
+    world.reconcile(&plugin);
     assert_eq!((guest.take_calls(), world.state(&plugin).share().children), (vec!["Observed".to_owned()], 1));
     world.delete("ConfigMap", "one");
     world.settle(&plugin);
     assert_eq!(guest.take_calls(), ["Observed"]);
     assert!(world.get("ConfigMap", "one").is_some());
     world.edit("ConfigMap", "one", |child| child["data"]["a"] = json!("edited"));
-    world.pass(&plugin);
+    world.reconcile(&plugin);
     assert_eq!(guest.take_calls(), ["Observed"]);
 }
 
@@ -45,13 +45,13 @@ fn no_opinion_leaves_what_is_there() {
     });
     let plugin = Arc::new(handler("p", &[Created, Observed], &guest));
     for _ in 0..3 {
-        world.pass(&plugin);
+        world.reconcile(&plugin);
     }
     assert_eq!(guest.take_calls(), ["Created", "Observed"]);
     // What was made for `created` is asked for by `created`.
     world.delete("ConfigMap", "one");
     for _ in 0..3 {
-        world.pass(&plugin);
+        world.reconcile(&plugin);
     }
     assert_eq!(guest.take_calls(), ["Created again", "Observed"]);
     assert!(world.get("ConfigMap", "one").is_some());
@@ -63,7 +63,7 @@ fn nothing_is_written_to_withdraw_what_never_was() {
     let guest = Puppet::new(|_| annotations(&[]));
     let plugin = Arc::new(handler("p", &[Observed], &guest));
     for _ in 0..2 {
-        assert_eq!(world.pass(&plugin).writes, 0);
+        assert_eq!(world.reconcile(&plugin).writes, 0);
         world.restart();
     }
     guest.answers(|_| annotations(&[json!({"a": "b"})]));
@@ -71,7 +71,7 @@ fn nothing_is_written_to_withdraw_what_never_was() {
     assert_eq!(world.get("DaskCluster", "simple").unwrap()["metadata"]["annotations"]["a"], "b");
     guest.answers(|_| annotations(&[]));
     world.restart();
-    assert_eq!(world.pass(&plugin).writes, 1);
+    assert_eq!(world.reconcile(&plugin).writes, 1);
     assert_eq!(world.get("DaskCluster", "simple").unwrap()["metadata"].get("annotations"), None);
 }
 
@@ -81,9 +81,9 @@ fn a_call_that_the_host_can_not_make_is_never_given_up() {
     let guest = Puppet::new(|_| Err(CallError::Host("no place".to_owned())));
     let plugin = Arc::new(handler("p", &[Observed], &guest));
     for _ in 0..20 {
-        let pass = world.pass(&plugin);
-        assert!(matches!(pass.retry, Some(Retry::After(_))), "{pass:?}");
-        assert_eq!(problems(&pass), ["HostFailure: p/h: the call could not be made: “no place”"]);
+        let report = world.reconcile(&plugin);
+        assert!(matches!(report.retry, Some(Retry::After(_))), "{report:?}");
+        assert_eq!(problems(&report), ["HostFailure: p/h: the call could not be made: “no place”"]);
     }
     assert!(!world.state(&plugin).share().is_parked);
     guest.answers(|_| children([one()]));
@@ -99,7 +99,7 @@ fn of_an_answer_that_is_refused_little_is_kept() {
         children((0..50).map(child))
     });
     let plugin = Arc::new(handler("p", &[Observed], &guest));
-    world.pass(&plugin);
+    world.reconcile(&plugin);
     let state = world.state(&plugin);
     assert!(state.share().is_parked && state.findings().problems.len() == 10);
     let kept: usize = state.findings().problems.iter().map(|problem| problem.message.len()).sum();
@@ -108,6 +108,6 @@ fn of_an_answer_that_is_refused_little_is_kept() {
 
     guest.answers(|_| Err(CallError::Handler(Failure::Permanent { message: "x".repeat(1 << 20) })));
     let renewed = Arc::new(MountedHandler { code: 2, ..handler("p", &[Observed], &guest) });
-    world.pass(&renewed);
+    world.reconcile(&renewed);
     assert!(world.state(&renewed).findings().problems[0].message.len() < 2_000);
 }

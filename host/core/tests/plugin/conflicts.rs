@@ -50,15 +50,15 @@ fn a_guest_hears_of_a_conflict_at_its_next_call_and_no_more_when_it_is_gone() {
         object["data"]["a"] = json!("edited");
         object["metadata"]["labels"]["a.b/c"] = json!("edited");
     });
-    let pass = world.pass(&plugin);
+    let report = world.reconcile(&plugin);
     assert_eq!(take(&told), [NONE], "nobody knew of it before something was applied");
-    let problems = problems(&pass);
+    let problems = problems(&report);
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert!(
         problems[0].contains("ConfigMap ns1/one") && problems[0].contains(".data.a is held by “given”"),
         "{problems:?}"
     );
-    world.pass(&plugin);
+    world.reconcile(&plugin);
     let both = [conflict(Some("the-key"), "data.a"), conflict(Some("the-key"), "metadata.labels[\"a.b/c\"]")];
     assert_eq!(take(&told), std::slice::from_ref(&both));
     // Who took the fields gives them back.
@@ -85,9 +85,9 @@ fn a_guest_that_leaves_the_field_to_its_holder_is_done() {
     let plugin = Arc::new(handler("p", &[Observed], &guest));
     world.settle(&plugin);
     world.edit("ConfigMap", "one", |object| object["data"]["a"] = json!("edited"));
-    world.pass(&plugin);
-    let pass = world.pass(&plugin);
-    assert!(problems(&pass).is_empty() && pass.retry.is_none(), "{pass:?}");
+    world.reconcile(&plugin);
+    let report = world.reconcile(&plugin);
+    assert!(problems(&report).is_empty() && report.retry.is_none(), "{report:?}");
     assert_eq!(world.get("ConfigMap", "one").unwrap()["data"], json!({"a": "edited", "c": "d"}));
     assert_eq!(take(&told).last(), Some(&vec![conflict(Some("one"), "data.a")]));
 }
@@ -98,7 +98,7 @@ fn a_call_that_fails_in_between_loses_no_conflict_and_one_of_the_subject_has_no_
     world.edit("DaskCluster", "simple", |cluster| cluster["metadata"]["annotations"] = json!({"a": "given"}));
     let (guest, told) = telling(|_| annotations(&[json!({"a": "b"})]));
     let plugin = Arc::new(handler("p", &[Observed], &guest));
-    world.pass(&plugin);
+    world.reconcile(&plugin);
     guest.answers({
         let told = Arc::clone(&told);
         move |call| {
@@ -106,8 +106,8 @@ fn a_call_that_fails_in_between_loses_no_conflict_and_one_of_the_subject_has_no_
             Err(CallError::Handler(Failure::Temporary { message: "later".to_owned(), retry_after: None }))
         }
     });
-    world.pass(&plugin);
-    world.pass(&plugin);
+    world.reconcile(&plugin);
+    world.reconcile(&plugin);
     let held = vec![conflict(None, "metadata.annotations.a")];
     assert_eq!(take(&told), [vec![], held.clone(), held]);
 }
@@ -119,7 +119,7 @@ fn what_a_child_that_is_gone_was_about_is_not_handed_over() {
     let plugin = Arc::new(handler("p", &[Observed], &guest));
     world.settle(&plugin);
     world.edit("ConfigMap", "one", |object| object["data"]["a"] = json!("edited"));
-    world.pass(&plugin);
+    world.reconcile(&plugin);
     world.delete("ConfigMap", "one");
     take(&told);
     world.settle(&plugin);

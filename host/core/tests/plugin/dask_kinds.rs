@@ -39,8 +39,8 @@ fn plugin() -> (Arc<Puppet>, Arc<MountedHandler>) {
 fn settle(world: &mut World, plugin: &Arc<MountedHandler>) {
     for _ in 0..3 {
         world.run_dask();
-        let pass = world.settle(plugin);
-        assert_eq!((problems(&pass), pass.retry), (Vec::new(), None));
+        let report = world.settle(plugin);
+        assert_eq!((problems(&report), report.retry), (Vec::new(), None));
     }
 }
 

@@ -46,8 +46,8 @@ fn the_end_of_a_subject_is_told_once() {
     world.settle(&plugin);
     guest.take_calls();
     world.delete("DaskCluster", "simple");
-    world.pass(&plugin);
-    world.pass(&plugin);
+    world.reconcile(&plugin);
+    world.reconcile(&plugin);
     assert_eq!(guest.take_calls(), ["Deleted"]);
 }
 
@@ -60,12 +60,12 @@ fn a_subject_that_lost_its_labels_is_let_go_and_lives_on() {
     guest.take_calls();
     assert_eq!(annotation(&world).as_deref(), Some("b"));
     world.hide("DaskCluster", "simple");
-    world.pass(&plugin);
+    world.reconcile(&plugin);
     assert_eq!(guest.take_calls(), Vec::<String>::new());
     assert_eq!((annotation(&world), world.get("ConfigMap", "one")), (None, None));
     // That it goes later is nothing that this handler is about.
     world.delete("DaskCluster", "simple");
-    world.pass(&plugin);
+    world.reconcile(&plugin);
     assert_eq!(guest.take_calls(), Vec::<String>::new());
 }
 
@@ -80,7 +80,7 @@ fn a_subject_that_does_not_fit_any_more_is_let_go_and_its_end_is_not_told() {
     world.settle(&unfitting);
     assert_eq!((annotation(&world), world.get("ConfigMap", "one")), (None, None));
     world.delete("DaskCluster", "simple");
-    world.pass(&unfitting);
+    world.reconcile(&unfitting);
     assert_eq!(guest.take_calls(), Vec::<String>::new());
 }
 
@@ -101,19 +101,19 @@ fn what_can_t_be_removed_at_the_end_is_told_and_tried_again_and_keeps_nothing_el
             }
             world.refuse(kind, name, "a webhook is against it");
             for _ in 0..20 {
-                let pass = world.pass(&handler);
-                assert!(matches!(pass.retry, Some(Retry::After(_))), "{kind}: {:?}", pass.retry);
-                let problems = problems(&pass);
+                let report = world.reconcile(&handler);
+                assert!(matches!(report.retry, Some(Retry::After(_))), "{kind}: {:?}", report.retry);
+                let problems = problems(&report);
                 assert!(problems[0].starts_with("Forbidden: p/h: "), "{problems:?}");
                 assert!(problems[0].contains(&format!("refuses {kind}")), "{problems:?}");
-                let remains = pass.findings.problems[0].waits_for.as_ref().map(|object| object.at.name.clone());
+                let remains = report.findings.problems[0].waits_for.as_ref().map(|object| object.at.name.clone());
                 assert_eq!(remains.as_deref(), Some(name), "it is told there");
                 assert!(problems[0].ends_with(&format!(" ns1/{name}: “a webhook is against it”")), "{problems:?}");
             }
             let left = (world.get("ConfigMap", "one").is_some(), annotation(&world).is_some());
             assert_eq!(left, (kind == "ConfigMap", kind == "DaskCluster"), "what is not refused is done");
             world.refuse_nothing();
-            let last = world.pass(&handler);
+            let last = world.reconcile(&handler);
             assert_eq!((last.writes, last.retry, problems(&last)), (1, None, Vec::new()));
             assert_eq!((annotation(&world), world.get("ConfigMap", "one")), (None, None));
         }
@@ -127,8 +127,8 @@ fn what_is_gone_with_its_namespace_is_not_tried_again() {
     let plugin = Arc::new(handler("p", &[Observed], &guest));
     world.settle(&plugin);
     world.delete("DaskCluster", "simple");
-    let pass = world.pass(&plugin);
-    assert_eq!((pass.retry, problems(&pass)), (None, Vec::new()));
+    let report = world.reconcile(&plugin);
+    assert_eq!((report.retry, problems(&report)), (None, Vec::new()));
 }
 
 #[test]

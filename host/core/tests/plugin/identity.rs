@@ -43,7 +43,7 @@ fn by(identity: &Identity, words: &str) -> (String, Identity) {
 #[test]
 fn what_a_handler_wants_is_written_in_the_name_of_its_account_and_what_the_operator_notes_in_its_own() {
     let mut world = World::new();
-    world.pass(&plugin("one", 1));
+    world.reconcile(&plugin("one", 1));
     let notes = by(&Identity::Operator, "create DaskPluginRecord");
     let patch = by(&robot(), "apply DaskCluster");
     assert_eq!(written(&world), [patch.clone(), by(&robot(), "create ConfigMap"), notes]);
@@ -57,7 +57,7 @@ fn what_a_handler_wants_is_written_in_the_name_of_its_account_and_what_the_opera
     assert_eq!(written(&world), [by(&robot(), "apply ConfigMap")]);
     // At the end of its subject, too.
     world.delete("DaskCluster", "simple");
-    world.pass(&other);
+    world.reconcile(&other);
     let end = written(&world);
     assert!(!end.is_empty() && end.iter().all(|(_, identity)| *identity == robot()), "{end:?}");
 }
@@ -75,9 +75,9 @@ fn a_permission_that_the_account_lacks_is_told_with_the_rule_that_gives_it() {
     let mut world = World::new();
     let words = "configmaps \"one\" is forbidden: User \"system:serviceaccount:ops:robot\" cannot patch resource \"configmaps\" in API group \"\" in the namespace \"ns1\"";
     world.refuse("ConfigMap", "one", words);
-    let told = problems(&world.pass(&plugin("one", 1)));
+    let told = problems(&world.reconcile(&plugin("one", 1)));
     let rule = "bind ServiceAccount ops/robot to a Role in namespace ns1 with the rule {apiGroups: [\"\"], resources: [configmaps], verbs: [create, patch]}";
     assert!(told.len() == 1 && told[0].starts_with("Forbidden: ") && told[0].ends_with(rule), "{told:?}");
     world.refuse_nothing();
-    assert!(problems(&world.pass(&plugin("one", 1))).is_empty());
+    assert!(problems(&world.reconcile(&plugin("one", 1))).is_empty());
 }

@@ -20,15 +20,15 @@ fn what_a_dask_reconciler_made_is_not_merged_into_nor_deleted() {
         let guest = exposing();
         let hostile = Arc::new(MountedHandler { takes_conflicts, ..handler("p", &[Observed], &guest) });
 
-        let pass = world.pass(&hostile);
+        let report = world.reconcile(&hostile);
         let told = "ForeignObject: Service ns1/simple-scheduler exists already and was made by dask-operator/cluster;";
-        assert!(problems(&pass)[0].starts_with(told), "{:?}", problems(&pass));
+        assert!(problems(&report)[0].starts_with(told), "{:?}", problems(&report));
         guest.answers(|call| {
             assert_eq!(call.children, [], "it is not its child");
             children([])
         });
         world.restart();
-        assert_eq!(world.pass(&hostile).writes, 0);
+        assert_eq!(world.reconcile(&hostile).writes, 0);
         assert_eq!(world.get("Service", "simple-scheduler"), before);
         assert_eq!(world.authors("Service", "simple-scheduler"), ["dask-operator/cluster"]);
     }
@@ -38,7 +38,7 @@ fn what_a_dask_reconciler_made_is_not_merged_into_nor_deleted() {
 fn what_a_plugin_made_is_not_taken_by_a_dask_reconciler() {
     let mut world = World::new();
     let plugin = Arc::new(handler("p", &[Observed], &exposing()));
-    assert_eq!(world.pass(&plugin).writes, 1);
+    assert_eq!(world.reconcile(&plugin).writes, 1);
     let told = problems(&world.run_cluster());
     assert!(told.iter().any(|told| told.contains("was made by dask-plugin/p/h")), "{told:?}");
     assert_eq!(world.authors("Service", "simple-scheduler"), ["dask-plugin/p/h"]);
@@ -55,10 +55,10 @@ fn of_two_plugins_that_want_one_object_the_first_has_it() {
         let guest = wanting("second");
         let second = Arc::new(MountedHandler { takes_conflicts, ..handler("second", &[Observed], &guest) });
         world.settle(&first);
-        let told = problems(&world.pass(&second));
+        let told = problems(&world.reconcile(&second));
         assert!(told[0].contains("was made by dask-plugin/first/h"), "{told:?}");
         guest.answers(|_| children([]));
-        world.pass(&second);
+        world.reconcile(&second);
         assert_eq!(world.get("ConfigMap", "one").unwrap()["data"]["of"], "first");
         assert_eq!(world.authors("ConfigMap", "one"), ["dask-plugin/first/h"]);
     }
@@ -94,7 +94,7 @@ fn a_place_that_is_taken_keeps_nothing_else_from_being_done() {
     world.hide("ConfigMap", "taken");
     guest.answers(move |_| children([config_map("taken"), config_map("new")]));
     world.restart();
-    let told = problems(&world.pass(&plugin));
+    let told = problems(&world.reconcile(&plugin));
     assert!(told[0].contains("ConfigMap ns1/taken exists already"), "{told:?}");
     assert_eq!(world.get("ConfigMap", "taken"), before);
     assert!(world.get("ConfigMap", "new").is_some());
@@ -110,9 +110,9 @@ fn a_field_that_can_t_be_changed_is_told_with_the_remedy_and_waited_for() {
     world.refuse("ConfigMap", "one", "data: Forbidden: field is immutable when `immutable` is set");
     guest.answers(|_| children([child("ConfigMap", "one", json!({"data": {"a": "c"}}))]));
     world.restart();
-    let pass = world.pass(&plugin);
-    let told = problems(&pass);
+    let report = world.reconcile(&plugin);
+    let told = problems(&report);
     assert!(told[0].contains("field is immutable") && told[0].contains("; delete it to have it recreated"), "{told:?}");
-    let awaited = pass.findings.problems[0].waits_for.as_ref().map(ToString::to_string);
+    let awaited = report.findings.problems[0].waits_for.as_ref().map(ToString::to_string);
     assert_eq!(awaited.as_deref(), Some("ConfigMap ns1/one"));
 }

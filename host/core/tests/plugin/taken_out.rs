@@ -30,8 +30,8 @@ fn it_goes_from_the_child() {
             world.edit("DaskCluster", "simple", |cluster| {
                 cluster["metadata"]["annotations"]["now"] = json!(items.to_string())
             });
-            let pass = world.settle(&handler_of(&guest, kind, items.clone()));
-            assert_eq!(problems(&pass), [""; 0]);
+            let report = world.settle(&handler_of(&guest, kind, items.clone()));
+            assert_eq!(problems(&report), [""; 0]);
             assert_eq!(list(&world, kind), items, "{kind}, restarts: {restarts}");
         }
     }

@@ -29,8 +29,8 @@ fn fault_01_a_subject_that_can_not_be_read_is_not_handed_over_and_keeps_its_chil
         if restarts {
             world.restart();
         }
-        let pass = world.pass(&plugin);
-        assert!(pass.alive && pass.writes == 0 && pass.events.is_empty(), "its own status says it: {pass:?}");
+        let report = world.reconcile(&plugin);
+        assert!(report.alive && report.writes == 0 && report.events.is_empty(), "its own status says it: {report:?}");
         assert!(guest.take_calls().is_empty());
         assert_eq!(world.get("ConfigMap", "one"), before);
         world.focus();
@@ -38,7 +38,7 @@ fn fault_01_a_subject_that_can_not_be_read_is_not_handed_over_and_keeps_its_chil
         assert_eq!(world.get("ConfigMap", "one"), before);
         assert_eq!(guest.take_calls().is_empty(), !restarts, "nothing has changed since it was asked");
         world.blur("DaskCluster", "simple", "spec.a");
-        world.pass(&plugin);
+        world.reconcile(&plugin);
         world.delete("DaskCluster", "simple");
         world.settle(&plugin);
         assert!(world.get("ConfigMap", "one").is_none(), "it is gone with its subject");
@@ -60,8 +60,8 @@ fn fault_01_a_subject_without_a_status_of_ours_is_told_by_an_event() {
     let subject = Resource { kind, plural: "services".to_owned(), namespaced: true };
     let plugin = Arc::new(MountedHandler { subject, ..handler("p", &[Observed], &guest) });
     world.blur("Service", "simple", "metadata.annotations.x");
-    let pass = world.pass(&plugin);
-    let told: Vec<_> = pass.events.iter().map(|event| (&*event.reason, &*event.message)).collect();
+    let report = world.reconcile(&plugin);
+    let told: Vec<_> = report.events.iter().map(|event| (&*event.reason, &*event.message)).collect();
     assert_eq!(told, [("InvalidSpec", "Service simple: metadata.annotations.x: is odd; correct this field")]);
     assert!(guest.take_calls().is_empty());
 }
@@ -76,10 +76,10 @@ fn fault_01_a_child_that_can_not_be_read_is_left_as_it_is() {
     for path in ["metadata.labels", "data.a"] {
         world.blur("ConfigMap", "one", path);
         world.restart();
-        let pass = world.pass(&plugin);
+        let report = world.reconcile(&plugin);
         assert_eq!(world.get("ConfigMap", "one"), before);
         assert_eq!(
-            problems(&pass),
+            problems(&report),
             [format!(
                 "Unreadable: ConfigMap ns1/one can't be read and is left as it is: {path}: is odd; correct this field, or delete it"
             )]

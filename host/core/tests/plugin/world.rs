@@ -16,7 +16,7 @@ use dask_wasm_operator_core::{
     memory::{MemoryCluster, built_in_resources},
     native::Native as _,
     object::{GroupVersionKind, NamespacedName, Object, ObjectKey, Resource, Unreadable},
-    pipeline::{MountedHandler, Pass, Remembered, SubjectState},
+    pipeline::{MountedHandler, Remembered, Report, SubjectState},
     plugin::{HandlerName, Mounted, Rights},
     ports::{CallError, CallReport, Guest, Mandate, Observed, Pending, Writes},
     spec::{Grants, KindGrant, Limits, PatchGrant},
@@ -262,34 +262,34 @@ impl World {
         ObjectKey { kind: GroupVersionKind::new(group, version, kind), at: NamespacedName::new("ns1", name) }
     }
 
-    fn pass_of(&mut self, name: String, handler: &Handler, at: &NamespacedName) -> Pass {
+    fn reconcile_of(&mut self, name: String, handler: &Handler, at: &NamespacedName) -> Report {
         let environment = Environment::default();
         let pipeline = Pipeline::new(&self.watched, &self.watched, &environment);
-        // As it is between two passes.
+        // As it is between two reconciles.
         let remembered = Remembered::from(self.states.remove(&name).unwrap_or_default());
         let state = self.states.entry(name).or_insert(remembered.into());
         now(pipeline.reconcile(handler, at, state, NOW))
     }
 
-    /// One pass of a plugin's handler over the DaskCluster.
-    pub(crate) fn pass(&mut self, handler: &Arc<MountedHandler>) -> Pass {
-        self.pass_of(handler.name.to_string(), &Handler::Plugin(Arc::clone(handler)), &Self::at())
+    /// One reconcile of a plugin's handler over the DaskCluster.
+    pub(crate) fn reconcile(&mut self, handler: &Arc<MountedHandler>) -> Report {
+        self.reconcile_of(handler.name.to_string(), &Handler::Plugin(Arc::clone(handler)), &Self::at())
     }
 
-    /// Passes until there is nothing left to write.
-    pub(crate) fn settle(&mut self, handler: &Arc<MountedHandler>) -> Pass {
+    /// Reconciles until there is nothing left to write.
+    pub(crate) fn settle(&mut self, handler: &Arc<MountedHandler>) -> Report {
         for _ in 0..10 {
-            let pass = self.pass(handler);
-            if pass.writes == 0 {
-                return pass;
+            let report = self.reconcile(handler);
+            if report.writes == 0 {
+                return report;
             }
         }
         panic!("no end of writes");
     }
 
     /// Has the Dask reconciler make the objects of the DaskCluster.
-    pub(crate) fn run_cluster(&mut self) -> Pass {
-        self.pass_of("native".to_owned(), &Handler::Native(Reconciler::Cluster), &Self::at())
+    pub(crate) fn run_cluster(&mut self) -> Report {
+        self.reconcile_of("native".to_owned(), &Handler::Native(Reconciler::Cluster), &Self::at())
     }
 
     /// Has all Dask reconcilers look at all Dask objects until they have nothing left to write.
@@ -300,7 +300,7 @@ impl World {
                 let subjects = self.watched.cluster.objects().into_iter();
                 for subject in subjects.filter(|object| object.kind.same_kind(&reconciler.subject())) {
                     let name = format!("{} {}", reconciler.name(), subject.metadata.name);
-                    writes += self.pass_of(name, &Handler::Native(reconciler), &subject.at()).writes;
+                    writes += self.reconcile_of(name, &Handler::Native(reconciler), &subject.at()).writes;
                 }
             }
             if writes == 0 {
@@ -390,6 +390,6 @@ impl World {
 }
 
 /// Reasons and messages of what could not be done.
-pub(crate) fn problems(pass: &Pass) -> Vec<String> {
-    pass.findings.problems.iter().map(|problem| format!("{}: {}", problem.reason, problem.message)).collect()
+pub(crate) fn problems(report: &Report) -> Vec<String> {
+    report.findings.problems.iter().map(|problem| format!("{}: {}", problem.reason, problem.message)).collect()
 }

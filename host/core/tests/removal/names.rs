@@ -108,19 +108,19 @@ fn fault_09_what_cannot_be_told_apart_waits_until_the_deadline_and_says_why() {
     let names = world.workers();
     world.scale(1);
     let strangers = || workers(&[("alice", "tcp://10.9.9.9:1"), ("bob", "tcp://node-2:1")]);
-    let pass = world.answer(strangers());
-    let problem = &pass.findings.problems[0];
+    let report = world.answer(strangers());
+    let problem = &report.findings.problems[0];
     assert_eq!(problem.reason, "WorkersNotRecognized");
     assert!(problem.message.contains("2 workers (the first runs at 10.9.9.9)"), "{problem}");
     assert!(!problem.message.contains("alice"), "names are the words of who answers: {problem}");
     for _ in 0..19 {
         world.wait(6 * SECOND);
         assert_eq!(world.asked, [SchedulerCall::Workers]);
-        let pass = world.answer(strangers());
-        assert_eq!((pass.events.len(), world.workers()), (0, names.clone()), "{:?}", pass.events);
+        let report = world.answer(strangers());
+        assert_eq!((report.events.len(), world.workers()), (0, names.clone()), "{:?}", report.events);
     }
-    let pass = world.wait(6 * SECOND);
-    assert_eq!((pass.events[0].reason.as_str(), world.workers().len()), ("ScaledDownBlindly", 1));
+    let report = world.wait(6 * SECOND);
+    assert_eq!((report.events[0].reason.as_str(), world.workers().len()), ("ScaledDownBlindly", 1));
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn what_was_told_of_a_worker_that_is_gone_is_not_told_of_another_on_its_node() {
     assert_eq!(world.workers(), names[1..]);
     // Now one pod is left on the node, and the scheduler has not said yet that the other's process is gone.
     world.end_pod(&names[0]);
-    world.pass();
+    world.reconcile();
     assert_eq!(world.asked, asked_to_retire(&[second]));
     world.answer(retired(&[second]));
     assert_eq!(world.workers(), names[2..], "and none is made in its place");
@@ -288,11 +288,11 @@ impl Reality {
             self.restart(at);
         }
         let before = self.world.workers();
-        let pass = match asked.zip(reply) {
+        let report = match asked.zip(reply) {
             Some((asked, reply)) => self.world.reply_to(&asked, Ok(reply)),
             None => self.world.wait(4 * SECOND),
         };
-        self.is_warned |= pass.events.iter().any(|event| event.reason == "ScaledDownBlindly");
+        self.is_warned |= report.events.iter().any(|event| event.reason == "ScaledDownBlindly");
         let left: BTreeSet<_> = self.world.workers().into_iter().collect();
         // As many are wanted all the time, and nobody deletes any: none takes the place of another.
         let made: Vec<_> = left.iter().filter(|worker| !before.contains(worker)).collect();

@@ -20,16 +20,16 @@ fn fault_01_only_what_the_scheduler_has_retired_is_deleted() {
     assert_eq!(world.asked, [asked(&order[..2])]);
     assert_eq!(world.workers(), workers, "nothing goes before it is retired");
     // One of the two could not be emptied.
-    let pass = world.answer(retired(&workers[2..3]));
-    assert_eq!(pass.findings.problems[0].reason, "RetireIncomplete");
+    let report = world.answer(retired(&workers[2..3]));
+    assert_eq!(report.findings.problems[0].reason, "RetireIncomplete");
     assert_eq!(world.asked, [SchedulerCall::Workers]);
     world.answer(leaving(&order, &workers[2..3], Left::Nothing));
     assert_eq!(world.asked, [asked(&workers[2..3])]);
     assert_eq!(world.workers(), workers, "nothing goes before it is found empty when it can get nothing more");
-    let pass = world.answer(retired(&workers[2..3]));
+    let report = world.answer(retired(&workers[2..3]));
     assert_eq!(world.workers(), [0, 1, 3].map(|at| workers[at].clone()));
     assert_eq!(world.asked, [], "it is not asked at once again");
-    assert!(pass.requeue_after.is_some());
+    assert!(report.requeue_after.is_some());
     world.settle();
     world.wait(20 * SECOND);
     assert_eq!(world.asked, [SchedulerCall::Workers]);
@@ -104,7 +104,7 @@ fn a_restart_between_retiring_and_deleting_chooses_no_others() {
     assert_eq!(world.asked, [asked(&workers[..1])]);
     // The scheduler did it, the operator was killed, and now the scheduler would choose another.
     world.restart();
-    world.pass();
+    world.reconcile();
     world.answer(leaving(&[1, 2, 0].map(|at| workers[at].clone()), &workers[..1], Left::Nothing));
     assert_eq!(world.asked, [asked(&workers[..1])]);
     world.answer(retired(&workers[..1]));
@@ -221,7 +221,7 @@ fn workers_of_the_python_operator_are_taken_in() {
 #[test]
 fn more_workers_than_can_be_served_are_refused_by_name() {
     let mut world = World::new(1);
-    let pass = world.scale(2_000_000_000);
-    assert!(pass.findings.problems[0].message.contains("spec.worker.replicas is 2000000000"));
+    let report = world.scale(2_000_000_000);
+    assert!(report.findings.problems[0].message.contains("spec.worker.replicas is 2000000000"));
     assert_eq!(world.workers().len(), 1);
 }

@@ -54,7 +54,7 @@ fn after_a_restart_those_that_are_empty_go_although_another_is_not() {
     world.scale(1);
     world.answer(registered(&workers));
     world.restart();
-    world.pass();
+    world.reconcile();
     world.answer(leaving(&workers, &workers[..2], Left::Nothing));
     world.reply_to(&asked(&workers[1..2]), Ok(retired(&workers[1..2])));
     assert_eq!(world.workers(), [0, 2].map(|at| workers[at].clone()));
@@ -91,9 +91,9 @@ fn results_that_come_after_a_worker_was_retired_are_moved_too() {
     world.scale(1);
     world.answer(registered(&workers));
     world.answer(retired(&workers[..1]));
-    let pass = world.answer(leaving(&workers, &workers[..1], Left::Tasks { begun: true }));
+    let report = world.answer(leaving(&workers, &workers[..1], Left::Tasks { begun: true }));
     world.wait(SECOND);
-    assert!(pass.requeue_after.is_some_and(|after| after.as_secs() <= 1));
+    assert!(report.requeue_after.is_some_and(|after| after.as_secs() <= 1));
     world.answer(leaving(&workers, &workers[..1], Left::Nothing));
     assert_eq!(world.asked, [asked(&workers[..1])], "once more, now that nothing comes any more");
     assert_eq!(world.workers(), workers);
@@ -102,7 +102,7 @@ fn results_that_come_after_a_worker_was_retired_are_moved_too() {
 }
 
 #[test]
-fn a_scheduler_that_takes_long_to_answer_is_understood_over_several_passes() {
+fn a_scheduler_that_takes_long_to_answer_is_understood_over_several_reconciles() {
     let mut world = World::new(5);
     let workers = world.workers();
     let mut scheduler = Scheduler::of(&workers);
@@ -128,20 +128,20 @@ fn where_no_other_is_left_to_take_it_what_workers_hold_goes_with_them_at_the_dea
     world.scale(0);
     scheduler.serve(&mut world);
     assert_eq!(world.workers(), workers[1..], "the other has nothing to lose");
-    let (mut waited, mut passes) = (0, Vec::new());
+    let (mut waited, mut reconciles) = (0, Vec::new());
     while !world.workers().is_empty() {
         assert!(waited < 150, "they never go");
         waited += 5;
-        passes = vec![world.wait(5 * SECOND)];
-        passes.extend(scheduler.serve(&mut world));
+        reconciles = vec![world.wait(5 * SECOND)];
+        reconciles.extend(scheduler.serve(&mut world));
         if !world.workers().is_empty() {
-            let problem = &passes.last().unwrap().findings.problems[0];
+            let problem = &reconciles.last().unwrap().findings.problems[0];
             assert_eq!(problem.reason, "RetireIncomplete");
             assert!(problem.message.contains("no other worker"), "{problem}");
         }
     }
     assert!(waited >= 120, "{waited} s");
-    let events: Vec<_> = passes.iter().flat_map(|pass| &pass.events).collect();
+    let events: Vec<_> = reconciles.iter().flat_map(|report| &report.events).collect();
     assert_eq!((events.len(), events[0].reason.as_str()), (1, "ScaledDownBlindly"));
     assert!(events[0].message.contains("no other worker"), "{}", events[0].message);
 }
@@ -155,8 +155,8 @@ fn as_long_as_another_could_take_it_what_a_worker_holds_stays() {
     world.scale(1);
     for _ in 0..60 {
         scheduler.serve(&mut world);
-        let pass = world.wait(5 * SECOND);
-        let problem = &pass.findings.problems[0];
+        let report = world.wait(5 * SECOND);
+        let problem = &report.findings.problems[0];
         assert_eq!(problem.reason, "RetireIncomplete");
         assert!(problem.message.contains("actors"), "{problem}");
     }

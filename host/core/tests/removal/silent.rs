@@ -9,20 +9,20 @@ use crate::world::{SECOND, World, asked, registered};
 fn a_silent_scheduler_is_waited_for_and_then_done_without() {
     let mut world = World::new(3);
     world.scale(1);
-    let pass = world.unreachable();
-    assert_eq!(pass.findings.problems[0].reason, "ScaleDownWaiting");
+    let report = world.unreachable();
+    assert_eq!(report.findings.problems[0].reason, "ScaleDownWaiting");
     assert_eq!((world.workers().len(), world.asked.len()), (3, 0), "it is not asked at once again");
     for _ in 0..11 {
-        let pass = world.wait(10 * SECOND);
-        assert_eq!(pass.findings.problems[0].reason, "ScaleDownWaiting");
+        let report = world.wait(10 * SECOND);
+        assert_eq!(report.findings.problems[0].reason, "ScaleDownWaiting");
         world.unreachable();
     }
     assert_eq!(world.workers().len(), 3, "110 s");
-    let pass = world.wait(15 * SECOND);
-    assert_eq!(pass.findings.problems[0].reason, "ScaleDownWaiting", "also while it hangs");
-    let pass = world.unreachable();
+    let report = world.wait(15 * SECOND);
+    assert_eq!(report.findings.problems[0].reason, "ScaleDownWaiting", "also while it hangs");
+    let report = world.unreachable();
     assert_eq!(world.workers().len(), 1);
-    assert_eq!(pass.events[0].reason, "ScaledDownBlindly");
+    assert_eq!(report.events[0].reason, "ScaledDownBlindly");
 }
 
 /// The belief that is attacked: that whoever is not ready holds nothing.
@@ -36,9 +36,9 @@ fn a_silent_scheduler_is_not_waited_for_by_who_never_started_and_is_by_who_runs(
         world.edit("Deployment", name, |deployment| deployment["spec"]["replicas"] = json!(0));
     }
     world.run_pod(&workers[1], "10.0.0.1");
-    let pass = world.unreachable();
+    let report = world.unreachable();
     assert_eq!(world.workers(), workers[..2]);
-    assert_eq!(pass.findings.problems[0].reason, "ScaleDownWaiting");
+    assert_eq!(report.findings.problems[0].reason, "ScaleDownWaiting");
 }
 
 /// The scheduler was silent for a minute, and an hour later it is again.
@@ -51,8 +51,8 @@ fn silent_twice(between: impl FnOnce(&mut World)) {
     }
     between(&mut world);
     for _ in 0..11 {
-        let pass = world.unreachable();
-        assert_eq!((pass.events.len(), world.workers().len()), (0, 3));
+        let report = world.unreachable();
+        assert_eq!((report.events.len(), world.workers().len()), (0, 3));
         world.wait(10 * SECOND);
     }
     world.unreachable();
@@ -83,7 +83,7 @@ fn so_is_one_after_a_pause() {
         pause(world, "true");
         world.wait(3_600 * SECOND);
         pause(world, "false");
-        world.pass();
+        world.reconcile();
     });
 }
 
@@ -124,15 +124,15 @@ fn a_scheduler_whose_service_is_gone_is_waited_for_like_one_that_is_silent() {
     for kind in ["Service", "Deployment"] {
         let mut world = World::new(3);
         world.cluster.delete(&world.key(kind, "c-scheduler"));
-        let pass = world.scale(1);
-        assert_eq!(pass.findings.problems[0].reason, "ScaleDownWaiting");
-        let message = &pass.findings.problems[0].message;
+        let report = world.scale(1);
+        assert_eq!(report.findings.problems[0].reason, "ScaleDownWaiting");
+        let message = &report.findings.problems[0].message;
         assert!(message.contains(&format!("no {kind} c-scheduler")), "{message}");
         for _ in 0..23 {
             world.wait(5 * SECOND);
             assert_eq!(world.workers().len(), 3, "{kind}");
         }
-        let pass = world.wait(6 * SECOND);
-        assert_eq!((world.workers().len(), pass.events[0].reason.as_str()), (1, "ScaledDownBlindly"));
+        let report = world.wait(6 * SECOND);
+        assert_eq!((world.workers().len(), report.events[0].reason.as_str()), (1, "ScaledDownBlindly"));
     }
 }

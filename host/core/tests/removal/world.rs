@@ -4,7 +4,7 @@ use dask_wasm_operator_core::{
     dask::{Environment, Handler, Pipeline, Reconciler, cluster_in_memory},
     memory::{MemoryCluster, built_in_resources},
     object::{NamespacedName, ObjectKey},
-    pipeline::{Pass, SubjectState},
+    pipeline::{Report, SubjectState},
     scheduler::{Left, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
     time::rfc3339,
 };
@@ -44,34 +44,34 @@ impl World {
         }
         let mut world = Self { cluster, state: SubjectState::default(), now: BEGIN, asked: Vec::new() };
         let mut cluster_state = SubjectState::default();
-        world.reconcile(Reconciler::Cluster, "c", &mut cluster_state);
+        world.reconcile_by(Reconciler::Cluster, "c", &mut cluster_state);
         world.settle();
         world
     }
 
-    fn reconcile(&self, reconciler: Reconciler, name: &str, state: &mut SubjectState) -> Pass {
+    fn reconcile_by(&self, reconciler: Reconciler, name: &str, state: &mut SubjectState) -> Report {
         let environment = Environment::default();
         let pipeline = Pipeline::new(&self.cluster, &self.cluster, &environment);
         now(pipeline.reconcile(&Handler::Native(reconciler), &NamespacedName::new("n", name), state, self.now))
     }
 
-    pub(crate) fn pass(&mut self) -> Pass {
+    pub(crate) fn reconcile(&mut self) -> Report {
         let mut state = std::mem::take(&mut self.state);
-        let pass = self.reconcile(Reconciler::WorkerGroup, "g", &mut state);
+        let report = self.reconcile_by(Reconciler::WorkerGroup, "g", &mut state);
         self.state = state;
         // A call that is under way is not made twice.
-        let calls: Vec<_> = pass.calls.iter().map(|(_, call)| call.clone()).collect();
+        let calls: Vec<_> = report.calls.iter().map(|(_, call)| call.clone()).collect();
         self.asked.extend(calls.into_iter().filter(|call| !self.asked.contains(call)).collect::<Vec<_>>());
-        pass
+        report
     }
 
     pub(crate) fn settle(&mut self) {
-        while self.pass().writes > 0 {}
+        while self.reconcile().writes > 0 {}
     }
 
-    pub(crate) fn scale(&mut self, replicas: u32) -> Pass {
+    pub(crate) fn scale(&mut self, replicas: u32) -> Report {
         self.edit("DaskWorkerGroup", "g", |group| group["spec"]["worker"]["replicas"] = json!(replicas));
-        self.pass()
+        self.reconcile()
     }
 
     pub(crate) fn edit(&self, kind: &str, name: &str, change: impl FnOnce(&mut Value)) {
@@ -126,23 +126,23 @@ impl World {
     }
 
     /// The scheduler answers what it was asked; it was asked one thing only.
-    pub(crate) fn answer(&mut self, reply: SchedulerReply) -> Pass {
+    pub(crate) fn answer(&mut self, reply: SchedulerReply) -> Report {
         self.reply(Ok(reply))
     }
 
-    pub(crate) fn reply(&mut self, reply: Result<SchedulerReply, SchedulerError>) -> Pass {
+    pub(crate) fn reply(&mut self, reply: Result<SchedulerReply, SchedulerError>) -> Report {
         let [call] = self.asked.as_slice() else { panic!("the scheduler was asked {:?}", self.asked) };
         self.reply_to(&call.clone(), reply)
     }
 
     /// The scheduler answers one of the things that it was asked.
-    pub(crate) fn reply_to(&mut self, call: &SchedulerCall, reply: Result<SchedulerReply, SchedulerError>) -> Pass {
+    pub(crate) fn reply_to(&mut self, call: &SchedulerCall, reply: Result<SchedulerReply, SchedulerError>) -> Report {
         self.asked.retain(|asked| asked != call);
         self.state.heard(call, reply, self.now);
-        self.pass()
+        self.reconcile()
     }
 
-    pub(crate) fn unreachable(&mut self) -> Pass {
+    pub(crate) fn unreachable(&mut self) -> Report {
         self.reply(Err(SchedulerError::Unreachable("refused".to_owned())))
     }
 
@@ -152,10 +152,10 @@ impl World {
         self.state = SubjectState::default();
     }
 
-    /// The next pass after some time, in which the scheduler says nothing.
-    pub(crate) fn wait(&mut self, millis: u64) -> Pass {
+    /// The next reconcile after some time, in which the scheduler says nothing.
+    pub(crate) fn wait(&mut self, millis: u64) -> Report {
         self.now += millis;
-        self.pass()
+        self.reconcile()
     }
 }
 
@@ -186,17 +186,17 @@ impl Scheduler {
         SchedulerReply::Retired(retired)
     }
 
-    /// Answers until nothing is asked any more; the passes after the answers.
-    pub(crate) fn serve(&mut self, world: &mut World) -> Vec<Pass> {
-        let mut passes = Vec::new();
+    /// Answers until nothing is asked any more; the reconciles after the answers.
+    pub(crate) fn serve(&mut self, world: &mut World) -> Vec<Report> {
+        let mut reconciles = Vec::new();
         while let Some(call) = world.asked.first().cloned() {
-            assert!(passes.len() < 100, "no end of questions: {:?}", world.asked);
+            assert!(reconciles.len() < 100, "no end of questions: {:?}", world.asked);
             let reply = self.answer(&call);
-            passes.push(world.reply_to(&call, Ok(reply)));
+            reconciles.push(world.reply_to(&call, Ok(reply)));
             let left = world.workers();
             self.workers.retain(|worker| left.iter().any(|name| worker.name.starts_with(name.as_str())));
         }
-        passes
+        reconciles
     }
 }
 

@@ -84,14 +84,14 @@ impl Plugin {
         for at in clusters {
             for _ in 0..ROUNDS {
                 let (state, told) = self.states.entry(at.clone()).or_default();
-                let pass = world::now(pipeline.reconcile(&handler, &at, state, now));
-                for problem in pass.findings.problems.iter().filter(|problem| !problem.is_among(told)) {
+                let report = world::now(pipeline.reconcile(&handler, &at, state, now));
+                for problem in report.findings.problems.iter().filter(|problem| !problem.is_among(told)) {
                     recorder.note(format!("problem {} of the plugin about DaskCluster {}:", problem.reason, at.name));
                     recorder.note(format!("    {}", problem.message));
                 }
-                told.clone_from(&pass.findings.problems);
-                has_written |= pass.writes > 0;
-                if pass.writes == 0 || pass.retry.is_some() {
+                told.clone_from(&report.findings.problems);
+                has_written |= report.writes > 0;
+                if report.writes == 0 || report.retry.is_some() {
                     break;
                 }
             }

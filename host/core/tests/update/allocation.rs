@@ -21,7 +21,7 @@ fn fault_25_a_batch_follows_the_other_after_the_delay_also_after_a_restart() {
     let mut world = batches(7, 3, 10);
     world.settle();
     assert_eq!(world.workers().len(), 3);
-    let next = world.pass(Reconciler::WorkerGroup).requeue_after;
+    let next = world.reconcile(Reconciler::WorkerGroup).requeue_after;
     assert!(next.is_some_and(|next| (10..=11).contains(&next.as_secs())), "{next:?}");
     world.wait(5 * SECOND);
     world.restart();
@@ -31,16 +31,16 @@ fn fault_25_a_batch_follows_the_other_after_the_delay_also_after_a_restart() {
     assert_eq!(world.workers().len(), 6);
     world.wait(11 * SECOND);
     assert_eq!(world.workers().len(), 7);
-    assert_eq!(world.pass(Reconciler::WorkerGroup).requeue_after, None);
+    assert_eq!(world.reconcile(Reconciler::WorkerGroup).requeue_after, None);
 }
 
 #[test]
 fn a_batch_that_was_cut_off_is_completed() {
     let mut world = batches(7, 3, 10);
-    world.pass(Reconciler::Cluster);
+    world.reconcile(Reconciler::Cluster);
     // The record, and two of the workers.
     world.kubernetes.kill(Some(Kill { at: 3, written: false }));
-    world.pass(Reconciler::WorkerGroup);
+    world.reconcile(Reconciler::WorkerGroup);
     assert_eq!(world.workers().len(), 2);
     world.restart();
     world.settle();
@@ -48,11 +48,11 @@ fn a_batch_that_was_cut_off_is_completed() {
 }
 
 #[test]
-fn without_a_delay_each_pass_makes_a_batch() {
+fn without_a_delay_each_reconcile_makes_a_batch() {
     let mut world = batches(7, 3, 0);
-    world.pass(Reconciler::Cluster);
+    world.reconcile(Reconciler::Cluster);
     for expected in [3, 6, 7] {
-        world.pass(Reconciler::WorkerGroup);
+        world.reconcile(Reconciler::WorkerGroup);
         assert_eq!(world.workers().len(), expected);
     }
 }

@@ -12,7 +12,7 @@ use crate::{
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Pass,
+    Reconcile,
     /// A pod becomes ready, or is not any more.
     Ready(usize, bool),
     Image(usize),
@@ -22,7 +22,7 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        6 => Just(Step::Pass),
+        6 => Just(Step::Reconcile),
         4 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(which, ready)| Step::Ready(which, ready)),
         1 => (0..3_usize).prop_map(Step::Image),
         1 => (0..6_usize, any::<bool>()).prop_map(|(at, written)| Step::Killed(Kill { at, written })),
@@ -62,10 +62,10 @@ proptest! {
         let mut was_killed = false;
         for step in steps {
             match step {
-                Step::Pass => {
+                Step::Reconcile => {
                     was_killed = false;
-                    world.pass(Reconciler::Cluster);
-                    world.pass(Reconciler::WorkerGroup);
+                    world.reconcile(Reconciler::Cluster);
+                    world.reconcile(Reconciler::WorkerGroup);
                 }
                 Step::Ready(which, ready) => {
                     let workers = world.workers();
@@ -87,8 +87,8 @@ proptest! {
                 }
                 Step::Killed(kill) => {
                     world.kubernetes.kill(Some(kill));
-                    world.pass(Reconciler::Cluster);
-                    world.pass(Reconciler::WorkerGroup);
+                    world.reconcile(Reconciler::Cluster);
+                    world.reconcile(Reconciler::WorkerGroup);
                     world.restart();
                     was_killed = true;
                 }

@@ -95,7 +95,7 @@ fn a_takeover_restarts_nothing_whatever_the_template() {
 #[test]
 fn workers_that_were_taken_over_can_be_removed_and_replaced() {
     let mut world = made_by_python(4, "another");
-    // Scaled down before the first pass, and their pods never started: still none goes that is not ours.
+    // Scaled down before the first reconcile, and their pods never started: still none goes that is not ours.
     world.edit("DaskWorkerGroup", "c-default", |group| group["spec"]["worker"]["replicas"] = json!(2));
     world.workers().iter().for_each(|worker| world.kubernetes.set_ready(worker, false));
     world.settle();

@@ -13,11 +13,11 @@ fn the_same_refusal_in_other_words_is_told_once_and_writes_nothing() {
         format!("deployments.apps \"c-scheduler\" is forbidden: exceeded quota: q, requested: cpu=1, used: cpu={used}")
     };
     world.kubernetes.refuse("c-scheduler", &quota(0));
-    world.pass(Reconciler::Cluster);
-    world.pass(Reconciler::Cluster);
+    world.reconcile(Reconciler::Cluster);
+    world.reconcile(Reconciler::Cluster);
     assert_eq!(world.events, ["Refused"]);
     let told = world.condition("DaskCluster", "c", "Degraded").2;
-    let mut known = world.pass(Reconciler::Cluster).findings.problems;
+    let mut known = world.reconcile(Reconciler::Cluster).findings.problems;
     world.kubernetes.cluster.take_written();
     for attempt in 1..40 {
         match attempt % 4 {
@@ -32,7 +32,7 @@ fn the_same_refusal_in_other_words_is_told_once_and_writes_nothing() {
             world.restart();
             known = Vec::new();
         }
-        let problems = world.pass(Reconciler::Cluster).findings.problems;
+        let problems = world.reconcile(Reconciler::Cluster).findings.problems;
         assert!(
             known.iter().all(|known| known.is_among(&problems)),
             "what was not looked at is as it was: {problems:?}"
@@ -45,11 +45,11 @@ fn the_same_refusal_in_other_words_is_told_once_and_writes_nothing() {
     world
         .kubernetes
         .refuse("c-scheduler", "Deployment \"c-scheduler\" is invalid: spec.template.spec.restartPolicy: Unsupported");
-    world.pass(Reconciler::Cluster);
+    world.reconcile(Reconciler::Cluster);
     world
         .kubernetes
         .refuse("c-scheduler", "Deployment \"c-scheduler\" is invalid: spec.template.spec.dnsPolicy: Unsupported");
-    world.pass(Reconciler::Cluster);
+    world.reconcile(Reconciler::Cluster);
     assert_eq!(world.events, ["Refused"; 3], "another field is another problem");
 }
 
@@ -77,7 +77,7 @@ fn the_remedy_for_a_field_that_can_not_change_is_named() {
         world.edit("DaskCluster", "c", |cluster| {
             cluster["spec"]["scheduler"]["service"]["clusterIP"] = json!("None");
         });
-        world.pass(Reconciler::Cluster);
+        world.reconcile(Reconciler::Cluster);
         let (_, reason, message) = world.condition("DaskCluster", "c", "Degraded");
         assert_eq!(reason, "Refused");
         for part in
@@ -100,7 +100,7 @@ fn a_name_that_the_api_server_refuses_is_an_error_of_the_cluster() {
     let mut world = World::new([cluster(1, json!(null))]);
     let words = r#"Service "0-scheduler" is invalid: metadata.name: Invalid value: "0-scheduler": a DNS-1035 label must start with an alphabetic character"#;
     world.kubernetes.refuse("Service", words);
-    world.pass(Reconciler::Cluster);
+    world.reconcile(Reconciler::Cluster);
     let (_, reason, message) = world.condition("DaskCluster", "c", "Degraded");
     assert_eq!(reason, "InvalidName");
     assert!(message.contains("recreate it under another name"), "{message}");
@@ -118,7 +118,7 @@ fn a_worker_whose_change_is_refused_keeps_no_others_from_going() {
             group["spec"]["worker"]["replicas"] = json!(2);
         });
         for _ in 0..10 {
-            world.pass(Reconciler::WorkerGroup);
+            world.reconcile(Reconciler::WorkerGroup);
         }
         assert_eq!((world.workers().len(), world.retired.len()), (2, 2));
     }
@@ -128,10 +128,10 @@ fn a_worker_whose_change_is_refused_keeps_no_others_from_going() {
 fn what_a_quota_refuses_keeps_no_outdated_worker_from_going() {
     let mut world = World::settled(cluster(3, rolling(json!(1), json!(1))));
     world.set_image("worker", "new");
-    world.pass(Reconciler::Cluster);
+    world.reconcile(Reconciler::Cluster);
     world.kubernetes.refuse("Deployment", "exceeded quota: few");
     for _ in 0..10 {
-        world.pass(Reconciler::WorkerGroup);
+        world.reconcile(Reconciler::WorkerGroup);
     }
     assert_eq!((world.workers().len(), world.retired.len()), (2, 1));
 }
@@ -142,7 +142,7 @@ fn nothing_is_told_to_a_scheduler_that_could_not_be_recorded() {
     world.edit("DaskWorkerGroup", "c-default", |group| group["spec"]["worker"]["replicas"] = json!(2));
     world.kubernetes.refuse("DaskWorkerGroup", "admission webhook \"groups\" denied the request");
     for _ in 0..10 {
-        world.pass(Reconciler::WorkerGroup);
+        world.reconcile(Reconciler::WorkerGroup);
     }
     assert_eq!((world.workers().len(), world.retired.len()), (3, 0));
 }
@@ -215,7 +215,7 @@ fn each_problem_of_a_write_is_told_and_clears_when_its_cause_is_gone() {
     for (expected, fail, words) in cases {
         let mut world = World::new([cluster(1, json!(null))]);
         fail(&world);
-        (0..3).for_each(|_| drop(world.pass(Reconciler::Cluster)));
+        (0..3).for_each(|_| drop(world.reconcile(Reconciler::Cluster)));
         let (status, reason, message) = world.condition("DaskCluster", "c", "Degraded");
         assert_eq!((status.as_str(), reason.as_str()), ("True", expected), "{message}");
         assert!(message.contains(words), "{message}");
@@ -234,15 +234,15 @@ fn a_problem_of_the_default_group_is_one_of_its_cluster_until_it_is_gone() {
     let words = "Deployment \"w\" is invalid: spec.template.spec.restartPolicy: Unsupported value: \"Never\"";
     world.kubernetes.refuse("Deployment", words);
     world.edit("DaskWorkerGroup", "c-default", |group| group["spec"]["worker"]["replicas"] = json!(2));
-    world.pass(Reconciler::WorkerGroup);
-    world.pass(Reconciler::Cluster);
+    world.reconcile(Reconciler::WorkerGroup);
+    world.reconcile(Reconciler::Cluster);
     let (_, reason, message) = world.condition("DaskCluster", "c", "Degraded");
     assert_eq!(reason, "WorkerGroupDegraded");
     assert_eq!(message, world.condition("DaskWorkerGroup", "c-default", "Degraded").2);
     assert!(message.ends_with("correct spec.worker.spec.restartPolicy of DaskCluster c"), "{message}");
     world.kubernetes.accept();
     world.settle();
-    world.pass(Reconciler::Cluster);
+    world.reconcile(Reconciler::Cluster);
     assert_eq!(world.condition("DaskCluster", "c", "Degraded").0, "False");
 }
 

@@ -198,10 +198,10 @@ fn a_worker_that_starts_after_it_was_given_up_is_retired_like_any_other() {
     world.kubernetes.set_ready(&world.object("Deployment", "c-scheduler"), true);
     world.kubernetes.set_ready(&world.workers()[0], true);
     world.edit("DaskWorkerGroup", "c-default", |group| group["spec"]["worker"]["replicas"] = json!(1));
-    world.pass(Reconciler::WorkerGroup);
+    world.reconcile(Reconciler::WorkerGroup);
     // The record is written, the Deployment is not deleted.
     world.kubernetes.kill(Some(Kill { at: 1, written: false }));
-    world.pass(Reconciler::WorkerGroup);
+    world.reconcile(Reconciler::WorkerGroup);
     world.kubernetes.set_ready(&world.workers()[1], true);
     world.restart();
     assert_eq!(world.workers().len(), 2);
@@ -237,29 +237,29 @@ fn an_update_that_is_cut_off_at_any_write_goes_on() {
 /// Whether the process was killed before the update was done.
 fn until_killed(world: &mut World) -> bool {
     for _ in 0..100 {
-        let passes = [world.pass(Reconciler::Cluster), world.pass(Reconciler::WorkerGroup)];
-        if passes.iter().any(|pass| pass.retry.is_some()) {
+        let reconciles = [world.reconcile(Reconciler::Cluster), world.reconcile(Reconciler::WorkerGroup)];
+        if reconciles.iter().any(|report| report.retry.is_some()) {
             return true;
         }
-        if passes.iter().all(|pass| pass.writes == 0 && pass.calls.is_empty()) {
+        if reconciles.iter().all(|report| report.writes == 0 && report.calls.is_empty()) {
             return false;
         }
     }
     panic!("no end of it");
 }
 
-/// The process is killed after each pass, when what the scheduler was asked is done and its answer is not heard.
+/// The process is killed after each reconcile, when what the scheduler was asked is done and its answer is not heard.
 #[test]
-fn an_update_that_is_cut_off_after_any_pass_goes_on() {
-    for passes in 0..25 {
+fn an_update_that_is_cut_off_after_any_reconcile_goes_on() {
+    for reconciles in 0..25 {
         let mut world = updated(3, 1, 1);
-        for _ in 0..passes {
-            world.pass(Reconciler::Cluster);
-            world.pass(Reconciler::WorkerGroup);
+        for _ in 0..reconciles {
+            world.reconcile(Reconciler::Cluster);
+            world.reconcile(Reconciler::WorkerGroup);
         }
         world.restart();
         world.wait(SECOND);
-        assert_eq!(world.images(), ["new"; 3], "killed after {passes} passes");
-        assert!(world.most <= 4 && world.fewest >= 2, "killed after {passes} passes");
+        assert_eq!(world.images(), ["new"; 3], "killed after {reconciles} reconciles");
+        assert!(world.most <= 4 && world.fewest >= 2, "killed after {reconciles} reconciles");
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use dask_wasm_operator_core::{
     dask::{Environment, Handler, Pipeline, Reconciler},
     object::{NamespacedName, Object, ObjectKey},
-    pipeline::{Builder, Pass, SubjectState},
+    pipeline::{Builder, Report, SubjectState},
     scheduler::{Left, SchedulerCall, SchedulerError, SchedulerReply, SchedulerWorker},
     wanted::Problem,
 };
@@ -106,16 +106,16 @@ impl World {
         world
     }
 
-    /// One pass of a reconciler, its questions answered, and its status.
-    pub(crate) fn pass(&mut self, reconciler: Reconciler) -> Pass {
+    /// One reconcile of a reconciler, its questions answered, and its status.
+    pub(crate) fn reconcile(&mut self, reconciler: Reconciler) -> Report {
         let name = if reconciler == Reconciler::Cluster { "c" } else { "c-default" };
         let at = NamespacedName::new("n", name);
         let mut state = self.states.remove(&reconciler).unwrap_or_default();
         let pipeline = Pipeline::new(&self.kubernetes, &self.kubernetes, &self.environment);
         let pipeline = Pipeline { builders: &self.builders, ..pipeline };
-        let pass = now(pipeline.reconcile(&Handler::Native(reconciler), &at, &mut state, self.now));
+        let report = now(pipeline.reconcile(&Handler::Native(reconciler), &at, &mut state, self.now));
         self.most = self.most.max(self.workers().len());
-        for (_, call) in &pass.calls {
+        for (_, call) in &report.calls {
             let reply = self.answer(call);
             state.heard(call, reply, self.now);
         }
@@ -125,15 +125,15 @@ impl World {
         self.events.extend(notes.into_iter().map(|note| note.reason));
         self.states.insert(reconciler, state);
         self.check_deleted();
-        pass
+        report
     }
 
-    /// Passes until nothing is left to do at this moment.
+    /// Reconciles until nothing is left to do at this moment.
     pub(crate) fn settle(&mut self) -> Vec<Problem> {
         for _ in 0..200 {
-            let passes = [self.pass(Reconciler::Cluster), self.pass(Reconciler::WorkerGroup)];
-            if passes.iter().all(|pass| pass.writes == 0 && pass.calls.is_empty() && pass.retry.is_none()) {
-                return passes.into_iter().flat_map(|pass| pass.findings.problems).collect();
+            let reconciles = [self.reconcile(Reconciler::Cluster), self.reconcile(Reconciler::WorkerGroup)];
+            if reconciles.iter().all(|report| report.writes == 0 && report.calls.is_empty() && report.retry.is_none()) {
+                return reconciles.into_iter().flat_map(|report| report.findings.problems).collect();
             }
         }
         panic!("no end of it: {:?}", self.kubernetes.cluster.last_changed_field());

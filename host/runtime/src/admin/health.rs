@@ -34,8 +34,9 @@ impl Health for OperatorHealth {
         let stuck = self.watches.stuck(WATCH_LIMIT);
         let stuck = stuck.into_iter().filter(|key| self.beside.contains(key) || self.served.is_own(key));
         let watches = stuck.map(|key| format!("the watch of {key} has tried nothing for {} s", WATCH_LIMIT.as_secs()));
-        let passes = self.controller.stuck().into_iter().map(|pass| format!("{pass} does not come to an end"));
-        let stuck: Vec<_> = watches.chain(passes).collect();
+        let reconciles =
+            self.controller.stuck().into_iter().map(|reconcile| format!("{reconcile} does not come to an end"));
+        let stuck: Vec<_> = watches.chain(reconciles).collect();
         if stuck.is_empty() { Ok(()) } else { Err(stuck.join("; ")) }
     }
 

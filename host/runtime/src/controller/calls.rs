@@ -1,4 +1,5 @@
-//! Calls of schedulers that passes asked for: made beside the passes, so that a scheduler that hangs holds up nobody else.
+//! Calls of schedulers that reconciles asked for: made beside the reconciles, so that a scheduler that hangs holds up nobody
+//! else.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -77,7 +78,7 @@ impl Places {
     }
 }
 
-/// What was said and what came of it, until the next pass takes note.
+/// What was said and what came of it, until the next reconcile takes note.
 type Ended = (SchedulerCall, Result<SchedulerReply, SchedulerError>, u64);
 
 /// The calls of all subjects.
@@ -95,7 +96,7 @@ impl Default for Calls {
 }
 
 impl Calls {
-    /// Lets a subject's state know what schedulers have said since its last pass.
+    /// Lets a subject's state know what schedulers have said since its last reconcile.
     pub(super) fn take_note(&mut self, subject: &(Work, NamespacedName), state: &mut SubjectState) {
         for (call, result, when) in self.ended.remove(subject).into_iter().flatten() {
             state.heard(&call, result, when);
@@ -104,7 +105,7 @@ impl Calls {
 }
 
 impl Controller {
-    /// Makes the calls of a pass, those that are not under way already.
+    /// Makes the calls of a reconcile, those that are not under way already.
     pub(super) fn call_schedulers(
         self: &Arc<Self>,
         inner: &mut Inner,
@@ -126,7 +127,7 @@ impl Controller {
             let (work, at) = (work.clone(), at.clone());
             inner.tasks.spawn(async move {
                 let answer = places.make(pace, controller.surroundings.schedulers.call(scheduler, call.clone()));
-                // Passes rely on it that each call ends.
+                // Reconciles rely on it that each call ends.
                 let result = AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
                     tracing::error!(subject = %at, call = call.name(), reason = "Panic", "a call to a scheduler panicked; this is a bug in the operator");
                     Err(SchedulerError::Unusable("the call panicked, a bug in the operator".to_owned()))

@@ -7,7 +7,7 @@ use std::{
 
 use dask_wasm_operator_core::{
     object::ObjectKey,
-    pipeline::Pass,
+    pipeline::Report,
     plugin::HandlerName,
     spec::{LastError, PluginCounts},
     text::STATUS_BYTES,
@@ -36,22 +36,22 @@ struct Figures {
 }
 
 impl PluginFigures {
-    /// Counts a pass.
-    pub(super) fn note(&self, name: &HandlerName, subject: &ObjectKey, pass: &Pass, now: u64) {
-        if pass.call.is_none() {
+    /// Counts a reconcile.
+    pub(super) fn note(&self, name: &HandlerName, subject: &ObjectKey, report: &Report, now: u64) {
+        if report.call.is_none() {
             return;
         }
         let mut plugins = self.lock();
         let figures = plugins.entry(name.plugin.clone()).or_default();
         figures.calls += 1;
-        if let Some(first) = pass.findings.problems.first() {
+        if let Some(first) = report.findings.problems.first() {
             figures.failures += 1;
             let error = LastError {
                 time: rfc3339(now),
                 handler: name.handler.clone(),
                 subject: subject.to_string(),
                 reason: first.reason.to_string(),
-                message: all_of(&pass.findings.problems, STATUS_BYTES),
+                message: all_of(&report.findings.problems, STATUS_BYTES),
             };
             if !figures.last_error.as_ref().is_some_and(|last| last.is_same(&error)) {
                 figures.last_error = Some(error);

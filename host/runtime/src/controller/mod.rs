@@ -1,7 +1,7 @@
-//! The controller: turns changes into passes of the pipeline, a bounded number at a time.
+//! The controller: turns changes into reconciles of the pipeline, a bounded number at a time.
 //!
-//! One task decides what is next; each pass is a task of its own. What is remembered of a subject travels with its pass, so
-//! that no two passes of a handler ever see the same subject at once. Nothing here decides what is wanted.
+//! One task decides what is next; each reconcile is a task of its own. What is remembered of a subject travels with its
+//! reconcile, so that no two reconciles of a handler ever see the same subject at once. Nothing here decides what is wanted.
 
 mod calls;
 mod figures;
@@ -40,7 +40,7 @@ use dask_wasm_operator_core::{
     dask::{Environment, Handler, Pipeline, Reconciler},
     native::Native as _,
     object::{NamespacedName, ObjectKey},
-    pipeline::{Pass, SubjectState},
+    pipeline::{Report, SubjectState},
     plugin::{ApplyBudget, HandlerName},
     ports::{Observed, Schedulers, Warrant, Writes},
     queue::{Next, Queue, Slot},
@@ -94,7 +94,7 @@ pub(crate) struct Controller {
     inner: Mutex<Inner>,
     handlers: RwLock<mounted::Handlers>,
     woken: Notify,
-    pass_ended: Notify,
+    reconcile_ended: Notify,
     figures: PluginFigures,
 }
 
@@ -105,7 +105,7 @@ struct Inner {
     queue: Queue<Work, NamespacedName>,
     states: states::States,
     backlog: mounted::Backlog,
-    /// What passes of a native reconciler have found out, for the status.
+    /// What reconciles of a native reconciler have found out, for the status.
     found: HashMap<(Reconciler, NamespacedName), Found>,
     /// Failures to write a status.
     publishing: HashMap<(Reconciler, NamespacedName), Backoff>,
@@ -130,7 +130,7 @@ impl Controller {
             inner: Mutex::default(),
             handlers: RwLock::default(),
             woken: Notify::new(),
-            pass_ended: Notify::new(),
+            reconcile_ended: Notify::new(),
             figures: PluginFigures::default(),
         }
     }
@@ -147,14 +147,14 @@ impl Controller {
         }
     }
 
-    /// Works until told to stop, then waits for the passes that are on their way.
+    /// Works until told to stop, then waits for the reconciles that are on their way.
     pub(crate) async fn run(self: Arc<Self>, mut changes: mpsc::UnboundedReceiver<Change>, mut shutdown: Shutdown) {
-        let mut passes = JoinSet::new();
+        let mut reconciles = JoinSet::new();
         loop {
             // While nothing can be written, what is to be done stays in the queue, however long it has been due.
             let may_write = self.surroundings.gate.allows(WRITE_DEADLINE);
             if may_write {
-                self.dispatch(&mut passes);
+                self.dispatch(&mut reconciles);
             }
             let due = self.lock().queue.next_due().map(|due| self.started + Duration::from_millis(due));
             let due = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
@@ -167,19 +167,19 @@ impl Controller {
                         self.wake(&change);
                     }
                 }
-                Some(_) = passes.join_next(), if !passes.is_empty() => {}
+                Some(_) = reconciles.join_next(), if !reconciles.is_empty() => {}
                 () = self.woken.notified() => {}
                 () = self.surroundings.gate.opened(WRITE_DEADLINE), if !may_write => {}
                 () = sleep_until(due), if may_write => {}
             }
         }
-        while passes.join_next().await.is_some() {}
+        while reconciles.join_next().await.is_some() {}
     }
 
     /// Starts what may be started now.
-    fn dispatch(self: &Arc<Self>, passes: &mut JoinSet<()>) {
+    fn dispatch(self: &Arc<Self>, reconciles: &mut JoinSet<()>) {
         // Those that have ended take their memory until they are taken out, and many end between two turns.
-        while passes.try_join_next().is_some() {}
+        while reconciles.try_join_next().is_some() {}
         let handlers = self.handlers.read().unwrap_or_else(PoisonError::into_inner);
         let mut inner = self.lock();
         while let Some(Next { group, key, waited, due }) = inner.queue.next(self.millis(), Work::at_once) {
@@ -198,23 +198,24 @@ impl Controller {
             let label = work.label();
             self.surroundings.metrics.waited(&label, Duration::from_millis(waited));
             let span = trace::reconcile(&work, &at, &due, &state, &handlers);
-            let pass = self.surroundings.stalls.watch(label, at.to_string(), Arc::clone(self).work(work, at, state));
-            passes.spawn(pass.instrument(span));
+            let reconcile =
+                self.surroundings.stalls.watch(label, at.to_string(), Arc::clone(self).work(work, at, state));
+            reconciles.spawn(reconcile.instrument(span));
         }
         self.surroundings.metrics.set_queue_depth(inner.queue.depth());
     }
 
     async fn work(self: Arc<Self>, work: Work, at: NamespacedName, mut state: SubjectState) {
         let begun = Instant::now();
-        let pass = async {
+        let reconcile = async {
             match &work {
                 Work::Reconcile(reconciler) => self.reconcile(*reconciler, &at, &mut state).await,
                 Work::Publish(reconciler) => self.publish(*reconciler, &at, &mut state).await,
                 Work::Call(name) => self.call(name, &at, &mut state).await,
             }
         };
-        // Whatever happens in a pass, its place and its subject must not be lost with it.
-        let ended = AssertUnwindSafe(pass).catch_unwind().await;
+        // Whatever happens in a reconcile, its place and its subject must not be lost with it.
+        let ended = AssertUnwindSafe(reconcile).catch_unwind().await;
         let record = || self.surroundings.metrics.reconciled(&work.label(), begun.elapsed());
         match &work {
             Work::Call(name) => self.while_mounted(name, record),
@@ -240,10 +241,10 @@ impl Controller {
         }
         self.ended(&mut inner, &handlers, work, at);
         drop((inner, handlers));
-        self.pass_ended.notify_waiters();
+        self.reconcile_ended.notify_waiters();
     }
 
-    /// A pass panicked: a fault of ours, which is said, counted, and tried again later and later.
+    /// A reconcile panicked: a fault of ours, which is said, counted, and tried again later and later.
     fn broke_off(
         &self,
         inner: &mut Inner,
@@ -262,7 +263,7 @@ impl Controller {
             }
             Work::Reconcile(_) | Work::Call(_) => state.broke_off(),
         };
-        self.schedule(inner, work, at, &Pass { retry: Some(retry), alive: true, ..Pass::default() });
+        self.schedule(inner, work, at, &Report { retry: Some(retry), alive: true, ..Report::default() });
     }
 
     async fn reconcile(self: &Arc<Self>, reconciler: Reconciler, at: &NamespacedName, state: &mut SubjectState) {
@@ -272,33 +273,34 @@ impl Controller {
         let pipeline = self.pipeline(&writes);
         let lookups = pipeline.lookups(reconciler, at);
         self.lock().related.note(&(reconciler, at.clone()), &lookups);
-        let pass = pipeline.reconcile_traced(&Handler::Native(reconciler), at, state, now(), &trace).await;
-        let postings = self.conclude(reconciler, at, state, pass);
+        let report = pipeline.reconcile_traced(&Handler::Native(reconciler), at, state, now(), &trace).await;
+        let postings = self.conclude(reconciler, at, state, report);
         if reconciler.traits().announces {
-            // The next pass of this subject waits for the end of this one. It is not put off for long: Events are a courtesy.
+            // The next reconcile of this subject waits for the end of this one. It is not put off for long: Events are a
+            // courtesy.
             let ended = join_all(postings.into_iter().map(Posting::ended));
             let _ = timeout(ANNOUNCEMENT_DEADLINE, ended).await;
         }
     }
 
-    /// Says and schedules what came of a pass; answers the Events that are on their way.
+    /// Says and schedules what came of a reconcile; answers the Events that are on their way.
     fn conclude(
         self: &Arc<Self>,
         reconciler: Reconciler,
         at: &NamespacedName,
         state: &mut SubjectState,
-        mut pass: Pass,
+        mut report: Report,
     ) -> Vec<Posting> {
         let mut inner = self.lock();
         let key = (reconciler, at.clone());
-        if !pass.alive {
+        if !report.alive {
             let before = inner.found.remove(&key).map(|found| found.findings).unwrap_or_default();
             inner.publishing.remove(&key);
             self.note_waits(&mut inner, &Work::Reconcile(reconciler), at, &[]);
             inner.states.drop(&Work::Publish(reconciler), at);
             // Something may still be in the way of its end.
-            self.schedule(&mut inner, &Work::Reconcile(reconciler), at, &pass);
-            let problems = &pass.findings.problems;
+            self.schedule(&mut inner, &Work::Reconcile(reconciler), at, &report);
+            let problems = &report.findings.problems;
             inner.found.extend(state.found().filter(|_| !problems.is_empty()).map(|found| (key, found)));
             drop(inner);
             let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
@@ -306,29 +308,29 @@ impl Controller {
             self.report(&reconciler.name(), &subject, problems, &before.problems);
             return Vec::new();
         }
-        self.note_waits(&mut inner, &Work::Reconcile(reconciler), at, &pass.findings.problems);
+        self.note_waits(&mut inner, &Work::Reconcile(reconciler), at, &report.findings.problems);
         let found = state.found();
         let before = inner.found.remove(&key).map(|found| found.findings).unwrap_or_default();
         inner.found.extend(found.map(|found| (key, found)));
-        if !pass.is_told {
-            // What a job does next waits for its status, and its clients read that soon after they have made it. What else heeds
-            // a status writes its own seldom.
+        if !report.is_told {
+            // What a job does next waits for its status, and its clients read that soon after they have made it. What else
+            // heeds a status writes its own seldom.
             let window = if reconciler.traits().heeds_status { Duration::ZERO } else { STATUS_WINDOW };
             self.wake_status(&mut inner, reconciler, at, window);
         }
-        self.schedule(&mut inner, &Work::Reconcile(reconciler), at, &pass);
-        let calls = std::mem::take(&mut pass.calls);
+        self.schedule(&mut inner, &Work::Reconcile(reconciler), at, &report);
+        let calls = std::mem::take(&mut report.calls);
         self.call_schedulers(&mut inner, &Work::Reconcile(reconciler), at, state, calls);
         drop(inner);
         let subject = ObjectKey { kind: reconciler.subject(), at: at.clone() };
-        for event in &pass.events {
+        for event in &report.events {
             tracing::info!(handler = reconciler.name(), %subject, reason = event.reason, "{}", event.message);
         }
-        let postings = self.post(&Source::Operator, &subject, &pass.events);
+        let postings = self.post(&Source::Operator, &subject, &report.events);
         if !reconciler.traits().has_conditions {
-            self.post_new(&Source::Operator, &subject, &pass.findings.problems, &before.problems);
+            self.post_new(&Source::Operator, &subject, &report.findings.problems, &before.problems);
         }
-        self.report(&reconciler.name(), &subject, &pass.findings.problems, &before.problems);
+        self.report(&reconciler.name(), &subject, &report.findings.problems, &before.problems);
         postings
     }
 
@@ -390,35 +392,35 @@ impl Controller {
         let writes = self.writes(work.clone(), at, warrant);
         let before = state.findings().problems.clone();
         let (asked, trace) = (Handler::Plugin(Arc::clone(&handler)), self.trace(work.clone(), &subject));
-        let pass = self.pipeline(&writes).reconcile_traced(&asked, at, state, now(), &trace).await;
-        if let Some(report) = &pass.call {
-            log_guest(name, &subject, report);
+        let report = self.pipeline(&writes).reconcile_traced(&asked, at, state, now(), &trace).await;
+        if let Some(call) = &report.call {
+            log_guest(name, &subject, call);
         }
         self.while_mounted(name, || {
-            if let Some(report) = &pass.call {
-                self.surroundings.metrics.plugin_called(&name.plugin, &name.handler, report);
+            if let Some(call) = &report.call {
+                self.surroundings.metrics.plugin_called(&name.plugin, &name.handler, call);
             }
-            self.figures.note(name, &subject, &pass, now());
+            self.figures.note(name, &subject, &report, now());
         });
         let source = Source::Plugin(name.plugin.clone());
-        self.post(&source, &subject, &pass.events);
-        self.lock().budgets.entry(name.plugin.clone()).or_default().spend(pass.writes, self.millis());
+        self.post(&source, &subject, &report.events);
+        self.lock().budgets.entry(name.plugin.clone()).or_default().spend(report.writes, self.millis());
         self.while_mounted(name, || {
             let mut inner = self.lock();
-            if pass.call.is_some() || !pass.alive {
+            if report.call.is_some() || !report.alive {
                 // What stays at an end is watched already, by its label.
-                let waits: &[Problem] = if pass.call.is_some() { &pass.findings.problems } else { &[] };
+                let waits: &[Problem] = if report.call.is_some() { &report.findings.problems } else { &[] };
                 self.note_waits(&mut inner, &work, at, waits);
             }
-            self.schedule(&mut inner, &work, at, &pass);
+            self.schedule(&mut inner, &work, at, &report);
         });
-        let problems = &pass.findings.problems;
-        let was_asked = pass.call.is_some();
-        if was_asked || pass.retry.is_some() {
+        let problems = &report.findings.problems;
+        let was_asked = report.call.is_some();
+        if was_asked || report.retry.is_some() {
             self.while_mounted(name, || self.report(name, &subject, problems, &before));
         }
         if was_asked {
-            self.warn_of(&source, &subject, &pass, state);
+            self.warn_of(&source, &subject, &report, state);
         } else {
             // At the end of a subject, which may be gone: it is told on what stays as well.
             self.post_new(&source, &subject, problems, &before);
@@ -439,7 +441,7 @@ impl Controller {
         }
     }
 
-    /// Notes what a subject waits for by its last pass.
+    /// Notes what a subject waits for by its last reconcile.
     fn note_waits(self: &Arc<Self>, inner: &mut Inner, work: &Work, at: &NamespacedName, problems: &[Problem]) {
         if inner.waiting.note(work, at, problems) {
             inner.queue.cancel(work, at, Slot::Reminder);

@@ -1,7 +1,7 @@
 //! The handlers of plugins that are mounted, and the objects that they have yet to look at.
 //!
-//! Whoever is mounted looks at all that is there. Hundreds of handlers of thousands of objects would be more than a queue should
-//! hold, so each has its place in the index instead, and draws the next object from there when it is done with one.
+//! Whoever is mounted looks at all that is there. Hundreds of handlers of thousands of objects would be more than a queue
+//! should hold, so each has its place in the index instead, and draws the next object from there when it is done with one.
 
 use std::{
     collections::BTreeMap,
@@ -27,8 +27,8 @@ use super::{
 /// By name.
 pub(super) type Handlers = BTreeMap<Arc<HandlerName>, Mounted>;
 
-/// A handler, and what its passes write under. Who is mounted in its place has another warrant: what it was called for under
-/// older rights is not written any more.
+/// A handler, and what its reconciles write under. Who is mounted in its place has another warrant: what it was called for
+/// under older rights is not written any more.
 #[derive(Clone)]
 pub(super) struct Mounted {
     pub(super) handler: Arc<MountedHandler>,
@@ -116,8 +116,8 @@ impl Inner {
         }
     }
 
-    /// Whether a handler has something to do with the owner of an object that changed: it is one of its subjects, or was when it
-    /// was last looked at. What a former process has left in others was looked for when the handler was mounted.
+    /// Whether a handler has something to do with the owner of an object that changed: it is one of its subjects, or was
+    /// when it was last looked at. What a former process has left in others was looked for when the handler was mounted.
     pub(super) fn concerns(
         &self,
         handler: &MountedHandler,

@@ -1,4 +1,4 @@
-//! Whether passes get on, for the health check.
+//! Whether reconciles get on, for the health check.
 //!
 //! Not how long they take: writes of a cluster with hundreds of workers, each tried until its time is over, take minutes, and
 //! a restart would begin them anew.
@@ -14,11 +14,11 @@ use tokio::time::Instant;
 
 use super::{Controller, Work};
 
-/// A pass that shows nothing for so long is stuck: calls of plugins have shorter limits, as has each write when its turn has
-/// come.
+/// A reconcile that shows nothing for so long is stuck: calls of plugins have shorter limits, as has each write when its
+/// turn has come.
 const PASS_LIMIT: Duration = Duration::from_secs(120);
 
-/// A pass that is being made.
+/// A reconcile that is being made.
 pub(super) struct Running {
     pub(super) begun: Instant,
     /// When it began, or a write of it was last answered.
@@ -40,27 +40,27 @@ impl Running {
     }
 }
 
-/// The writes of a pass, which show that it gets on.
-pub(super) struct PassWrites<'a> {
+/// The writes of a reconcile, which show that it gets on.
+pub(super) struct ReconcileWrites<'a> {
     controller: &'a Controller,
-    pass: (Work, NamespacedName),
+    reconcile: (Work, NamespacedName),
     warrant: Warrant,
 }
 
 impl Controller {
-    /// Passes that do not get on.
+    /// Reconciles that do not get on.
     pub(crate) fn stuck(&self) -> Vec<String> {
         let (inner, now) = (self.lock(), Instant::now());
-        let stuck = inner.running.iter().filter(|(_, pass)| pass.is_stuck(now, inner.answered));
+        let stuck = inner.running.iter().filter(|(_, running)| running.is_stuck(now, inner.answered));
         stuck.map(|((work, at), _)| format!("{} {at}", work.label())).collect()
     }
 
-    pub(super) fn writes(&self, work: Work, at: &NamespacedName, warrant: Warrant) -> PassWrites<'_> {
-        PassWrites { controller: self, pass: (work, at.clone()), warrant }
+    pub(super) fn writes(&self, work: Work, at: &NamespacedName, warrant: Warrant) -> ReconcileWrites<'_> {
+        ReconcileWrites { controller: self, reconcile: (work, at.clone()), warrant }
     }
 }
 
-impl Writes for PassWrites<'_> {
+impl Writes for ReconcileWrites<'_> {
     fn write(&self, action: Action) -> Pending<'_, Result<Written, WriteError>> {
         self.write_under(action, Mandate::default())
     }
@@ -68,15 +68,15 @@ impl Writes for PassWrites<'_> {
     fn write_under(&self, action: Action, mandate: Mandate) -> Pending<'_, Result<Written, WriteError>> {
         let mandate = Mandate { warrant: self.warrant.clone(), ..mandate };
         Box::pin(async move {
-            if let Some(pass) = self.controller.lock().running.get_mut(&self.pass) {
-                pass.writes += 1;
+            if let Some(running) = self.controller.lock().running.get_mut(&self.reconcile) {
+                running.writes += 1;
             }
             let result = self.controller.surroundings.writes.write_under(action, mandate).await;
             let (mut inner, now) = (self.controller.lock(), Instant::now());
             inner.answered = Some(now);
-            if let Some(pass) = inner.running.get_mut(&self.pass) {
-                pass.writes = pass.writes.saturating_sub(1);
-                pass.since = now;
+            if let Some(running) = inner.running.get_mut(&self.reconcile) {
+                running.writes = running.writes.saturating_sub(1);
+                running.since = now;
             }
             result
         })
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pass_gets_on_as_long_as_writes_are_answered() {
+    fn a_reconcile_gets_on_as_long_as_writes_are_answered() {
         let begun = Instant::now();
         let after = |seconds| begun + Duration::from_secs(seconds);
         let thinks = Running { begun, since: begun, writes: 0 };

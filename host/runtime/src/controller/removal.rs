@@ -8,13 +8,13 @@ use tokio::time::Instant;
 use super::{Controller, Inner, Work};
 
 impl Controller {
-    /// Waits until no pass of a plugin that was begun before an instant is under way.
-    pub(crate) async fn passes_ended(&self, plugin: &str, begun_before: Instant) {
+    /// Waits until no reconcile of a plugin that was begun before an instant is under way.
+    pub(crate) async fn reconciles_ended(&self, plugin: &str, begun_before: Instant) {
         let under_way = |inner: &Inner| {
-            inner.running.iter().any(|((work, _), pass)| work.is_of_plugin(plugin) && pass.begun <= begun_before)
+            inner.running.iter().any(|((work, _), running)| work.is_of_plugin(plugin) && running.begun <= begun_before)
         };
         loop {
-            let ended = self.pass_ended.notified();
+            let ended = self.reconcile_ended.notified();
             if !under_way(&self.lock()) {
                 return;
             }
@@ -22,8 +22,8 @@ impl Controller {
         }
     }
 
-    /// Drops what is remembered of a handler that is mounted no more. What its passes that are under way still come to is not
-    /// kept.
+    /// Drops what is remembered of a handler that is mounted no more. What its reconciles that are under way still come to
+    /// is not kept.
     pub(super) fn forget_handler(&self, inner: &mut Inner, name: &Arc<HandlerName>) {
         self.surroundings.metrics.forget_handler(name);
         self.figures.forget_handler(name);

@@ -1,4 +1,4 @@
-//! What is said of passes: in the log, in metrics, in Events.
+//! What is said of reconciles: in the log, in metrics, in Events.
 
 use std::{fmt, time::Duration};
 
@@ -6,7 +6,7 @@ use dask_wasm_operator_cluster::events::{Posting, Source};
 use dask_wasm_operator_core::{
     contract::{EventNote, EventSeverity},
     object::{Object, ObjectKey},
-    pipeline::{Pass, SubjectState},
+    pipeline::{Report, SubjectState},
     plugin::HandlerName,
     ports::{CallReport, LogLevel, LogLine},
     retry::Retry,
@@ -72,9 +72,9 @@ impl Controller {
     }
 
     /// Says on the subject that a plugin could not handle it, when it is given up.
-    pub(super) fn warn_of(&self, source: &Source, subject: &ObjectKey, pass: &Pass, state: &mut SubjectState) {
-        let problems = &pass.findings.problems;
-        let (Some(Retry::Parked(delay)), Some(first)) = (pass.retry, problems.first()) else { return };
+    pub(super) fn warn_of(&self, source: &Source, subject: &ObjectKey, report: &Report, state: &mut SubjectState) {
+        let problems = &report.findings.problems;
+        let (Some(Retry::Parked(delay)), Some(first)) = (report.retry, problems.first()) else { return };
         if !state.is_news(problems) {
             return;
         }

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use dask_wasm_operator_core::{
     object::NamespacedName,
-    pipeline::{Pass, SubjectState},
+    pipeline::{Report, SubjectState},
     queue::Slot,
     retry::{PARKED_LONGEST, Retry},
 };
 
 use super::{Controller, Inner, Work};
 
-/// What is due in a second or later is so at a tick, together with others: most of what a pass costs is to wake up for it.
+/// What is due in a second or later is so at a tick, together with others: most of what a reconcile costs is to wake up for it.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 
 impl Inner {
@@ -25,24 +25,25 @@ impl Inner {
 }
 
 impl Controller {
-    /// Makes the appointments that a pass asks for. Where a plugin was not called, the one that it asked for before stands.
-    pub(super) fn schedule(&self, inner: &mut Inner, work: &Work, at: &NamespacedName, pass: &Pass) {
-        let retry = match pass.retry {
-            Some(Retry::After(delay)) => Some(pass.requeue_after.map_or(delay, |requeue| requeue.min(delay))),
+    /// Makes the appointments that a reconcile asks for. Where a plugin was not called, the one that it asked for before
+    /// stands.
+    pub(super) fn schedule(&self, inner: &mut Inner, work: &Work, at: &NamespacedName, report: &Report) {
+        let retry = match report.retry {
+            Some(Retry::After(delay)) => Some(report.requeue_after.map_or(delay, |requeue| requeue.min(delay))),
             Some(Retry::Parked(delay)) => Some(delay),
             // Who waits is woken; that it is not must not be the end of it.
-            None if pass.findings.waits() => Some(PARKED_LONGEST),
+            None if report.findings.waits() => Some(PARKED_LONGEST),
             None => None,
         };
         self.appoint(inner, work, at, Slot::Retry, retry);
         let is_call = matches!(work, Work::Call(_));
-        let requeue = match pass.retry {
-            None => pass.requeue_after,
+        let requeue = match report.retry {
+            None => report.requeue_after,
             // A call that parks its subject asks for the next one.
             Some(Retry::Parked(delay)) if is_call => Some(delay),
             Some(_) => None,
         };
-        if requeue.is_some() || pass.call.is_some() || !pass.alive || !is_call {
+        if requeue.is_some() || report.call.is_some() || !report.alive || !is_call {
             self.appoint(inner, work, at, Slot::Requeue, requeue);
         }
     }

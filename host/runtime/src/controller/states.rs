@@ -1,4 +1,4 @@
-//! What is remembered between passes, by subject and handler.
+//! What is remembered between reconciles, by subject and handler.
 //!
 //! There may be hundreds of handlers of each of thousands of subjects: a subject's name is kept once, and each handler that was
 //! called for it has a place of some tens of bytes beside it.
@@ -40,7 +40,7 @@ pub(super) struct Sums {
 
 enum Place {
     AtRest(Remembered),
-    /// Its pass has it.
+    /// Its reconcile has it.
     Taken(Share),
 }
 
@@ -71,7 +71,7 @@ impl Sums {
 }
 
 impl States {
-    /// Whether there is something to be remembered, be it that a pass has it.
+    /// Whether there is something to be remembered, be it that a reconcile has it.
     pub(super) fn has(&self, work: &Work, at: &NamespacedName) -> bool {
         let Some(Known { number, .. }) = self.works.get(work) else { return false };
         self.subjects.get(at).is_some_and(|places| find(places, *number).is_ok())
@@ -109,7 +109,8 @@ impl States {
         }
     }
 
-    /// Keeps what a pass has left, if there is anything to be remembered. Answers whether the sums of the work have changed.
+    /// Keeps what a reconcile has left, if there is anything to be remembered. Answers whether the sums of the work have
+    /// changed.
     pub(super) fn keep(&mut self, work: &Work, at: &NamespacedName, state: SubjectState) -> bool {
         if state.is_spent() {
             return self.drop(work, at);
@@ -200,7 +201,7 @@ mod tests {
         Work::Call(Arc::new(HandlerName { plugin: "p".to_owned(), handler: handler.to_owned() }))
     }
 
-    /// One that a pass broke off, which is remembered.
+    /// One that a reconcile broke off, which is remembered.
     fn unsettled() -> SubjectState {
         let mut state = SubjectState::default();
         state.broke_off();
@@ -219,7 +220,7 @@ mod tests {
         for at in &places {
             for work in [work("a"), work("b"), Work::Reconcile(Reconciler::Cluster)] {
                 assert!(states.take(&work, at).is_spent());
-                assert!(states.has(&work, at), "a pass has it");
+                assert!(states.has(&work, at), "a reconcile has it");
                 states.keep(&work, at, unsettled());
             }
         }
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_that_has_found_nothing_leaves_nothing_and_one_of_a_forgotten_work_neither() {
+    fn a_reconcile_that_has_found_nothing_leaves_nothing_and_one_of_a_forgotten_work_neither() {
         let (mut states, at) = (States::default(), NamespacedName::new("n", "a"));
         let nothing = states.take(&work("a"), &at);
         states.keep(&work("a"), &at, nothing);

@@ -114,7 +114,7 @@ fn is_idle(controller: &Controller) -> bool {
 }
 
 #[tokio::test]
-async fn a_pass_that_breaks_off_is_tried_again_and_its_place_is_free() {
+async fn a_reconcile_that_breaks_off_is_tried_again_and_its_place_is_free() {
     let observed = Arc::new(Faulty { cluster: cluster(), panics: AtomicU32::new(2), looked: Notify::new() });
     let controller = controller(Arc::clone(&observed) as Arc<dyn Observed>, Gate::open());
     let work = Work::Reconcile(Reconciler::Autoscaler);
@@ -134,18 +134,18 @@ async fn a_pass_that_breaks_off_is_tried_again_and_its_place_is_free() {
     running.abort();
 }
 
-/// The belief that is attacked: that no more passes end between two turns than a turn takes notice of. Each that has ended held
-/// 6 KB, 1.5 GB after 240,000 of them.
+/// The belief that is attacked: that no more reconciles end between two turns than a turn takes notice of. Each that has
+/// ended held 6 KB, 1.5 GB after 240,000 of them.
 #[tokio::test]
 async fn passes_that_have_ended_hold_no_memory_however_many_end_between_two_turns() {
     let controller = controller(Arc::new(cluster()), Gate::open());
-    let mut passes = JoinSet::new();
-    let ends: Vec<_> = (0..100).map(|_| passes.spawn(ready(()))).collect();
+    let mut reconciles = JoinSet::new();
+    let ends: Vec<_> = (0..100).map(|_| reconciles.spawn(ready(()))).collect();
     while !ends.iter().all(AbortHandle::is_finished) {
         yield_now().await;
     }
-    controller.dispatch(&mut passes);
-    assert!(passes.is_empty(), "{} of 100 are still held", passes.len());
+    controller.dispatch(&mut reconciles);
+    assert!(reconciles.is_empty(), "{} of 100 are still held", reconciles.len());
 }
 
 #[test]
@@ -174,10 +174,10 @@ async fn a_change_during_a_call_that_fails_is_followed_by_another_call() {
     let problems = [Problem::passing("Forbidden", "exceeded quota").until(quota.clone())];
     inner.waiting.note(&key.0, &key.1, &problems);
     controller.remind(&mut inner, &quota);
-    let report = CallReport { result: Ok(Outcome::default()), log: Vec::new(), log_dropped: 0, duration: PATIENCE };
+    let call = CallReport { result: Ok(Outcome::default()), log: Vec::new(), log_dropped: 0, duration: PATIENCE };
     let retry = Some(Retry::Parked(Duration::from_secs(60)));
-    let pass = Pass { retry, call: Some(report), alive: true, ..Pass::default() };
-    controller.schedule(&mut inner, &key.0, &key.1, &pass);
+    let report = Report { retry, call: Some(call), alive: true, ..Report::default() };
+    controller.schedule(&mut inner, &key.0, &key.1, &report);
 
     let next = inner.queue.next(controller.millis(), |_| 1).expect("it is not tried before a minute has passed");
     assert_eq!(next.due, [Slot::Reminder]);

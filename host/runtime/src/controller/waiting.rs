@@ -9,8 +9,8 @@ use dask_wasm_operator_core::{
 
 use super::Work;
 
-/// Milliseconds from a change that wakes somebody who waits to the next that does so, at first and at most: a ResourceQuota changes
-/// with every object that is made, and a thousand may wait for it.
+/// Milliseconds from a change that wakes somebody who waits to the next that does so, at first and at most: a ResourceQuota
+/// changes with every object that is made, and a thousand may wait for it.
 const FIRST: u64 = 100;
 const LONGEST: u64 = 60_000;
 
@@ -78,7 +78,7 @@ impl Wait {
 }
 
 impl Waiting {
-    /// Notes what a subject waits for by its last pass. Answers whether that is something else than before.
+    /// Notes what a subject waits for by its last reconcile. Answers whether that is something else than before.
     pub(super) fn note(&mut self, work: &Work, at: &NamespacedName, problems: &[Problem]) -> bool {
         let mut objects: Vec<_> = problems.iter().filter_map(|problem| problem.waits_for.clone()).collect();
         objects.sort();
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(reminded(&mut waiting), None);
 
         waiting.hear(&cluster("a"), 10);
-        assert!(!waiting.note(&subject.0, &subject.1, &missing("a")), "a pass that began before ends the same");
+        assert!(!waiting.note(&subject.0, &subject.1, &missing("a")), "a reconcile that began before ends the same");
         assert_eq!(waiting.look_again(&cluster("a"), 11), [(subject.clone(), 11)]);
         assert_eq!(reminded(&mut waiting), Some(true));
     }

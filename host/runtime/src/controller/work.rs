@@ -4,21 +4,21 @@ use std::sync::Arc;
 
 use dask_wasm_operator_core::{dask::Reconciler, native::Native as _, plugin::HandlerName};
 
-/// Passes of one native reconciler at once: enough to keep the applier's connections busy while others wait for answers.
+/// Reconciles of one native reconciler at once: enough to keep the applier's connections busy while others wait for answers.
 const NATIVE_AT_ONCE: usize = 32;
 /// Status writes at once: fewer, so that objects come first.
 const STATUS_AT_ONCE: usize = 4;
-/// Passes of one plugin's handler at once: a slow plugin delays only itself.
+/// Reconciles of one plugin's handler at once: a slow plugin delays only itself.
 pub(super) const PLUGIN_AT_ONCE: usize = 4;
 
 /// What is to be done for a subject.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Work {
-    /// A pass of a native reconciler.
+    /// A reconcile of a native reconciler.
     Reconcile(Reconciler),
     /// Writing the status of a Dask object.
     Publish(Reconciler),
-    /// A pass of a plugin's handler.
+    /// A reconcile of a plugin's handler.
     Call(Arc<HandlerName>),
 }
 

@@ -152,8 +152,8 @@ impl Sweeps {
 /// Tries until it is done.
 async fn run(surroundings: Arc<ManagerSurroundings>, sweep: Sweep, begun: Instant) {
     let plugin = sweep.plugin.as_str();
-    // A pass under way may make more.
-    surroundings.controller.passes_ended(plugin, begun).await;
+    // A reconcile under way may make more.
+    surroundings.controller.reconciles_ended(plugin, begun).await;
     if sweep.is_removal {
         surroundings.controller.forget(plugin);
     }

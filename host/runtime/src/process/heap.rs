@@ -1,11 +1,11 @@
 //! One heap for all threads, of which what is free goes back to the kernel.
 //!
-//! glibc gives threads heaps of their own, and what was freed in one is of no use in another. Passes go from thread to thread,
-//! and most of what they need is short-lived: `cargo xtask bench converge` took 63 MiB with a heap for each thread and 46 MiB
-//! with one, in no more time.
+//! glibc gives threads heaps of their own, and what was freed in one is of no use in another. Reconciles go from thread to
+//! thread, and most of what they need is short-lived: `cargo xtask bench converge` took 63 MiB with a heap for each thread
+//! and 46 MiB with one, in no more time.
 //!
-//! What is free in the middle of a heap stays with the process until somebody asks glibc to give it back: after the start, after
-//! many plugins were loaded, after a thousand clusters were made.
+//! What is free in the middle of a heap stays with the process until somebody asks glibc to give it back: after the start,
+//! after many plugins were loaded, after a thousand clusters were made.
 //!
 //! What is large has a mapping of its own, which goes back at once. glibc counts less and less as large: after a piece of a
 //! megabyte was freed, the next ones come from the heap. The operator reads documents of megabytes at start and small objects

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 
-/// What runs for so long without a break has stalled: a pass takes milliseconds.
+/// What runs for so long without a break has stalled: a reconcile takes milliseconds.
 const LIMIT: Duration = Duration::from_secs(3);
 
 /// How often that is looked for.

@@ -87,23 +87,23 @@ async fn settle(cluster: &MemoryCluster, handlers: &[Handler], now: u64) -> anyh
     let pipeline = Pipeline::new(cluster, cluster, &environment);
     let mut states: BTreeMap<(String, ObjectKey), SubjectState> = BTreeMap::new();
     for _ in 0..ROUNDS {
-        let (mut report, mut asked) = (String::new(), false);
+        let (mut problems, mut asked) = (String::new(), false);
         for handler in handlers {
             for at in subjects(cluster, handler) {
                 // Several reconcilers have the same subjects.
                 let key = (handler.field_manager(), ObjectKey { kind: handler.subject(), at: at.clone() });
                 let state = states.entry(key).or_default();
-                let pass = pipeline.reconcile(handler, &at, state, now).await;
-                asked |= !pass.calls.is_empty();
-                for (scheduler, call) in pass.calls {
+                let report = pipeline.reconcile(handler, &at, state, now).await;
+                asked |= !report.calls.is_empty();
+                for (scheduler, call) in report.calls {
                     let reply = cluster.call(scheduler, call.clone()).await;
                     state.heard(&call, reply, now);
                 }
-                for line in pass.call.iter().flat_map(|call| &call.log) {
+                for line in report.call.iter().flat_map(|call| &call.log) {
                     tracing::info!(target: "guest", subject = %at, text = line.message, "the plugin says");
                 }
-                for problem in &pass.findings.problems {
-                    let _ = write!(report, "\n  {} {at}: {problem}", handler.subject().kind);
+                for problem in &report.findings.problems {
+                    let _ = write!(problems, "\n  {} {at}: {problem}", handler.subject().kind);
                 }
                 if let Handler::Native(reconciler) = handler {
                     pipeline.publish(*reconciler, &at, state.found().as_ref(), now).await?;
@@ -112,7 +112,7 @@ async fn settle(cluster: &MemoryCluster, handlers: &[Handler], now: u64) -> anyh
         }
         let written = cluster.take_written();
         if written.is_empty() && !asked {
-            return Ok(report);
+            return Ok(problems);
         }
     }
     bail!("after {ROUNDS} rounds something is still changing: {}", cluster.last_changed_field().unwrap_or_default())

@@ -283,7 +283,7 @@ struct Change {
     at: u64,
 }
 
-/// What is remembered between passes.
+/// What is remembered between reconciles.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Facts {
     poll: Poll,
@@ -291,7 +291,7 @@ struct Facts {
     heard: bool,
     /// As many workers as the scheduler asked for last, within the limits.
     desired: Option<u32>,
-    /// How many workers the group was to have in the last pass.
+    /// How many workers the group was to have in the last reconcile.
     current: Option<u32>,
     hold: Option<Hold>,
     change: Option<Change>,

@@ -29,7 +29,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// once a minute at least, and fails within another.
 const NOBODY_LOOKED: u64 = 180_000;
 
-/// What is remembered between passes. Times in milliseconds since the Unix epoch, by our clock.
+/// What is remembered between reconciles. Times in milliseconds since the Unix epoch, by our clock.
 #[derive(Debug, Serialize, Deserialize)]
 struct Facts {
     poll: Poll,

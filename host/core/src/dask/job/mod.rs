@@ -1,6 +1,6 @@
 //! DaskJob → DaskCluster and the pod that runs the job.
 //!
-//! A pass looks at the pod and at what was written before, decides in which stage the job is, and everything else follows:
+//! A reconcile looks at the pod and at what was written before, decides in which stage the job is, and everything else follows:
 //! what is wanted, what is recorded, what the status says. That a job has ended is written to its status *before* anything is
 //! removed, so nothing that is lost in between (a write, this process) can leave a job that never ends, and whoever sees that
 //! the cluster is gone sees the end in the status. What ended stays ended, whatever becomes of its pod.

@@ -66,7 +66,7 @@ pub(super) enum Stage {
     Runs,
 }
 
-/// What a pass comes to.
+/// What a reconcile comes to.
 pub(super) struct Decision {
     pub(super) stage: Stage,
     pub(super) record: Record,

@@ -1,5 +1,5 @@
-//! How many workers of a group may be made in a pass: never more at a time than there may be, and where batches are set, not
-//! all at once.
+//! How many workers of a group may be made in a reconcile: never more at a time than there may be, and where batches are
+//! set, not all at once.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     wanted::Snapshot,
 };
 
-/// What may be made in this pass.
+/// What may be made in this reconcile.
 #[derive(Debug)]
 pub(in crate::dask) struct Room {
     left: u32,
@@ -20,9 +20,10 @@ pub(in crate::dask) struct Room {
 }
 
 impl Room {
-    /// `most`: as many workers as there may be at once. Workers that were taken out of the set may still be there, after a crash
-    /// or a failed deletion: their successors wait until they are gone, lest there are more than were asked for. So do those
-    /// of workers that go in this pass: if the successors were refused (by a quota, say), the deletion would wait for them.
+    /// `most`: as many workers as there may be at once. Workers that were taken out of the set may still be there, after a
+    /// crash or a failed deletion: their successors wait until they are gone, lest there are more than were asked for. So do
+    /// those of workers that go in this reconcile: if the successors were refused (by a quota, say), the deletion would wait
+    /// for them.
     pub(in crate::dask) fn of(
         seen: &Snapshot,
         set: &WorkerSet,

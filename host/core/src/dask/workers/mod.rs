@@ -254,8 +254,8 @@ fn is_applied(worker: &Object) -> bool {
     worker.applied_by(&Reconciler::WorkerGroup.field_manager()).is_some()
 }
 
-/// Whether this pass takes in workers that another operator made. What is not ours yet would not be deleted, and be taken in
-/// again: so none goes before the next pass.
+/// Whether this reconcile takes in workers that another operator made. What is not ours yet would not be deleted, and be
+/// taken in again: so none goes before the next reconcile.
 fn is_taking_in(seen: &Snapshot, workers: &WorkerSet) -> bool {
     let is_new =
         |child: &Arc<Object>| workers.contains(&child.metadata.name) && !is_applied(child) && !child.is_being_deleted();

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{fields::hex, names::check_dns_subdomain};
 
-/// The most workers of one group: its record and its passes grow with them.
+/// The most workers of one group: its record and its reconciles grow with them.
 pub(in crate::dask) const WORKERS_MAX: u32 = 10_000;
 
 /// Annotation on a DaskWorkerGroup that records the set.

@@ -11,7 +11,7 @@ use crate::{
     native::Native,
     object::{NamespacedName, ObjectKey},
     ownership::is_patched_by,
-    pipeline::{Pass, Pipeline, execute::Done, state::GuestState},
+    pipeline::{Pipeline, Report, execute::Done, state::GuestState},
     plan::Plan,
     plugin::{Seen, decide},
     wanted::{Problem, Snapshot, SubjectPatch},
@@ -19,7 +19,7 @@ use crate::{
 
 impl<N: Native> Pipeline<'_, N> {
     /// A subject that the handler is not about (any more): nothing is wanted for it.
-    pub(super) async fn let_go(&self, handler: &MountedHandler, seen: &Snapshot, state: &mut GuestState) -> Pass {
+    pub(super) async fn let_go(&self, handler: &MountedHandler, seen: &Snapshot, state: &mut GuestState) -> Report {
         state.let_go();
         let manager = handler.name.field_manager();
         let patched = is_patched_by(&seen.subject, &manager);
@@ -34,7 +34,7 @@ impl<N: Native> Pipeline<'_, N> {
         let done = self.remove(handler, plan, state).await;
         if done.errors.is_empty() {
             *state = GuestState::default();
-            return Pass { writes: done.writes, ..Pass::default() };
+            return Report { writes: done.writes, ..Report::default() };
         }
         unfinished(handler, &seen.subject.key(), &done, state)
     }
@@ -47,9 +47,9 @@ impl<N: Native> Pipeline<'_, N> {
         at: &NamespacedName,
         state: &mut GuestState,
         now: u64,
-    ) -> Pass {
+    ) -> Report {
         if state.common.uid.is_empty() || self.observed.get(&handler.subject.kind, at).is_some() {
-            return Pass::default(); // Nothing is known of it, or it is on its way out: its end is another event.
+            return Report::default(); // Nothing is known of it, or it is on its way out: its end is another event.
         }
         let subject = ObjectKey { kind: handler.subject.kind.clone(), at: at.clone() };
         let withdrawal = state.patched.then(|| withdrawal(handler, &subject, &state.common.uid));
@@ -76,7 +76,7 @@ impl<N: Native> Pipeline<'_, N> {
             return unfinished(handler, &subject, &done, state);
         }
         *state = GuestState::default();
-        Pass { call, writes: done.writes, ..Pass::default() }
+        Report { call, writes: done.writes, ..Report::default() }
     }
 
     /// Removes children and withdraws patches, the ones whatever becomes of the others.
@@ -133,7 +133,7 @@ fn is_over(error: &WriteError) -> bool {
 }
 
 /// What was made for the subject is still there.
-fn unfinished(handler: &MountedHandler, subject: &ObjectKey, done: &Done, state: &mut GuestState) -> Pass {
+fn unfinished(handler: &MountedHandler, subject: &ObjectKey, done: &Done, state: &mut GuestState) -> Report {
     let retry = state.common.backoff.fail_to_write(&state.common.uid, &done.errors);
     let errors = done.errors.iter().filter(|error| !matches!(error, WriteError::NotLeader | WriteError::Withdrawn));
     let problem = |error: &WriteError| {
@@ -144,5 +144,5 @@ fn unfinished(handler: &MountedHandler, subject: &ObjectKey, done: &Done, state:
         Problem { waits_for: error.object().cloned(), ..Problem::passing(error.kind(), message) }
     };
     let problems = errors.map(problem).collect();
-    Pass { writes: done.writes, ..tell(state, problems, retry) }
+    Report { writes: done.writes, ..tell(state, problems, retry) }
 }

@@ -11,7 +11,7 @@ use crate::{
     native::Native,
     object::{NamespacedName, Object, ObjectKey},
     ownership::is_record_of,
-    pipeline::{Pass, Pipeline, state::GuestState},
+    pipeline::{Pipeline, Report, state::GuestState},
     plugin::Handled,
     spec::{DASK_PLUGIN_RECORD, DaskPluginRecordSpec, DaskPluginRecordStatus, HandledTrigger, SubjectReference},
     time::rfc3339,
@@ -36,7 +36,7 @@ impl<N: Native> Pipeline<'_, N> {
         handler: &MountedHandler,
         subject: &Object,
         now: u64,
-        pass: &mut Pass,
+        report: &mut Report,
         state: &mut GuestState,
     ) {
         let kind = DASK_PLUGIN_RECORD.group_version_kind();
@@ -91,14 +91,14 @@ impl<N: Native> Pipeline<'_, N> {
         match written {
             Ok(_) => {
                 state.cursors.set_handled(&TriggerRequest::Created, Some(Handled::Here(handler.code)));
-                pass.writes += 1;
+                report.writes += 1;
             }
             Err(error) => {
                 let why = || format!("{}: the record of what was handled: {error}", handler.name);
                 let problem = (!is_passing(&error)).then(|| Problem::passing(error.kind(), why()));
                 let problems = problem.into_iter().collect();
                 let retry = state.common.backoff.fail_to_write(&subject.metadata.uid, &[error]);
-                *pass = Pass { writes: pass.writes, ..tell(state, problems, retry) };
+                *report = Report { writes: report.writes, ..tell(state, problems, retry) };
             }
         }
     }

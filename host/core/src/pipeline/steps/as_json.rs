@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Accepted, Done, NamespacedName, Pass, Plan, Snapshot, Steps};
+use super::{Accepted, Done, NamespacedName, Plan, Report, Snapshot, Steps};
 
 pub(in crate::pipeline) struct AsJson<S>(pub(in crate::pipeline) S);
 
@@ -15,11 +15,11 @@ fn replayed<T: Serialize + DeserializeOwned>(value: &T) -> T {
 impl<S: Steps<Decision: Serialize + DeserializeOwned + Sync> + Send> Steps for AsJson<S> {
     type Decision = S::Decision;
 
-    async fn observe(&mut self, at: &NamespacedName) -> ControlFlow<Pass, Snapshot> {
+    async fn observe(&mut self, at: &NamespacedName) -> ControlFlow<Report, Snapshot> {
         ControlFlow::Continue(replayed(&self.0.observe(at).await?))
     }
 
-    async fn decide(&mut self, seen: &mut Snapshot) -> ControlFlow<Pass, S::Decision> {
+    async fn decide(&mut self, seen: &mut Snapshot) -> ControlFlow<Report, S::Decision> {
         let decision = self.0.decide(seen).await?;
         ControlFlow::Continue(replayed(&decision))
     }
@@ -28,11 +28,11 @@ impl<S: Steps<Decision: Serialize + DeserializeOwned + Sync> + Send> Steps for A
         replayed(&self.0.build(seen, decision).await)
     }
 
-    async fn accept(&mut self, seen: &Snapshot, decision: S::Decision) -> ControlFlow<Pass, Accepted> {
+    async fn accept(&mut self, seen: &Snapshot, decision: S::Decision) -> ControlFlow<Report, Accepted> {
         ControlFlow::Continue(replayed(&self.0.accept(seen, decision).await?))
     }
 
-    fn plan(&mut self, seen: &Snapshot, accepted: &mut Accepted) -> ControlFlow<Pass, Plan> {
+    fn plan(&mut self, seen: &Snapshot, accepted: &mut Accepted) -> ControlFlow<Report, Plan> {
         ControlFlow::Continue(replayed(&self.0.plan(seen, accepted)?))
     }
 
@@ -40,11 +40,11 @@ impl<S: Steps<Decision: Serialize + DeserializeOwned + Sync> + Send> Steps for A
         self.0.write(plan).await
     }
 
-    async fn remember(&mut self, seen: &Snapshot, accepted: Accepted, done: Done) -> Pass {
+    async fn remember(&mut self, seen: &Snapshot, accepted: Accepted, done: Done) -> Report {
         self.0.remember(seen, accepted, done).await
     }
 
-    fn conclude(&mut self, pass: Pass) -> Pass {
-        replayed(&self.0.conclude(pass))
+    fn conclude(&mut self, report: Report) -> Report {
+        replayed(&self.0.conclude(report))
     }
 }

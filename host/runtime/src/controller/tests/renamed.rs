@@ -71,7 +71,7 @@ fn remembers(controller: &Controller, work: &Work, at: &NamespacedName) -> bool 
 
 /// The belief that is attacked: that a plugin is forgotten as a whole or not at all.
 #[tokio::test]
-async fn nothing_is_left_of_a_handler_that_is_there_no_more_neither_of_passes_that_end_later() {
+async fn nothing_is_left_of_a_handler_that_is_there_no_more_neither_of_reconciles_that_end_later() {
     let cluster = Arc::new(cluster());
     let subject = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "ns1"}});
     let at = cluster.create(subject).expect("it is valid").at;
@@ -104,7 +104,7 @@ async fn nothing_is_left_of_a_handler_that_is_there_no_more_neither_of_passes_th
     let under_way = begin("under-way");
     assert!(!remembers(&controller, &ended, &at) && controller.lock().queue.next_due().is_none());
     assert_eq!(controller.figures_of("p").0.parked, 0);
-    timeout(PATIENCE, guest.called.notified()).await.expect("its pass is under way");
+    timeout(PATIENCE, guest.called.notified()).await.expect("its reconcile is under way");
     controller.mount("p", &[]);
     guest.may.add_permits(1);
     idle().await;
