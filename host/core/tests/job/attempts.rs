@@ -149,7 +149,7 @@ fn without_attempts_the_first_failure_is_the_last() {
 }
 
 #[test]
-fn trouble_that_may_reconcile_is_told_with_its_remedy_and_ends_nothing() {
+fn trouble_that_may_pass_is_told_with_its_remedy_and_ends_nothing() {
     let waiting = |reason: &str| {
         json!({"phase": "Pending", "containerStatuses": [
             {"name": "job", "state": {"waiting": {"reason": reason, "message": "words"}}}]})

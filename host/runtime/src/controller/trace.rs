@@ -92,16 +92,16 @@ fn span_of(step: Step) -> Span {
 }
 
 /// Follows one reconcile.
-pub(super) struct PassTrace<'a> {
+pub(super) struct ReconcileTrace<'a> {
     controller: &'a Controller,
     work: Work,
 }
 
 impl Controller {
     /// Follows what is done for a subject, from here on.
-    pub(super) fn trace(&self, work: Work, subject: &ObjectKey) -> PassTrace<'_> {
+    pub(super) fn trace(&self, work: Work, subject: &ObjectKey) -> ReconcileTrace<'_> {
         self.identify(subject);
-        PassTrace { controller: self, work }
+        ReconcileTrace { controller: self, work }
     }
 
     /// Says in the span which one of its name the subject is.
@@ -116,7 +116,7 @@ impl Controller {
     }
 }
 
-impl Trace for PassTrace<'_> {
+impl Trace for ReconcileTrace<'_> {
     async fn step<F: Future<Output: Send> + Send>(&self, step: Step, work: F) -> F::Output {
         let begun = Instant::now();
         let whole = async {
