@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dask_wasm_operator_core::{
     action::{Apply, ApplyTarget, Precondition},
-    conflict::{Conflict, bounded},
+    conflict::{CONFLICTS, Conflict, bounded},
     object::{ManagedFields, WireObject},
 };
 use kube::core::{Status, response::StatusCause};
@@ -55,13 +55,17 @@ pub(super) fn names_uid(status: &Status) -> bool {
     }
 }
 
-/// The fields of an apply that other managers hold.
+/// The fields of an apply that other managers hold. The server may name thousands, in any order: those that are not kept are
+/// not searched for in the body.
 pub(super) fn conflicts(status: &Status, apply: &Apply) -> Vec<Conflict> {
+    let mut named: Vec<_> = causes(status).filter(|cause| cause.reason == FIELD_CONFLICT).collect();
+    named.sort_unstable_by_key(|cause| (&cause.field, &cause.message));
+    named.truncate(CONFLICTS);
     let conflict = |cause: &StatusCause| {
         let (manager, subresource) = manager_in(&cause.message);
         Conflict::new(&apply.object, &apply.body, &cause.field, &manager, &subresource)
     };
-    bounded(causes(status).filter(|cause| cause.reason == FIELD_CONFLICT).map(conflict).collect())
+    bounded(named.into_iter().map(conflict).collect())
 }
 
 /// Manager and subresource in words like `conflict with "m" with subresource "status" using v1 at 2026-11-22T18:30:00Z`. The
@@ -255,6 +259,21 @@ mod tests {
         let apply = apply(Precondition::Uid("u".to_owned()), ApplyTarget::Object);
         let text = in_words(&conflicts(&status(409, "2 conflicts", details), &apply));
         assert_eq!(text, ".data.k is held by “x”; .spec.replicas is held by “kubectl”");
+    }
+
+    #[test]
+    fn of_thousands_of_conflicts_the_first_are_kept_in_whichever_order_the_server_names_them() {
+        let mut causes: Vec<_> = (0..20_000)
+            .map(|n| json!({"reason": "FieldManagerConflict", "message": "conflict with \"x\"", "field": format!(".data.k{n:05}")}))
+            .collect();
+        let mut apply = apply(Precondition::Uid("u".to_owned()), ApplyTarget::Object);
+        apply.body =
+            json!({"data": (0..20_000).map(|n| (format!("k{n:05}"), json!("v"))).collect::<serde_json::Map<_, _>>()});
+        let told = conflicts(&status(409, "many", json!({ "causes": causes })), &apply);
+        let paths: Vec<_> = (0..CONFLICTS).map(|n| format!("data.k{n:05}")).collect();
+        assert_eq!(told.iter().map(|conflict| conflict.path.clone()).collect::<Vec<_>>(), paths);
+        causes.reverse();
+        assert_eq!(conflicts(&status(409, "many", json!({ "causes": causes })), &apply), told);
     }
 
     #[test]
