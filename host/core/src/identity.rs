@@ -90,10 +90,13 @@ struct Denied<'a> {
 }
 
 impl<'a> Denied<'a> {
-    /// Reads `User "u" cannot patch resource "configmaps" in API group "" in the namespace "n"`, as Kubernetes words it
-    /// (`apiserver/pkg/endpoints/handlers/responsewriters/errors.go`). None: the words say something else.
+    /// Reads `configmaps "a" is forbidden: User "u" cannot patch resource "configmaps" in API group "" in the namespace "n"`, as
+    /// Kubernetes words it (`apiserver/pkg/endpoints/handlers/responsewriters/errors.go`). None: the words say something else.
+    /// Webhooks and policies forbid, too, and may quote what a plugin wrote: only what stands where Kubernetes puts it counts.
     fn read(message: &'a str) -> Option<Self> {
-        let (_, rest) = message.split_once("User \"")?;
+        let (object, rest) = message.split_once(" is forbidden: User \"")?;
+        let (kind, name) = object.split_once(" \"")?;
+        [kind, name.strip_suffix('"')?].into_iter().all(is_plain).then_some(())?;
         let (user, rest) = rest.split_once("\" cannot ")?;
         let (verb, rest) = rest.split_once(" resource \"")?;
         let (resource, rest) = rest.split_once("\" in API group \"")?;
@@ -171,11 +174,29 @@ mod tests {
         for words in [
             "configmaps \"a\" is forbidden: exceeded quota: few",
             "admission webhook \"w\" denied the request: User \"x",
-            "User \"system:serviceaccount:ops:robot\" cannot patch resource \"a\nb\" in API group \"\" in the namespace \"n\"",
-            "User \"somebody\" cannot patch resource \"a\" in API group \"\" in the namespace \"n\"",
-            "User \"system:serviceaccount:ops:robot\" cannot patch resource \"a\" in API group \"\" anywhere",
+            "a \"b\" is forbidden: User \"system:serviceaccount:ops:robot\" cannot patch resource \"a\nb\" in API group \"\" in the namespace \"n\"",
+            "a \"b\" is forbidden: User \"somebody\" cannot patch resource \"a\" in API group \"\" in the namespace \"n\"",
+            "a \"b\" is forbidden: User \"system:serviceaccount:ops:robot\" cannot patch resource \"a\" in API group \"\" anywhere",
         ] {
             assert_eq!(robot().remedy(&refused(403, words)), "", "{words}");
+        }
+    }
+
+    /// The belief that is attacked: that who forbids in the words of Kubernetes is Kubernetes. A plugin would have administrators
+    /// give its account what it wants.
+    #[test]
+    fn no_policy_that_quotes_a_plugin_has_a_rule_recommended() {
+        let wish = "secrets \"a\" is forbidden: User \"system:serviceaccount:ops:robot\" cannot patch resource \"secrets\" in API group \"\" in the namespace \"n\"";
+        assert_ne!(robot().remedy(&refused(403, wish)), "", "the words of Kubernetes itself");
+        for words in [
+            format!("admission webhook \"w\" denied the request: label {wish}"),
+            format!(
+                "configmaps \"a\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: {wish}"
+            ),
+            format!("ValidatingAdmissionPolicy 'p' denied request: {wish}"),
+            format!("w: {wish}"),
+        ] {
+            assert_eq!(robot().remedy(&refused(403, &words)), "", "{words}");
         }
     }
 }
